@@ -1,0 +1,482 @@
+//! Frames from the client: `{"id": 7, "op": "send", …}`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::body::Body;
+use crate::code::{Class, ErrorCode, MemberRole};
+use crate::encoding::Encoding;
+use crate::fields::{FieldError, Fields};
+use crate::ids::{Epoch, Kind, LobbyId, Nonce, Seq, UserId};
+use crate::lobby::Settings;
+use crate::writer::ObjectWriter;
+
+/// Most recipients one message may name.
+pub const RECIPIENTS_MAX: usize = 100;
+/// Most events one `history` answers.
+pub const HISTORY_LIMIT_MAX: u32 = 200;
+/// Most members one `roster` answers, and the number without a `limit`.
+pub const ROSTER_LIMIT_MAX: u32 = 100;
+/// Largest `latest-wins` key of an ephemeral message, in bytes.
+pub const KEY_BYTES_MAX: usize = 64;
+
+/// A command with the client's own number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// With it, exactly one reply follows.
+    pub id: Option<u32>,
+    /// The client's key of a state-changing command, by which a repeat is recognised.
+    pub nonce: Option<Nonce>,
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    Resume(Vec<ResumePoint>),
+    Auth {
+        token: String,
+    },
+    Ping,
+    Find(Find),
+    /// A command for one lobby's owner.
+    Lobby(LobbyId, LobbyCommand),
+}
+
+/// What a lobby's owner is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum LobbyCommand {
+    Join(Join),
+    Leave,
+    Send(Send),
+    Typing,
+    History(History),
+    Roster { cursor: Option<String>, limit: Option<u32> },
+    Update { settings: Option<Map<String, Value>>, attributes: Option<Map<String, Value>> },
+    Close,
+    Ready { ready: bool },
+    Start,
+    Report { stat: String, amount: i64, user: Option<UserId> },
+    Finish { results: Option<Body> },
+    Moderate(Moderate),
+    Edit { seq: Seq, body: Body },
+    Delete { seq: Seq },
+    React { seq: Seq, emoji: String },
+}
+
+/// A position in a lobby's events: everything up to `seq` is known to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumePoint {
+    pub lobby: LobbyId,
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Join {
+    /// Creates the lobby with these settings if it does not exist.
+    pub create: Option<Settings>,
+    /// Wants `saved` events.
+    pub saved: bool,
+    pub since: Option<Position>,
+    pub password: Option<String>,
+    pub invite: Option<String>,
+    /// `player` or `spectator`.
+    pub role: Option<MemberRole>,
+}
+
+/// Whom a message is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recipients {
+    Everyone,
+    Host,
+    /// Everyone but the sender.
+    Others,
+    Users(Vec<UserId>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Send {
+    pub kind: Kind,
+    pub body: Body,
+    /// As asked for, or the default for kind and recipients.
+    pub class: Class,
+    /// Latest wins: of an ephemeral message with a key only the newest waits.
+    pub key: Option<String>,
+    pub to: Recipients,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    pub before: Option<Seq>,
+    pub after: Option<Seq>,
+    pub limit: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moderation {
+    Kick,
+    Ban,
+    Unban,
+    Mute,
+    Unmute,
+    Transfer,
+    Role(MemberRole),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moderate {
+    pub action: Moderation,
+    pub user: UserId,
+    pub for_s: Option<u64>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Find {
+    pub filter: Option<Map<String, Value>>,
+    pub cursor: Option<String>,
+    pub limit: Option<u32>,
+    pub quick: Option<Value>,
+}
+
+/// Why a frame is no command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not one object with a text `op`: the session ends with 4501.
+    Protocol,
+    /// A command that cannot be carried out; the session goes on.
+    Refused { id: Option<u32>, op: String, lobby: Option<LobbyId>, code: ErrorCode, message: String },
+}
+
+/// A refusal while the fields of one command are read.
+struct Refusal(ErrorCode, String);
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        Refusal(ErrorCode::BadRequest, error.to_string())
+    }
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal(ErrorCode::BadRequest, message.into())
+}
+
+impl Request {
+    /// Reads one frame from a client.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<Request, DecodeError> {
+        let fields = Fields::parse(encoding, frame).map_err(|_| DecodeError::Protocol)?;
+        let op: String = fields.need("op").map_err(|_| DecodeError::Protocol)?;
+        let id = fields.get::<u32>("id");
+        let known_id = id.as_ref().ok().copied().flatten();
+        let read = || -> Result<Request, Refusal> {
+            Ok(Request { id: id?, nonce: fields.get("nonce")?, command: read_command(&op, &fields)? })
+        };
+        read().map_err(|Refusal(code, message)| DecodeError::Refused {
+            id: known_id,
+            lobby: fields.get("lobby").ok().flatten(),
+            op: op.chars().take(32).collect(),
+            code,
+            message,
+        })
+    }
+
+    /// Writes the frame as a client does.
+    #[must_use]
+    pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
+        let mut w = ObjectWriter::new(encoding);
+        w.option("id", self.id.as_ref());
+        w.field("op", self.command.op());
+        w.option("nonce", self.nonce.as_ref());
+        write_command(&self.command, &mut w);
+        w.finish()
+    }
+}
+
+impl Command {
+    /// The operation's name.
+    #[must_use]
+    pub fn op(&self) -> &'static str {
+        match self {
+            Command::Resume(_) => "resume",
+            Command::Auth { .. } => "auth",
+            Command::Ping => "ping",
+            Command::Find(_) => "find",
+            Command::Lobby(_, command) => command.op(),
+        }
+    }
+}
+
+impl LobbyCommand {
+    /// The operation's name.
+    #[must_use]
+    pub fn op(&self) -> &'static str {
+        match self {
+            LobbyCommand::Join(_) => "join",
+            LobbyCommand::Leave => "leave",
+            LobbyCommand::Send(_) => "send",
+            LobbyCommand::Typing => "typing",
+            LobbyCommand::History(_) => "history",
+            LobbyCommand::Roster { .. } => "roster",
+            LobbyCommand::Update { .. } => "update",
+            LobbyCommand::Close => "close",
+            LobbyCommand::Ready { .. } => "ready",
+            LobbyCommand::Start => "start",
+            LobbyCommand::Report { .. } => "report",
+            LobbyCommand::Finish { .. } => "finish",
+            LobbyCommand::Moderate(moderate) => match moderate.action {
+                Moderation::Kick => "kick",
+                Moderation::Ban => "ban",
+                Moderation::Unban => "unban",
+                Moderation::Mute => "mute",
+                Moderation::Unmute => "unmute",
+                Moderation::Transfer => "transfer",
+                Moderation::Role(_) => "role",
+            },
+            LobbyCommand::Edit { .. } => "edit",
+            LobbyCommand::Delete { .. } => "delete",
+            LobbyCommand::React { .. } => "react",
+        }
+    }
+
+    /// Whether the command may add events to the lobby.
+    #[must_use]
+    pub fn changes_state(&self) -> bool {
+        match self {
+            LobbyCommand::Send(send) => send.class == Class::Durable,
+            LobbyCommand::Typing | LobbyCommand::History(_) | LobbyCommand::Roster { .. } => false,
+            _ => true,
+        }
+    }
+}
+
+fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
+    let command = match op {
+        "resume" => return Ok(Command::Resume(fields.need("lobbies")?)),
+        "auth" => return Ok(Command::Auth { token: fields.need("token")? }),
+        "ping" => return Ok(Command::Ping),
+        "find" => return read_find(fields),
+        "join" => read_join(fields)?,
+        "leave" => LobbyCommand::Leave,
+        "send" => LobbyCommand::Send(read_send(fields)?),
+        "typing" => LobbyCommand::Typing,
+        "history" => read_history(fields)?,
+        "roster" => LobbyCommand::Roster { cursor: fields.get("cursor")?, limit: fields.get("limit")? },
+        "update" => {
+            LobbyCommand::Update { settings: fields.get("settings")?, attributes: fields.get("attributes")? }
+        }
+        "close" => LobbyCommand::Close,
+        "ready" => LobbyCommand::Ready { ready: fields.need("ready")? },
+        "start" => LobbyCommand::Start,
+        "report" => LobbyCommand::Report {
+            stat: fields.need("stat")?,
+            amount: fields.need("amount")?,
+            user: fields.get("user")?,
+        },
+        "finish" => LobbyCommand::Finish { results: fields.body("results")? },
+        "kick" => read_moderate(Moderation::Kick, fields)?,
+        "ban" => read_moderate(Moderation::Ban, fields)?,
+        "unban" => read_moderate(Moderation::Unban, fields)?,
+        "mute" => read_moderate(Moderation::Mute, fields)?,
+        "unmute" => read_moderate(Moderation::Unmute, fields)?,
+        "transfer" => read_moderate(Moderation::Transfer, fields)?,
+        "role" => read_moderate(Moderation::Role(fields.need("role")?), fields)?,
+        "edit" => LobbyCommand::Edit { seq: fields.need("seq")?, body: need_body(fields)? },
+        "delete" => LobbyCommand::Delete { seq: fields.need("seq")? },
+        "react" => LobbyCommand::React { seq: fields.need("seq")?, emoji: fields.need("emoji")? },
+        _ => {
+            let shown: String = op.chars().take(32).collect();
+            return Err(Refusal(ErrorCode::UnknownOp, format!("there is no operation `{shown}`")));
+        }
+    };
+    Ok(Command::Lobby(fields.need("lobby")?, command))
+}
+
+fn need_body(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    Ok(fields.body("body")?.ok_or(FieldError::Missing("body"))?)
+}
+
+fn read_find(fields: &Fields<'_>) -> Result<Command, Refusal> {
+    Ok(Command::Find(Find {
+        filter: fields.get("filter")?,
+        cursor: fields.get("cursor")?,
+        limit: fields.get("limit")?,
+        quick: fields.get("quick")?,
+    }))
+}
+
+fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
+    let create = match fields.get::<Value>("create")? {
+        None | Some(Value::Bool(false)) => None,
+        Some(Value::Bool(true)) => Some(Settings::default()),
+        Some(settings) => Some(
+            Settings::from_command(settings)
+                .map_err(|error| bad(format!("`create` is not valid: {error}")))?,
+        ),
+    };
+    let role = fields.get("role")?;
+    if matches!(role, Some(MemberRole::Host | MemberRole::Moderator)) {
+        return Err(bad("`role` must be player or spectator"));
+    }
+    Ok(LobbyCommand::Join(Join {
+        create,
+        saved: fields.get("saved")?.unwrap_or(false),
+        since: read_since(fields),
+        password: fields.get("password")?,
+        invite: fields.get("invite")?,
+        role,
+    }))
+}
+
+/// A position that cannot be read is as good as none: a snapshot, never an error.
+fn read_since(fields: &Fields<'_>) -> Option<Position> {
+    fields.get("since").unwrap_or(None)
+}
+
+fn read_history(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
+    let history = History {
+        before: fields.get("before")?,
+        after: fields.get("after")?,
+        limit: fields.get("limit")?.unwrap_or(50),
+    };
+    if history.before.is_some() && history.after.is_some() {
+        return Err(bad("`before` and `after` exclude each other"));
+    }
+    if history.limit == 0 || history.limit > HISTORY_LIMIT_MAX {
+        return Err(bad(format!("`limit` must be 1 to {HISTORY_LIMIT_MAX}")));
+    }
+    Ok(LobbyCommand::History(history))
+}
+
+fn read_send(fields: &Fields<'_>) -> Result<Send, Refusal> {
+    let kind: Kind = fields.need("kind")?;
+    let to = match fields.get::<Value>("to")? {
+        None => Recipients::Everyone,
+        Some(Value::String(word)) if word == "host" => Recipients::Host,
+        Some(Value::String(word)) if word == "others" => Recipients::Others,
+        Some(Value::Array(users)) if !users.is_empty() && users.len() <= RECIPIENTS_MAX => Recipients::Users(
+            serde_json::from_value(Value::Array(users))
+                .map_err(|_| bad("`to` holds something that is no user id"))?,
+        ),
+        Some(_) => {
+            return Err(bad(format!("`to` must be \"host\", \"others\", or 1 to {RECIPIENTS_MAX} user ids")));
+        }
+    };
+    let everyone = to == Recipients::Everyone;
+    let default = if kind.is_chat() && everyone { Class::Durable } else { Class::Ordered };
+    let class = fields.get("class")?.unwrap_or(default);
+    if class == Class::Durable && !everyone {
+        return Err(bad("a message with `to` cannot be durable"));
+    }
+    let key: Option<String> = fields.get("key")?;
+    match &key {
+        Some(_) if class != Class::Ephemeral => return Err(bad("`key` goes with class ephemeral only")),
+        Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => {
+            return Err(bad(format!("`key` must have 1 to {KEY_BYTES_MAX} bytes")));
+        }
+        _ => {}
+    }
+    let body = need_body(fields)?;
+    if kind.is_chat() && body.as_text().is_none() {
+        return Err(bad("the body of a chat must be a string"));
+    }
+    Ok(Send { kind, body, class, key, to })
+}
+
+fn read_moderate(action: Moderation, fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
+    Ok(LobbyCommand::Moderate(Moderate {
+        action,
+        user: fields.need("user")?,
+        for_s: fields.get("for_s")?,
+        reason: fields.get("reason")?,
+    }))
+}
+
+fn write_command(command: &Command, w: &mut ObjectWriter) {
+    let (lobby, command) = match command {
+        Command::Resume(points) => {
+            w.field("lobbies", points);
+            return;
+        }
+        Command::Auth { token } => {
+            w.field("token", token);
+            return;
+        }
+        Command::Ping => return,
+        Command::Find(find) => {
+            w.option("filter", find.filter.as_ref()).option("cursor", find.cursor.as_ref());
+            w.option("limit", find.limit.as_ref()).option("quick", find.quick.as_ref());
+            return;
+        }
+        Command::Lobby(lobby, command) => (lobby, command),
+    };
+    w.field("lobby", lobby);
+    match command {
+        LobbyCommand::Join(join) => {
+            w.option("create", join.create.as_ref());
+            if join.saved {
+                w.field("saved", &true);
+            }
+            w.option("since", join.since.as_ref()).option("password", join.password.as_ref());
+            w.option("invite", join.invite.as_ref()).option("role", join.role.as_ref());
+        }
+        LobbyCommand::Send(send) => write_send(send, w),
+        LobbyCommand::History(history) => {
+            w.option("before", history.before.as_ref()).option("after", history.after.as_ref());
+            w.field("limit", &history.limit);
+        }
+        LobbyCommand::Roster { cursor, limit } => {
+            w.option("cursor", cursor.as_ref()).option("limit", limit.as_ref());
+        }
+        LobbyCommand::Update { settings, attributes } => {
+            w.option("settings", settings.as_ref()).option("attributes", attributes.as_ref());
+        }
+        LobbyCommand::Ready { ready } => {
+            w.field("ready", ready);
+        }
+        LobbyCommand::Report { stat, amount, user } => {
+            w.field("stat", stat).field("amount", amount).option("user", user.as_ref());
+        }
+        LobbyCommand::Finish { results } => {
+            if let Some(results) = results {
+                w.body("results", results);
+            }
+        }
+        LobbyCommand::Moderate(moderate) => {
+            w.field("user", &moderate.user).option("for_s", moderate.for_s.as_ref());
+            w.option("reason", moderate.reason.as_ref());
+            if let Moderation::Role(role) = moderate.action {
+                w.field("role", &role);
+            }
+        }
+        LobbyCommand::Edit { seq, body } => {
+            w.field("seq", seq).body("body", body);
+        }
+        LobbyCommand::Delete { seq } => {
+            w.field("seq", seq);
+        }
+        LobbyCommand::React { seq, emoji } => {
+            w.field("seq", seq).field("emoji", emoji);
+        }
+        LobbyCommand::Leave | LobbyCommand::Typing | LobbyCommand::Close | LobbyCommand::Start => {}
+    }
+}
+
+fn write_send(send: &Send, w: &mut ObjectWriter) {
+    w.field("kind", &send.kind).body("body", &send.body).field("class", &send.class);
+    w.option("key", send.key.as_ref());
+    match &send.to {
+        Recipients::Everyone => {}
+        Recipients::Host => _ = w.field("to", "host"),
+        Recipients::Others => _ = w.field("to", "others"),
+        Recipients::Users(users) => _ = w.field("to", users),
+    }
+}

@@ -1,0 +1,536 @@
+//! Frames from the server that answer nothing: events. A lobby's sequenced events are also what the journal keeps.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::body::Body;
+use crate::code::{ErrorCode, MemberRole, NoticeCode, Reconnect};
+use crate::encoding::Encoding;
+use crate::fields::{FieldError, Fields};
+use crate::ids::{Epoch, Kind, LobbyId, Millis, NodeName, Nonce, Seq, SessionId, UserId};
+use crate::limits::Limits;
+use crate::lobby::{Member, Settings};
+use crate::writer::ObjectWriter;
+
+/// Members in a `state`; the rest is read by `roster`.
+pub const STATE_MEMBERS_MAX: usize = 100;
+/// Messages in a `state`.
+pub const STATE_MESSAGES_MAX: usize = 50;
+
+/// One sequenced event of a lobby.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LobbyEvent {
+    pub lobby: LobbyId,
+    pub epoch: Epoch,
+    pub seq: Seq,
+    pub at: Millis,
+    pub change: Change,
+}
+
+/// What a sequenced event says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    Message {
+        kind: Kind,
+        from: Option<UserId>,
+        body: Body,
+        nonce: Option<Nonce>,
+    },
+    Joined {
+        user: UserId,
+        name: String,
+        role: MemberRole,
+    },
+    Left {
+        user: UserId,
+        reason: Option<String>,
+    },
+    HostChanged {
+        user: Option<UserId>,
+        by: Option<UserId>,
+    },
+    Updated {
+        by: Option<UserId>,
+        settings: Option<Settings>,
+        user: Option<UserId>,
+        role: Option<MemberRole>,
+        attributes: Option<Map<String, Value>>,
+    },
+    Ready {
+        user: UserId,
+        ready: bool,
+    },
+    GameStarted {
+        game: u64,
+        by: Option<UserId>,
+    },
+    Reported {
+        game: u64,
+        user: UserId,
+        stat: String,
+        amount: i64,
+        by: Option<UserId>,
+    },
+    GameFinished {
+        game: u64,
+        by: Option<UserId>,
+        results: Option<Body>,
+    },
+    Kicked {
+        user: UserId,
+        by: Option<UserId>,
+        reason: Option<String>,
+    },
+    Banned {
+        user: UserId,
+        by: Option<UserId>,
+        until: Option<Millis>,
+        reason: Option<String>,
+    },
+    Unbanned {
+        user: UserId,
+        by: Option<UserId>,
+    },
+    Muted {
+        user: UserId,
+        by: Option<UserId>,
+        until: Option<Millis>,
+        reason: Option<String>,
+    },
+    Unmuted {
+        user: UserId,
+        by: Option<UserId>,
+    },
+    Edited {
+        of: Seq,
+        by: UserId,
+        body: Body,
+    },
+    Deleted {
+        of: Seq,
+        by: UserId,
+    },
+    Reacted {
+        of: Seq,
+        user: UserId,
+        emoji: String,
+    },
+    Closed {
+        by: Option<UserId>,
+        reason: Option<String>,
+    },
+}
+
+impl Change {
+    /// The event's name on the wire.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Change::Message { .. } => "message",
+            Change::Joined { .. } => "joined",
+            Change::Left { .. } => "left",
+            Change::HostChanged { .. } => "host_changed",
+            Change::Updated { .. } => "updated",
+            Change::Ready { .. } => "ready",
+            Change::GameStarted { .. } => "game_started",
+            Change::Reported { .. } => "reported",
+            Change::GameFinished { .. } => "game_finished",
+            Change::Kicked { .. } => "kicked",
+            Change::Banned { .. } => "banned",
+            Change::Unbanned { .. } => "unbanned",
+            Change::Muted { .. } => "muted",
+            Change::Unmuted { .. } => "unmuted",
+            Change::Edited { .. } => "edited",
+            Change::Deleted { .. } => "deleted",
+            Change::Reacted { .. } => "reacted",
+            Change::Closed { .. } => "closed",
+        }
+    }
+}
+
+impl LobbyEvent {
+    /// Writes the event's fields into an object, `ev` first.
+    pub fn write(&self, w: &mut ObjectWriter) {
+        w.field("ev", self.change.name()).field("lobby", &self.lobby);
+        w.field("epoch", &self.epoch).field("seq", &self.seq).field("at", &self.at);
+        match &self.change {
+            Change::Message { kind, from, body, nonce } => {
+                w.field("kind", kind).field("from", from).body("body", body).option("nonce", nonce.as_ref());
+            }
+            Change::Joined { user, name, role } => {
+                w.field("user", user).field("name", name).field("role", role);
+            }
+            Change::Left { user, reason } => {
+                w.field("user", user).option("reason", reason.as_ref());
+            }
+            Change::HostChanged { user, by } => {
+                w.field("user", user).option("by", by.as_ref());
+            }
+            Change::Updated { by, settings, user, role, attributes } => {
+                w.option("by", by.as_ref())
+                    .option("settings", settings.as_ref())
+                    .option("user", user.as_ref());
+                w.option("role", role.as_ref()).option("attributes", attributes.as_ref());
+            }
+            Change::Ready { user, ready } => {
+                w.field("user", user).field("ready", ready);
+            }
+            Change::GameStarted { game, by } => {
+                w.field("game", game).option("by", by.as_ref());
+            }
+            Change::Reported { game, user, stat, amount, by } => {
+                w.field("game", game).field("user", user).field("stat", stat).field("amount", amount);
+                w.option("by", by.as_ref());
+            }
+            Change::GameFinished { game, by, results } => {
+                w.field("game", game).option("by", by.as_ref());
+                if let Some(results) = results {
+                    w.body("results", results);
+                }
+            }
+            Change::Kicked { user, by, reason } => {
+                w.field("user", user).option("by", by.as_ref()).option("reason", reason.as_ref());
+            }
+            Change::Banned { user, by, until, reason } | Change::Muted { user, by, until, reason } => {
+                w.field("user", user).option("by", by.as_ref());
+                w.option("until", until.as_ref()).option("reason", reason.as_ref());
+            }
+            Change::Unbanned { user, by } | Change::Unmuted { user, by } => {
+                w.field("user", user).option("by", by.as_ref());
+            }
+            Change::Edited { of, by, body } => {
+                w.field("of", of).field("by", by).body("body", body);
+            }
+            Change::Deleted { of, by } => {
+                w.field("of", of).field("by", by);
+            }
+            Change::Reacted { of, user, emoji } => {
+                w.field("of", of).field("user", user).field("emoji", emoji);
+            }
+            Change::Closed { by, reason } => {
+                w.option("by", by.as_ref()).option("reason", reason.as_ref());
+            }
+        }
+    }
+
+    fn read(name: &str, fields: &Fields<'_>) -> Result<Option<LobbyEvent>, FieldError> {
+        let change = match name {
+            "message" => Change::Message {
+                kind: fields.need("kind")?,
+                from: fields.get("from")?,
+                body: fields.body("body")?.ok_or(FieldError::Missing("body"))?,
+                nonce: fields.get("nonce")?,
+            },
+            "joined" => Change::Joined {
+                user: fields.need("user")?,
+                name: fields.need("name")?,
+                role: fields.need("role")?,
+            },
+            "left" => Change::Left { user: fields.need("user")?, reason: fields.get("reason")? },
+            "host_changed" => Change::HostChanged { user: fields.get("user")?, by: fields.get("by")? },
+            "updated" => Change::Updated {
+                by: fields.get("by")?,
+                settings: fields.get("settings")?,
+                user: fields.get("user")?,
+                role: fields.get("role")?,
+                attributes: fields.get("attributes")?,
+            },
+            "ready" => Change::Ready { user: fields.need("user")?, ready: fields.need("ready")? },
+            "game_started" => Change::GameStarted { game: fields.need("game")?, by: fields.get("by")? },
+            "reported" => Change::Reported {
+                game: fields.need("game")?,
+                user: fields.need("user")?,
+                stat: fields.need("stat")?,
+                amount: fields.need("amount")?,
+                by: fields.get("by")?,
+            },
+            "game_finished" => Change::GameFinished {
+                game: fields.need("game")?,
+                by: fields.get("by")?,
+                results: fields.body("results")?,
+            },
+            "kicked" => Change::Kicked {
+                user: fields.need("user")?,
+                by: fields.get("by")?,
+                reason: fields.get("reason")?,
+            },
+            "banned" => Change::Banned {
+                user: fields.need("user")?,
+                by: fields.get("by")?,
+                until: fields.get("until")?,
+                reason: fields.get("reason")?,
+            },
+            "unbanned" => Change::Unbanned { user: fields.need("user")?, by: fields.get("by")? },
+            "muted" => Change::Muted {
+                user: fields.need("user")?,
+                by: fields.get("by")?,
+                until: fields.get("until")?,
+                reason: fields.get("reason")?,
+            },
+            "unmuted" => Change::Unmuted { user: fields.need("user")?, by: fields.get("by")? },
+            "edited" => Change::Edited {
+                of: fields.need("of")?,
+                by: fields.need("by")?,
+                body: fields.body("body")?.ok_or(FieldError::Missing("body"))?,
+            },
+            "deleted" => Change::Deleted { of: fields.need("of")?, by: fields.need("by")? },
+            "reacted" => Change::Reacted {
+                of: fields.need("of")?,
+                user: fields.need("user")?,
+                emoji: fields.need("emoji")?,
+            },
+            "closed" => Change::Closed { by: fields.get("by")?, reason: fields.get("reason")? },
+            _ => return Ok(None),
+        };
+        Ok(Some(LobbyEvent {
+            lobby: fields.need("lobby")?,
+            epoch: fields.need("epoch")?,
+            seq: fields.need("seq")?,
+            at: fields.need("at")?,
+            change,
+        }))
+    }
+}
+
+/// An unsequenced message on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PassingMessage {
+    pub lobby: LobbyId,
+    pub kind: Kind,
+    pub from: Option<UserId>,
+    pub at: Millis,
+    pub body: Body,
+}
+
+/// A lobby as a joining member first sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LobbyState {
+    pub settings: Settings,
+    pub host: Option<UserId>,
+    /// The own entry first, then up to [`STATE_MEMBERS_MAX`] others in the order of joining.
+    pub members: Vec<Member>,
+    pub members_total: u32,
+    /// The number of the game under way.
+    pub game: Option<u64>,
+    /// The last [`STATE_MESSAGES_MAX`] messages, ascending.
+    pub messages: Vec<LobbyEvent>,
+}
+
+impl LobbyState {
+    /// Writes the state's fields into an object.
+    pub fn write(&self, w: &mut ObjectWriter) {
+        w.field("settings", &self.settings).field("host", &self.host).field("members", &self.members);
+        w.field("members_total", &self.members_total).field("game", &self.game);
+        w.objects("messages", self.messages.iter(), |w, message| message.write(w));
+    }
+}
+
+/// Every event a session can get.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Welcome {
+        session: SessionId,
+        user: UserId,
+        node: NodeName,
+        heartbeat_ms: u64,
+        limits: Limits,
+        now: Millis,
+    },
+    Lobby(LobbyEvent),
+    Message(PassingMessage),
+    Away {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    Back {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    Typing {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    Saved {
+        lobby: LobbyId,
+        seq: Seq,
+    },
+    CaughtUp {
+        lobby: LobbyId,
+        seq: Seq,
+    },
+    Snapshot {
+        lobby: LobbyId,
+        epoch: Epoch,
+        seq: Seq,
+        state: Box<LobbyState>,
+    },
+    Lag {
+        lobby: LobbyId,
+        dropped: u64,
+    },
+    Achievement {
+        user: UserId,
+        achievement: String,
+        at: Millis,
+    },
+    Notice {
+        code: NoticeCode,
+        message: String,
+    },
+    Error {
+        code: ErrorCode,
+        message: String,
+        op: Option<String>,
+        lobby: Option<LobbyId>,
+        retry_ms: Option<u64>,
+    },
+    Bye {
+        code: u16,
+        reason: String,
+        reconnect: Reconnect,
+        window_ms: Option<(u64, u64)>,
+    },
+}
+
+impl Event {
+    /// The event's payload in an encoding.
+    #[must_use]
+    pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
+        let mut w = ObjectWriter::new(encoding);
+        match self {
+            Event::Lobby(event) => event.write(&mut w),
+            Event::Message(message) => {
+                w.field("ev", "message").field("lobby", &message.lobby).field("kind", &message.kind);
+                w.field("from", &message.from).field("at", &message.at).body("body", &message.body);
+            }
+            Event::Welcome { session, user, node, heartbeat_ms, limits, now } => {
+                w.field("ev", "welcome").field("session", session).field("user", user).field("node", node);
+                w.field("heartbeat_ms", heartbeat_ms).field("limits", limits).field("now", now);
+            }
+            Event::Away { lobby, user } => {
+                _ = w.field("ev", "away").field("lobby", lobby).field("user", user)
+            }
+            Event::Back { lobby, user } => {
+                _ = w.field("ev", "back").field("lobby", lobby).field("user", user)
+            }
+            Event::Typing { lobby, user } => {
+                _ = w.field("ev", "typing").field("lobby", lobby).field("user", user)
+            }
+            Event::Saved { lobby, seq } => _ = w.field("ev", "saved").field("lobby", lobby).field("seq", seq),
+            Event::CaughtUp { lobby, seq } => {
+                _ = w.field("ev", "caught_up").field("lobby", lobby).field("seq", seq)
+            }
+            Event::Snapshot { lobby, epoch, seq, state } => {
+                w.field("ev", "snapshot").field("lobby", lobby).field("epoch", epoch).field("seq", seq);
+                w.object("state", |w| state.write(w));
+            }
+            Event::Lag { lobby, dropped } => {
+                _ = w.field("ev", "lag").field("lobby", lobby).field("dropped", dropped)
+            }
+            Event::Achievement { user, achievement, at } => {
+                w.field("ev", "achievement")
+                    .field("user", user)
+                    .field("achievement", achievement)
+                    .field("at", at);
+            }
+            Event::Notice { code, message } => {
+                _ = w.field("ev", "notice").field("code", code).field("message", message)
+            }
+            Event::Error { code, message, op, lobby, retry_ms } => {
+                w.field("ev", "error").field("code", code).field("message", message).field("op", op);
+                w.option("lobby", lobby.as_ref()).option("retry_ms", retry_ms.as_ref());
+            }
+            Event::Bye { code, reason, reconnect, window_ms } => {
+                w.field("ev", "bye")
+                    .field("code", code)
+                    .field("reason", reason)
+                    .field("reconnect", reconnect);
+                w.option("window_ms", window_ms.as_ref());
+            }
+        }
+        w.finish()
+    }
+
+    /// Reads an event as a client does. `None`: an event that this release does not know.
+    ///
+    /// # Errors
+    /// A known event with a missing or wrong field.
+    pub fn read(name: &str, fields: &Fields<'_>) -> Result<Option<Event>, FieldError> {
+        if fields.raw("seq").is_some() && !matches!(name, "saved" | "caught_up" | "snapshot") {
+            return Ok(LobbyEvent::read(name, fields)?.map(Event::Lobby));
+        }
+        let event = match name {
+            "welcome" => Event::Welcome {
+                session: fields.need("session")?,
+                user: fields.need("user")?,
+                node: fields.need("node")?,
+                heartbeat_ms: fields.need("heartbeat_ms")?,
+                limits: fields.need("limits")?,
+                now: fields.need("now")?,
+            },
+            "message" => Event::Message(PassingMessage {
+                lobby: fields.need("lobby")?,
+                kind: fields.need("kind")?,
+                from: fields.get("from")?,
+                at: fields.need("at")?,
+                body: fields.body("body")?.ok_or(FieldError::Missing("body"))?,
+            }),
+            "away" => Event::Away { lobby: fields.need("lobby")?, user: fields.need("user")? },
+            "back" => Event::Back { lobby: fields.need("lobby")?, user: fields.need("user")? },
+            "typing" => Event::Typing { lobby: fields.need("lobby")?, user: fields.need("user")? },
+            "saved" => Event::Saved { lobby: fields.need("lobby")?, seq: fields.need("seq")? },
+            "caught_up" => Event::CaughtUp { lobby: fields.need("lobby")?, seq: fields.need("seq")? },
+            "snapshot" => Event::Snapshot {
+                lobby: fields.need("lobby")?,
+                epoch: fields.need("epoch")?,
+                seq: fields.need("seq")?,
+                state: Box::new(read_state(fields)?.ok_or(FieldError::Missing("state"))?),
+            },
+            "lag" => Event::Lag { lobby: fields.need("lobby")?, dropped: fields.need("dropped")? },
+            "achievement" => Event::Achievement {
+                user: fields.need("user")?,
+                achievement: fields.need("achievement")?,
+                at: fields.need("at")?,
+            },
+            "notice" => Event::Notice { code: fields.need("code")?, message: fields.need("message")? },
+            "error" => Event::Error {
+                code: fields.need("code")?,
+                message: fields.need("message")?,
+                op: fields.get("op")?,
+                lobby: fields.get("lobby")?,
+                retry_ms: fields.get("retry_ms")?,
+            },
+            "bye" => Event::Bye {
+                code: fields.need("code")?,
+                reason: fields.need("reason")?,
+                reconnect: fields.need("reconnect")?,
+                window_ms: fields.get("window_ms")?,
+            },
+            _ => return Ok(None),
+        };
+        Ok(Some(event))
+    }
+}
+
+/// The field `state` of an object, with its messages.
+pub(crate) fn read_state(fields: &Fields<'_>) -> Result<Option<LobbyState>, FieldError> {
+    let Some(inner) = fields.nested("state")? else { return Ok(None) };
+    Ok(Some(LobbyState {
+        settings: inner.need("settings")?,
+        host: inner.get("host")?,
+        members: inner.need("members")?,
+        members_total: inner.need("members_total")?,
+        game: inner.get("game")?,
+        messages: read_events(&inner, "messages")?,
+    }))
+}
+
+/// A field that is a list of sequenced events; ones that this release does not know are left out.
+pub(crate) fn read_events(fields: &Fields<'_>, name: &'static str) -> Result<Vec<LobbyEvent>, FieldError> {
+    let mut events = Vec::new();
+    for item in fields.list(name)? {
+        let ev: String = item.need("ev")?;
+        events.extend(LobbyEvent::read(&ev, &item)?);
+    }
+    Ok(events)
+}

@@ -1,0 +1,208 @@
+//! Reads one object of either encoding into its fields, each still in raw bytes. Everything that arrives over
+//! a socket passes here first.
+
+use std::borrow::Cow;
+
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::body::{Body, InvalidBody};
+use crate::encoding::Encoding;
+use crate::msgpack::{self, Token};
+
+/// More fields than any frame has; an object with more is no frame.
+const FIELDS_MAX: usize = 64;
+
+/// The fields of one object, borrowed from the frame.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    encoding: Encoding,
+    entries: Vec<(Cow<'a, str>, &'a [u8])>,
+}
+
+/// The bytes are not one object of their encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the frame is not one object")]
+pub struct NotAnObject;
+
+/// A field that is missing or not what it should be; the text names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    #[error("`{0}` {1}")]
+    Invalid(&'static str, String),
+}
+
+impl<'a> Fields<'a> {
+    /// Splits a frame.
+    ///
+    /// # Errors
+    /// Anything but exactly one object with text keys.
+    pub fn parse(encoding: Encoding, bytes: &'a [u8]) -> Result<Self, NotAnObject> {
+        let entries = match encoding {
+            Encoding::Json => serde_json::from_slice::<JsonFields<'a>>(bytes).map_err(|_| NotAnObject)?.0,
+            Encoding::Msgpack => msgpack_fields(bytes).ok_or(NotAnObject)?,
+        };
+        Ok(Fields { encoding, entries })
+    }
+
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// A field's raw bytes; the last one counts where a key stands twice.
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&'a [u8]> {
+        self.entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+
+    /// The names of all fields.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(key, _)| key.as_ref())
+    }
+
+    fn is_null(&self, raw: &[u8]) -> bool {
+        match self.encoding {
+            Encoding::Json => raw == b"null",
+            Encoding::Msgpack => raw == [0xc0],
+        }
+    }
+
+    /// A field's value; `None` when it is missing or null.
+    ///
+    /// # Errors
+    /// The value is not a `T`.
+    pub fn get<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, FieldError> {
+        let Some(raw) = self.raw(name).filter(|raw| !self.is_null(raw)) else { return Ok(None) };
+        let parsed = match self.encoding {
+            Encoding::Json => serde_json::from_slice(raw).map_err(|error| {
+                // The position within one field tells a player nothing.
+                let text = error.to_string();
+                text.split(" at line ").next().unwrap_or_default().to_owned()
+            }),
+            Encoding::Msgpack => rmp_serde::from_slice(raw).map_err(|error| error.to_string()),
+        };
+        parsed.map(Some).map_err(|why| FieldError::Invalid(name, format!("is not valid: {why}")))
+    }
+
+    /// A field that must be there.
+    ///
+    /// # Errors
+    /// It is missing, null, or not a `T`.
+    pub fn need<T: DeserializeOwned>(&self, name: &'static str) -> Result<T, FieldError> {
+        self.get(name)?.ok_or(FieldError::Missing(name))
+    }
+
+    /// A field that is itself an object; `None` when it is missing or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn nested(&self, name: &'static str) -> Result<Option<Fields<'a>>, FieldError> {
+        let Some(raw) = self.raw(name).filter(|raw| !self.is_null(raw)) else { return Ok(None) };
+        let inner = Fields::parse(self.encoding, raw);
+        inner.map(Some).map_err(|_| FieldError::Invalid(name, "is not an object".to_owned()))
+    }
+
+    /// A field that is a list of objects; empty when it is missing or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn list(&self, name: &'static str) -> Result<Vec<Fields<'a>>, FieldError> {
+        let Some(raw) = self.raw(name).filter(|raw| !self.is_null(raw)) else { return Ok(Vec::new()) };
+        let wrong = || FieldError::Invalid(name, "is not a list of objects".to_owned());
+        let parse = |item| Fields::parse(self.encoding, item).map_err(|_| wrong());
+        match self.encoding {
+            Encoding::Json => {
+                let items: Vec<&'a RawValue> = serde_json::from_slice(raw).map_err(|_| wrong())?;
+                items.into_iter().map(|item| parse(item.get().as_bytes())).collect()
+            }
+            Encoding::Msgpack => {
+                let (Token::Array(count), mut rest) = msgpack::next(raw).ok_or_else(wrong)? else {
+                    return Err(wrong());
+                };
+                let mut items = Vec::new();
+                for _ in 0..count {
+                    let (item, after) = msgpack::split_value(rest).ok_or_else(wrong)?;
+                    items.push(parse(item)?);
+                    rest = after;
+                }
+                Ok(items)
+            }
+        }
+    }
+
+    /// A field whose value passes through as it is; null is a value.
+    ///
+    /// # Errors
+    /// The value is nested too deep or cannot be written in the other encoding.
+    pub fn body(&self, name: &'static str) -> Result<Option<Body>, FieldError> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let body = Body::new(self.encoding, raw);
+        body.map(Some).map_err(|why: InvalidBody| FieldError::Invalid(name, why.to_string()))
+    }
+}
+
+struct JsonFields<'a>(Vec<(Cow<'a, str>, &'a [u8])>);
+
+impl<'de> serde::Deserialize<'de> for JsonFields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = JsonFields<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::with_capacity(6);
+                while let Some(Key(key)) = map.next_key()? {
+                    let value: &'de RawValue = map.next_value()?;
+                    entries.push((key, value.get().as_bytes()));
+                    if entries.len() > FIELDS_MAX {
+                        return Err(serde::de::Error::custom("too many fields"));
+                    }
+                }
+                Ok(JsonFields(entries))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A key, borrowed unless it holds escapes (`Cow` alone always copies).
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Key<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+fn msgpack_fields(bytes: &[u8]) -> Option<Vec<(Cow<'_, str>, &[u8])>> {
+    let (Token::Map(count), mut rest) = msgpack::next(bytes)? else { return None };
+    if count as usize > FIELDS_MAX {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let (Token::Text(key), after) = msgpack::next(rest)? else { return None };
+        let (value, after) = msgpack::split_value(after)?;
+        entries.push((Cow::Borrowed(key), value));
+        rest = after;
+    }
+    rest.is_empty().then_some(entries)
+}
