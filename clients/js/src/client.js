@@ -1,0 +1,497 @@
+import { Backoff } from './backoff.js';
+import { Emitter } from './emitter.js';
+import { MlmsError } from './error.js';
+import { Lobby } from './lobby.js';
+import { Outbox } from './outbox.js';
+import { Pace } from './pace.js';
+import { Socket } from './socket.js';
+import { TokenSource } from './token.js';
+
+/** Operations that change nothing when they happen twice; the others carry a nonce. */
+const HARMLESS = new Set(['join', 'resume', 'history', 'roster', 'find', 'auth', 'ping']);
+/** What joining again cannot mend. */
+const FINAL = new Set(['banned', 'kicked', 'lobby_closed']);
+
+/**
+ * @typedef {object} ClientOptions
+ * @property {string | (() => Promise<string>)} url of `/ws`; `http` and paths of the page are understood
+ * @property {import('./token.js').TokenProvider} token
+ * @property {any} [WebSocket] where the platform has none (Node 20: the class of the `ws` package)
+ * @property {number} [backoffBaseMs] 1000
+ * @property {number} [backoffMaxMs] 30000
+ * @property {number} [connectTimeoutMs] 10000
+ * @property {number} [pongTimeoutMs] 10000
+ * @property {number} [replyTimeoutMs] 10000; then a command that can be repeated is
+ * @property {number} [stableMs] 10000; a connection that lasts this long clears the backoff
+ * @property {number} [outboxCountMax] 256
+ * @property {number} [outboxBytesMax] 1 MiB
+ * @property {number} [bufferedMax] 256 KiB waiting in the socket hold the outbox back
+ * @property {() => number} [random]
+ *
+ * @typedef {object} JoinOptions
+ * @property {any} [create] settings, or true
+ * @property {string} [password]
+ * @property {string} [invite]
+ * @property {'player' | 'spectator'} [role]
+ * @property {boolean} [saved]
+ *
+ * @typedef {'closed' | 'connecting' | 'open' | 'waiting'} State
+ * @typedef {{code: number | string, reason: string}} Reason
+ */
+
+/**
+ * A player. Stays connected, stays in its lobbies, and keeps its promises over every interruption.
+ *
+ * Emits `state` ({state, reason, retryAt}), `welcome`, `bye`, `notice`, `achievement`, `error` (MlmsError without a
+ * command), `event` (every event of a lobby that the application sees, and its Lobby).
+ */
+export class Client extends Emitter {
+  /** @type {State} */
+  state = 'closed';
+  /** Why it is closed or waiting. @type {Reason} */
+  reason = { code: 'new', reason: 'not connected yet' };
+  /** When the next try begins (Unix ms by the local clock), while waiting. @type {number | undefined} */
+  retryAt;
+  /** The own user id, from the first welcome on. @type {string | undefined} */
+  user;
+  /** The last welcome. @type {any} */
+  welcome;
+  /** @type {Map<string, Lobby>} */
+  lobbies = new Map();
+  /** Server's time minus local time. */
+  #clockOffset = 0;
+  /** @type {Socket | undefined} */
+  #socket;
+  /** @type {any} */
+  #bye;
+  /** Counts tries, so that what an abandoned one finds out is ignored. */
+  #try = 0;
+  /** @type {Record<string, ReturnType<typeof setTimeout>>} */
+  #timers = {};
+  #pace = new Pace();
+  /** @type {Backoff} */
+  #backoff;
+  /** @type {TokenSource} */
+  #tokens;
+  /** @type {Outbox} */
+  #outbox;
+
+  /** @param {ClientOptions} options */
+  constructor(options) {
+    super();
+    this.options = {
+      WebSocket: globalThis.WebSocket,
+      backoffBaseMs: 1_000,
+      backoffMaxMs: 30_000,
+      connectTimeoutMs: 10_000,
+      pongTimeoutMs: 10_000,
+      replyTimeoutMs: 10_000,
+      stableMs: 10_000,
+      outboxCountMax: 256,
+      outboxBytesMax: 1_048_576,
+      bufferedMax: 262_144,
+      random: Math.random,
+      ...options,
+    };
+    const o = this.options;
+    if (!o.WebSocket) throw new TypeError('this platform has no WebSocket: pass one as an option');
+    this.#backoff = new Backoff({ baseMs: o.backoffBaseMs, maxMs: o.backoffMaxMs, random: o.random });
+    this.#tokens = new TokenSource(o.token, () => Date.now() + this.#clockOffset);
+    this.#outbox = new Outbox({
+      countMax: o.outboxCountMax,
+      bytesMax: o.outboxBytesMax,
+      bufferedMax: o.bufferedMax,
+      replyTimeoutMs: o.replyTimeoutMs,
+      now: Date.now,
+      mayGo: (command) => this.state === 'open' && this.#mayGo(command),
+      write: (text) => this.#socket?.write(text) ?? false,
+      buffered: () => this.#socket?.bufferedAmount ?? 0,
+      pace: (chat, now) => this.#pace.take(chat, now),
+      onSilence: () => this.#socket?.abort('no answer', 4003),
+    });
+  }
+
+  /** Commands that wait for an answer. */
+  get pending() {
+    return this.#outbox.size;
+  }
+
+  /**
+   * Connects, and stays connected until `close` or until the server says never.
+   * @returns {Promise<void>} once open; rejects when it ends before
+   */
+  connect() {
+    if (this.state === 'closed') {
+      this.#backoff.reset();
+      // A network that comes back is tried at once; one that goes may have killed the connection silently.
+      globalThis.addEventListener?.('online', this.#online);
+      globalThis.addEventListener?.('offline', this.#offline);
+      void this.#open();
+    }
+    /** @type {Promise<void>} */
+    const opened = new Promise((resolve, reject) => {
+      const settle = () => {
+        if (this.state === 'open') resolve();
+        else if (this.state === 'closed') reject(new MlmsError('closed', this.reason.reason));
+        else return false;
+        return true;
+      };
+      if (settle()) return;
+      const off = this.on('state', () => void (settle() && off()));
+    });
+    opened.catch(() => {}); // whoever does not wait for it hears of the end by `state`
+    return opened;
+  }
+
+  /** Ends the connection. The memberships stay for the server's grace time; `leave` ends one at once. */
+  close() {
+    const socket = this.#socket;
+    this.#bye = undefined;
+    this.#finish({ code: 'closed', reason: 'closed by the application' });
+    socket?.abort('closed', 1000);
+  }
+
+  /** A waiting client tries at once, as when the player asks for it. */
+  retryNow() {
+    if (this.state === 'waiting') void this.#open();
+  }
+
+  /**
+   * Joins a lobby and stays in it.
+   * @param {string} id
+   * @param {JoinOptions} [options]
+   * @returns {Promise<Lobby>}
+   */
+  async join(id, options = {}) {
+    /** @type {Lobby | undefined} */
+    let lobby;
+    const onOk = (/** @type {any} */ ok) => {
+      lobby = this.#adopt(ok.lobby ?? id, options);
+      this.#attached(lobby, ok);
+    };
+    await this.#push('join', { lobby: id, ...options }, { repeatable: true, onOk });
+    return /** @type {Lobby} */ (lobby);
+  }
+
+  /**
+   * Any operation of the protocol. State-changing ones carry a nonce and happen once, however often they are sent.
+   * @param {string} op
+   * @param {any} [fields]
+   * @returns {Promise<any>} the reply's ok
+   */
+  command(op, fields = {}) {
+    if (op === 'typing' || fields.class === 'ephemeral') return this.#fleeting(op, fields);
+    const sequenced = op !== 'send' || classOf(fields) === 'durable';
+    const nonce = fields.nonce ?? (HARMLESS.has(op) && !fields.quick ? undefined : makeNonce());
+    return this.#push(op, { ...fields, nonce }, { repeatable: sequenced });
+  }
+
+  /** @param {string} op @param {any} fields @param {any} how @returns {Promise<any>} */
+  #push(op, fields, how) {
+    if (this.state !== 'closed') return this.#outbox.push(op, fields, how);
+    return Promise.reject(new MlmsError('closed', this.reason.reason, { op, lobby: fields.lobby }));
+  }
+
+  /** What is worth nothing later is sent now or not at all; with a key the newest waits. @param {string} op @param {any} fields */
+  async #fleeting(op, fields) {
+    const { lobby, key } = fields;
+    const socket = this.#socket;
+    if (!socket || this.state !== 'open' || this.lobbies.get(lobby)?.status !== 'live') return {};
+    if (key !== undefined) {
+      const latest = JSON.stringify([lobby, fields.kind, key, fields.to]);
+      return this.#outbox.push(op, fields, { repeatable: false, key: latest }).catch((error) => {
+        if (error.code !== 'connection_lost' && error.code !== 'timeout') throw error;
+        return {};
+      });
+    }
+    const room = socket.bufferedAmount <= this.options.bufferedMax && this.#pace.take(false, Date.now()) === 0;
+    if (room) socket.write(JSON.stringify({ op, ...fields }));
+    return {};
+  }
+
+  async #open() {
+    const mine = ++this.#try;
+    this.#clear();
+    this.#bye = undefined;
+    this.#become('connecting');
+    let url;
+    let token;
+    try {
+      [url, token] = await Promise.all([resolveUrl(this.options.url), this.#tokens.get()]);
+    } catch (/** @type {any} */ error) {
+      if (mine !== this.#try) return;
+      const reason = { code: 'token', reason: String(error?.message ?? error) };
+      return error?.permanent ? this.#finish(reason) : this.#wait(reason);
+    }
+    if (mine !== this.#try) return;
+    try {
+      this.#socket = new Socket({
+        url,
+        token,
+        WebSocket: this.options.WebSocket,
+        connectTimeoutMs: this.options.connectTimeoutMs,
+        pongTimeoutMs: this.options.pongTimeoutMs,
+        onWelcome: (welcome) => mine === this.#try && this.#welcomed(welcome),
+        onFrame: (frame) => mine === this.#try && this.#read(frame),
+        onEnd: (end) => mine === this.#try && this.#ended(end),
+      });
+    } catch (/** @type {any} */ error) {
+      this.#finish({ code: 'url', reason: String(error?.message ?? error) }); // not a URL: no retry mends it
+    }
+  }
+
+  /** @param {any} welcome */
+  #welcomed(welcome) {
+    this.welcome = welcome;
+    this.user = welcome.user;
+    if (welcome.now > 0) this.#clockOffset = welcome.now - Date.now();
+    this.#pace.reset(welcome.limits ?? {}, Date.now());
+    this.#outbox.frameBytesMax = welcome.limits?.frame_bytes_max || 65_536;
+    this.#timers.stable = setTimeout(() => this.#backoff.reset(), this.options.stableMs);
+    this.#renewToken();
+    this.#become('open');
+    this.emit('welcome', welcome);
+    this.#resume();
+    this.#outbox.flush();
+  }
+
+  /** @param {any} frame */
+  #read(frame) {
+    if (frame?.id !== undefined) {
+      this.#outbox.answer(frame);
+    } else if (frame?.ev === 'bye') {
+      this.#byeCame(frame);
+    } else if (frame?.ev === 'error') {
+      this.emit('error', MlmsError.fromWire(frame, frame));
+    } else if (frame?.lobby !== undefined) {
+      this.#lobbyEvent(frame);
+    } else if (frame?.ev) {
+      this.emit(frame.ev, frame);
+    }
+  }
+
+  /** @param {any} event */
+  #lobbyEvent(event) {
+    let lobby = this.lobbies.get(event.lobby);
+    if (!lobby && event.ev === 'snapshot') lobby = this.#adopt(event.lobby, {}); // joined by the URL's `lobby`
+    if (!lobby) return; // left meanwhile
+    const own = event.ev === 'message' && event.from === this.user && event.nonce !== undefined;
+    if (own) this.#outbox.confirm(lobby.id, event.nonce, { epoch: event.epoch, seq: event.seq, at: event.at });
+    if (lobby.take(event)) this.emit('event', event, lobby);
+    if (event.ev === 'snapshot') this.#confirmAll(lobby);
+    if (event.ev === 'caught_up' || event.ev === 'snapshot') this.#outbox.flush();
+  }
+
+  /** @param {any} bye */
+  #byeCame(bye) {
+    const to = bye.reconnect === 'window' ? Number(bye.window_ms?.[1]) || 1_000 : 1_000;
+    this.#bye = { ...bye, at: Date.now() };
+    this.emit('bye', bye);
+    // The server closes; one that does not is not waited for longer than it asked.
+    this.#timers.bye = setTimeout(() => this.#socket?.abort('bye', 1000), Math.max(to, 1_000));
+  }
+
+  /** @param {import('./socket.js').End} end */
+  #ended(end) {
+    this.#socket = undefined;
+    clearTimeout(this.#timers.stable);
+    if (end.code === 1009) this.#outbox.refuseSent('too_large', 'the server refused a frame as too large');
+    this.#outbox.disconnected();
+    for (const lobby of this.lobbies.values()) lobby.become('interrupted');
+    const reason = { code: this.#bye?.code ?? end.code, reason: this.#bye?.reason || end.reason };
+    const never = this.#bye?.reconnect === 'never' || (end.code >= 4500 && end.code < 5000);
+    if (never || end.status === 400 || end.status === 403) return this.#finish(reason);
+    if (!end.welcomed || end.code === 4005) {
+      if ((end.code === 4005 || end.status === 401) && !this.#tokens.renewable) return this.#finish(reason);
+      this.#tokens.doubt();
+    }
+    this.#wait(reason, end.retryAfterMs);
+  }
+
+  /** @param {Reason} reason @param {number} [leastMs] */
+  #wait(reason, leastMs) {
+    const spent = this.#bye ? Date.now() - this.#bye.at : 0;
+    const wait = Math.max(0, this.#backoff.next(this.#bye, leastMs) - spent);
+    this.#clear();
+    this.reason = reason;
+    this.retryAt = Date.now() + wait;
+    this.#timers.retry = setTimeout(() => this.#open(), wait);
+    this.#become('waiting');
+  }
+
+  /** @param {Reason} reason */
+  #finish(reason) {
+    this.#try += 1;
+    this.#clear();
+    globalThis.removeEventListener?.('online', this.#online);
+    globalThis.removeEventListener?.('offline', this.#offline);
+    this.#socket = undefined;
+    this.reason = reason;
+    for (const lobby of this.lobbies.values()) lobby.become('interrupted');
+    this.#outbox.refuse(new MlmsError('closed', reason.reason));
+    this.#become('closed');
+  }
+
+  /** @param {State} state */
+  #become(state) {
+    if (state !== 'waiting') this.retryAt = undefined;
+    if (this.state === state && state === 'closed') return;
+    this.state = state;
+    this.emit('state', { state, reason: this.reason, retryAt: this.retryAt });
+  }
+
+  #clear() {
+    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    this.#timers = {};
+  }
+
+  /** Attaches every joined lobby again, where it was. */
+  #resume() {
+    const lobbies = [...this.lobbies.values()];
+    // `resume` cannot ask for `saved` events; `join` with a position does the same and can.
+    const plain = lobbies.filter((lobby) => lobby.position && !lobby.options.saved);
+    for (const lobby of lobbies) if (!plain.includes(lobby)) this.#rejoin(lobby);
+    if (plain.length === 0) return;
+    const fields = { lobbies: plain.map((lobby) => ({ lobby: lobby.id, ...lobby.position })) };
+    const onOk = (/** @type {any} */ ok) => {
+      for (const result of ok.lobbies ?? []) {
+        const lobby = this.lobbies.get(result.lobby);
+        if (!lobby) continue;
+        if (!result.err) this.#attached(lobby, result);
+        else if (FINAL.has(result.err.code)) this.#end(lobby, MlmsError.fromWire(result.err, { lobby: lobby.id }));
+        else this.#rejoin(lobby, result.err.retry_ms);
+      }
+    };
+    this.#outbox.push('resume', fields, { repeatable: true, urgent: true, onOk }).catch((error) => {
+      if (error.code === 'connection_lost' || error.code === 'closed') return;
+      for (const lobby of plain) if (this.lobbies.has(lobby.id)) this.#rejoin(lobby, error.retryMs);
+    });
+  }
+
+  /**
+   * Joins a known lobby again from its position, as often as the server says that it may help.
+   * @param {Lobby} lobby @param {number} [afterMs] @param {number} [round]
+   */
+  #rejoin(lobby, afterMs = 0, round = 0) {
+    const name = `rejoin ${lobby.id}`;
+    clearTimeout(this.#timers[name]);
+    if (afterMs > 0) {
+      const spread = this.options.random() * Math.min(this.options.backoffMaxMs, afterMs * 2 ** Math.min(round, 10));
+      this.#timers[name] = setTimeout(() => this.#rejoin(lobby, 0, round + 1), afterMs + spread);
+      return;
+    }
+    if (this.lobbies.get(lobby.id) !== lobby) return;
+    lobby.become('interrupted');
+    const onOk = (/** @type {any} */ ok) => this.lobbies.get(lobby.id) === lobby && this.#attached(lobby, ok);
+    const fields = { lobby: lobby.id, ...lobby.options, since: lobby.position };
+    this.#outbox.push('join', fields, { repeatable: true, urgent: true, onOk }).catch((error) => {
+      if (error.code === 'connection_lost' || error.code === 'closed') return;
+      if (error.retryMs > 0) this.#rejoin(lobby, error.retryMs, round);
+      else this.#end(lobby, error);
+    });
+  }
+
+  /** @param {Lobby} lobby @param {any} ok */
+  #attached(lobby, ok) {
+    lobby.attached(ok);
+    if (ok.status !== 'resumed') this.#confirmAll(lobby);
+    this.#outbox.flush();
+  }
+
+  /** A snapshot may show own messages whose reply was lost. @param {Lobby} lobby */
+  #confirmAll(lobby) {
+    for (const { from, nonce, epoch, seq, at } of lobby.messages) {
+      if (nonce !== undefined && from === this.user) this.#outbox.confirm(lobby.id, nonce, { epoch, seq, at });
+    }
+  }
+
+  /** @param {string} id @param {any} options */
+  #adopt(id, options) {
+    const known = this.lobbies.get(id);
+    if (known) {
+      known.options = { ...known.options, ...options };
+      return known;
+    }
+    const lobby = new Lobby(id, options, {
+      command: (op, fields) => this.command(op, fields),
+      heal: (which) => this.#rejoin(which),
+      end: (which, error) => this.#end(which, error),
+      leave: (which) => this.#leave(which),
+      user: () => this.user,
+    });
+    this.lobbies.set(id, lobby);
+    return lobby;
+  }
+
+  /** @param {Lobby} lobby @param {MlmsError} error */
+  #end(lobby, error) {
+    if (this.lobbies.get(lobby.id) !== lobby) return;
+    this.lobbies.delete(lobby.id);
+    this.#outbox.refuse(error, lobby.id);
+    lobby.become('ended');
+    lobby.emit('ended', error);
+  }
+
+  /** @param {Lobby} lobby */
+  async #leave(lobby) {
+    if (this.lobbies.get(lobby.id) === lobby) this.lobbies.delete(lobby.id);
+    const ended = lobby.status === 'ended';
+    lobby.become('ended');
+    if (!ended) lobby.emit('ended', new MlmsError('not_member', 'left', { lobby: lobby.id }));
+    await this.command('leave', { lobby: lobby.id }).catch((error) => {
+      if (error.code !== 'not_member' && error.code !== 'not_found' && error.code !== 'lobby_closed') throw error;
+    });
+  }
+
+  /** Nothing overtakes a lobby's recovery. @param {import('./outbox.js').Command} command */
+  #mayGo({ op, lobby }) {
+    if (op === 'join' || lobby === undefined) return true;
+    const known = this.lobbies.get(lobby);
+    return !known || known.status === 'live';
+  }
+
+  /** Hands the server a new token before the old one ends. */
+  #renewToken() {
+    const ends = this.#tokens.expiresAt;
+    if (!this.#tokens.renewable || ends === undefined) return;
+    const left = ends - (Date.now() + this.#clockOffset);
+    const wait = Math.min(Math.max(left - Math.max(60_000, left * 0.1), left / 2), 2 ** 31 - 1);
+    this.#timers.token = setTimeout(async () => {
+      const mine = this.#try;
+      try {
+        const token = await this.#tokens.refresh('expiring');
+        if (mine !== this.#try || this.state !== 'open') return;
+        await this.command('auth', { token });
+        this.#renewToken();
+      } catch {
+        // the server closes with 4005 in time, and the next connection asks for a token again
+      }
+    }, Math.max(1_000, wait));
+  }
+
+  #online = () => {
+    if (this.state === 'waiting') {
+      clearTimeout(this.#timers.retry);
+      this.#timers.retry = setTimeout(() => this.#open(), this.options.random() * 1_000);
+    } else this.#socket?.probe();
+  };
+
+  #offline = () => this.#socket?.probe();
+}
+
+/** @param {any} fields */
+function classOf({ kind, to, class: named }) {
+  return named ?? (kind === 'chat' && to === undefined ? 'durable' : 'ordered');
+}
+
+/** 22 characters, 128 random bits; `randomUUID` exists only on secure pages. */
+function makeNonce() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').slice(0, 22);
+}
+
+/** @param {string | (() => Promise<string>)} url */
+async function resolveUrl(url) {
+  const text = typeof url === 'function' ? await url() : url;
+  return new URL(text, globalThis.location?.href).href.replace(/^http/, 'ws');
+}
