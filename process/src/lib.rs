@@ -1,0 +1,16 @@
+//! What every process does alike: settings, logging, the admin listener, readiness and health, users' tokens, the
+//! accept loop, metrics, and stopping. It knows nothing of lobbies and sessions.
+
+pub mod admin;
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod jwt;
+pub mod logging;
+pub mod metrics;
+pub mod shutdown;
+
+pub use config::{ProcessRole, Settings};
+pub use health::{Health, Readiness};
+pub use jwt::{Claims, TokenError, Verifier, install_crypto_provider};
+pub use shutdown::Shutdown;
