@@ -459,8 +459,9 @@ export class Client extends Emitter {
     this.#timers.token = setTimeout(async () => {
       const mine = this.#try;
       try {
+        const held = await this.#tokens.get();
         const token = await this.#tokens.refresh('expiring');
-        if (mine !== this.#try || this.state !== 'open') return;
+        if (mine !== this.#try || this.state !== 'open' || token === held) return;
         await this.command('auth', { token });
         this.#renewToken();
       } catch {
@@ -484,8 +485,8 @@ function classOf({ kind, to, class: named }) {
   return named ?? (kind === 'chat' && to === undefined ? 'durable' : 'ordered');
 }
 
-/** 22 characters, 128 random bits; `randomUUID` exists only on secure pages. */
-function makeNonce() {
+/** A nonce of 22 characters, 128 random bits; `randomUUID` exists only on secure pages. */
+export function makeNonce() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').slice(0, 22);
 }

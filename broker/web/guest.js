@@ -1,0 +1,59 @@
+/** Who the player is: a guest's name and token, kept for this tab, so that two tabs are two players. */
+
+const KEY = 'mlms.guest';
+
+/** @returns {{token: string, user: string, name: string, expires_at: number} | null} */
+export function storedGuest() {
+  try {
+    const guest = JSON.parse(sessionStorage.getItem(KEY));
+    return typeof guest?.token === 'string' && typeof guest.name === 'string' ? guest : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Takes a name. Throws with a sentence for the player. */
+export async function becomeGuest(name) {
+  const response = await fetch('/v1/guests', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ name }),
+  }).catch(() => {
+    throw new Error('The service cannot be reached.');
+  });
+  if (!response.ok) throw await refusal(response);
+  const guest = await response.json();
+  sessionStorage.setItem(KEY, JSON.stringify(guest));
+  return guest;
+}
+
+export function forgetGuest() {
+  sessionStorage.removeItem(KEY);
+}
+
+/** The client's token provider: the same guest as long as the service knows it, else a new one of the same name. */
+export async function guestToken(reason) {
+  const guest = storedGuest();
+  if (!guest) throw Object.assign(new Error('no name was chosen'), { permanent: true });
+  if (guest.expires_at > Date.now() + 5_000) {
+    // A browser is not told why a WebSocket was refused, so ask where one is.
+    const refused = reason === 'refused' && (await readLobbies(guest.token)).status === 401;
+    if (!refused) return guest.token;
+  }
+  return (await becomeGuest(guest.name)).token;
+}
+
+/** One page of the lobbies. */
+export function readLobbies(token, cursor) {
+  const query = cursor ? `?cursor=${encodeURIComponent(cursor)}` : '';
+  return fetch(`/v1/lobbies${query}`, { headers: { authorization: `Bearer ${token}` } });
+}
+
+async function refusal(response) {
+  const waits = Number(response.headers.get('retry-after'));
+  if (response.status === 429 || response.status === 503) {
+    return new Error(`The service is busy. Try again in ${waits > 0 ? waits : 'a few'} seconds.`);
+  }
+  if (response.status === 400) return new Error('This name cannot be used. Try another one.');
+  return Object.assign(new Error('The service takes no guests at the moment.'), { permanent: response.status < 500 });
+}

@@ -1,0 +1,143 @@
+/** The list of open lobbies, read again every few seconds while it can be seen, and the form for a new one. */
+import { byId, element, say } from '/element.js';
+import { guestToken, readLobbies } from '/guest.js';
+
+const REFRESH_MS = 4_000;
+/** More are on further pages, which the player asks for. */
+const PAGES_MAX = 20;
+
+/** @param {{create: (id: string, settings: object) => void}} on */
+export function showLobbies(on) {
+  const list = byId('list');
+  const form = byId('create-form');
+  const open = byId('create-open');
+  /** @type {Map<string, HTMLElement>} */
+  const rows = new Map();
+  let pages = 1;
+  let timer;
+  let current;
+  let stopped = false;
+
+  async function refresh() {
+    clearTimeout(timer);
+    if (document.visibilityState === 'visible') {
+      try {
+        await read();
+        say(byId('list-error'), '');
+      } catch {
+        if (!stopped) say(byId('list-error'), 'The list cannot be read at the moment.');
+      }
+    }
+    if (stopped) return;
+    clearTimeout(timer);
+    timer = setTimeout(refresh, REFRESH_MS);
+  }
+
+  async function read() {
+    const found = [];
+    let cursor;
+    for (let page = 0; page < pages; page += 1) {
+      const response = await readLobbies(await guestToken('first'), cursor);
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
+      const body = await response.json();
+      found.push(...body.lobbies);
+      cursor = body.next;
+      if (!cursor) break;
+    }
+    if (stopped) return;
+    render(found);
+    byId('list-more').hidden = !cursor || pages >= PAGES_MAX;
+  }
+
+  /** Rows stay the same elements, so that the keyboard's focus stays where it is. */
+  function render(found) {
+    const here = new Set(found.map(({ lobby }) => lobby));
+    for (const [id, row] of rows) {
+      if (!here.has(id)) {
+        row.remove();
+        rows.delete(id);
+      }
+    }
+    found.forEach((lobby, at) => {
+      let row = rows.get(lobby.lobby);
+      if (!row) {
+        row = makeRow(lobby.lobby);
+        rows.set(lobby.lobby, row);
+      }
+      fillRow(row, lobby);
+      if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+    });
+    byId('list-empty').hidden = found.length > 0;
+    mark();
+  }
+
+  function makeRow(id) {
+    const link = element('a', { href: `#/lobby/${encodeURIComponent(id)}` }, element('bdi', { class: 'name' }), element('span', { class: 'count' }));
+    return element('li', { 'data-lobby': id }, link);
+  }
+
+  function fillRow(row, { lobby, name, members, capacity }) {
+    const full = capacity > 0 && members >= capacity;
+    say(row.querySelector('.name'), name || lobby);
+    const places = capacity > 0 ? `${members} of ${capacity}` : `${members}`;
+    say(row.querySelector('.count'), full ? `${places} · full` : `${places} ${members === 1 && !capacity ? 'player' : 'players'}`);
+    row.classList.toggle('full', full);
+  }
+
+  function mark() {
+    for (const [id, row] of rows) {
+      if (id === current) row.firstChild.setAttribute('aria-current', 'page');
+      else row.firstChild.removeAttribute('aria-current');
+    }
+  }
+
+  function toggle(shown) {
+    form.hidden = !shown;
+    open.setAttribute('aria-expanded', String(shown));
+    if (shown) byId('create-name').focus();
+    else open.focus();
+  }
+
+  open.onclick = () => toggle(form.hidden);
+  byId('create-cancel').onclick = () => toggle(false);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    const name = byId('create-name').value.trim();
+    if (!name) return;
+    const capacity = Number(byId('create-capacity').value);
+    const settings = { name, visibility: byId('create-unlisted').checked ? 'unlisted' : 'public' };
+    if (capacity > 0) settings.capacity = capacity;
+    toggle(false);
+    form.reset();
+    on.create(newId(name), settings);
+  };
+  byId('list-more').onclick = () => {
+    pages += 1;
+    void refresh();
+  };
+  const onVisible = () => document.visibilityState === 'visible' && void refresh();
+  document.addEventListener('visibilitychange', onVisible);
+  void refresh();
+
+  return {
+    refresh,
+    /** Marks the lobby that the player is in. */
+    setCurrent(id) {
+      current = id;
+      mark();
+    },
+    stop() {
+      stopped = true;
+      clearTimeout(timer);
+      document.removeEventListener('visibilitychange', onVisible);
+      list.replaceChildren();
+    },
+  };
+}
+
+/** An id that can be read in a link and that nobody has: the name's letters and 40 random bits. */
+function newId(name) {
+  const readable = name.normalize('NFKD').replace(/[^A-Za-z0-9]+/g, '-').replace(/^-+|-+$/g, '').slice(0, 40).toLowerCase();
+  const random = [...crypto.getRandomValues(new Uint8Array(5))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+  return readable ? `${readable}-${random}` : random;
+}
