@@ -1,0 +1,71 @@
+//! Stopping: the nodes send the sessions of this broker their `bye`, spread over the window; what is left at the
+//! end is cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlms_process::shutdown::Deadline;
+use mlms_protocol::SessionId;
+use mlms_protocol::ticket::ClusterKeys;
+use tokio::task::JoinSet;
+
+use crate::edge::Edge;
+use crate::metrics::ByeOutcome;
+use crate::node;
+use crate::passenger::unix_seconds;
+
+/// Session ids in one request; about 18 KiB.
+const BATCH: usize = 500;
+/// Attempts to tell a node.
+const TRIES: usize = 2;
+/// How long the claims of such a request are good.
+const CLAIMS_SECONDS: u64 = 60;
+
+/// Lets the tunnels end until the deadline, and ends what is left. Returns when there is none.
+pub(crate) async fn drain(edge: &Arc<Edge>, deadline: &Deadline) {
+    edge.tunnels.close();
+    // The last quarter of the window is for the players' own closes.
+    let window = deadline.remaining() * 3 / 4;
+    let leave = async {
+        announce(edge, window).await;
+        edge.tunnels.wait().await;
+    };
+    if deadline.run(leave).await.is_err() {
+        tracing::info!(tunnels = edge.tunnels.len(), "the window is over; what is left is cut");
+    }
+    edge.cut.cancel();
+    edge.tunnels.wait().await;
+}
+
+/// Tells every node which of its sessions lose their broker. All nodes at once, each batch after batch.
+async fn announce(edge: &Edge, window: Duration) {
+    let mut nodes = JoinSet::new();
+    for (address, sessions) in edge.sessions.snapshot() {
+        let (keys, metrics) = (edge.keys.clone(), edge.metrics.clone());
+        nodes.spawn(async move {
+            for batch in sessions.chunks(BATCH) {
+                let outcome = announce_batch(&address, &keys, batch, window).await;
+                metrics.bye(outcome);
+            }
+        });
+    }
+    nodes.join_all().await;
+}
+
+async fn announce_batch(
+    address: &str,
+    keys: &ClusterKeys,
+    sessions: &[SessionId],
+    window: Duration,
+) -> ByeOutcome {
+    for attempt in 1..=TRIES {
+        let expires = unix_seconds() + CLAIMS_SECONDS;
+        match node::announce_leaving(address, keys, expires, sessions, window).await {
+            Ok(()) => return ByeOutcome::Taken,
+            Err(refusal) => {
+                tracing::warn!(node = address, attempt, %refusal, "a node was not told who leaves")
+            }
+        }
+    }
+    ByeOutcome::Failed
+}

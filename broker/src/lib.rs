@@ -1,0 +1,176 @@
+//! The stateless edge: checks who connects, picks a lobby node, and carries the bytes or hands out a ticket.
+//! After the 101 it parses nothing. It also serves the REST side and the page. Brokers know nothing of each other.
+
+mod address;
+mod config;
+mod credential;
+mod drain;
+mod edge;
+mod guests;
+mod handshake;
+mod metrics;
+mod node;
+mod page;
+mod passenger;
+mod query;
+mod refusal;
+mod rest;
+mod sessions;
+mod socket;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mlms_cluster::view::NodeState;
+use mlms_cluster::{Directory, View};
+use mlms_process::health::{Component, Gate, Health, Readiness};
+use mlms_process::http::{self, HttpOptions, ListenerMetrics};
+use mlms_process::jwt::{Minter, Verifier};
+use mlms_process::shutdown::Shutdown;
+use mlms_protocol::ticket::ClusterKeys;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::address::Places;
+pub use crate::config::BrokerConfig;
+use crate::edge::Edge;
+use crate::guests::GuestRate;
+use crate::metrics::Metrics;
+
+/// What a broker is made of.
+pub struct Broker {
+    pub config: BrokerConfig,
+    pub directory: Directory,
+    pub verifier: Verifier,
+    /// Mints tokens for guests; none: `POST /v1/guests` does not exist.
+    pub minter: Option<Minter>,
+    /// Signs the tickets that nodes accept.
+    pub keys: ClusterKeys,
+    /// The public listener.
+    pub listener: TcpListener,
+    /// A registry of its own: two brokers in one process must not share one.
+    pub registry: Registry,
+    /// Gets the entry `nodes`.
+    pub health: Health,
+    /// Gets the gate `nodes`, which is open while a node is ready.
+    pub readiness: Readiness,
+    /// Its drain begins the stop, its hurry ends all tunnels at once.
+    pub shutdown: Shutdown,
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct BrokerHandle {
+    local_addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Broker {
+    /// Starts serving; returns at once. The broker stops by itself after the drain of `shutdown` has begun and its
+    /// tunnels have ended, or their time is over.
+    ///
+    /// # Errors
+    /// When the listener's address cannot be read.
+    ///
+    /// # Panics
+    /// When the registry holds a broker's metrics already.
+    pub fn start(self) -> std::io::Result<BrokerHandle> {
+        let local_addr = self.listener.local_addr()?;
+        let nodes =
+            NodeWatch { component: self.health.component("nodes"), gate: self.readiness.dependency("nodes") };
+        nodes.report(&self.directory.view());
+        let listener_metrics = ListenerMetrics::new(&self.registry, "public");
+        let edge = Arc::new(Edge {
+            directory: self.directory,
+            verifier: self.verifier,
+            minter: self.minter,
+            keys: self.keys,
+            health: self.health,
+            readiness: self.readiness,
+            metrics: Metrics::new(&self.registry),
+            places: Places::new(self.config.connections_per_address_max),
+            guest_rate: GuestRate::new(self.config.guests_per_minute),
+            handshakes: Semaphore::new(self.config.handshakes_max),
+            sessions: Arc::default(),
+            tunnels: TaskTracker::new(),
+            shutdown: self.shutdown,
+            cut: CancellationToken::new(),
+            config: self.config,
+        });
+        let task = tokio::spawn(run(edge, self.listener, listener_metrics, nodes));
+        Ok(BrokerHandle { local_addr, task })
+    }
+}
+
+impl BrokerHandle {
+    /// The address of the public listener.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Returns when the broker has stopped.
+    ///
+    /// # Errors
+    /// When it panicked.
+    pub async fn join(self) -> Result<(), JoinError> {
+        self.task.await
+    }
+}
+
+/// Serves until the drain is over. The listener stays open meanwhile: whoever comes is told to come back later,
+/// which a load balancer understands better than a closed port.
+async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, nodes: NodeWatch) {
+    let closed = CancellationToken::new();
+    let options = HttpOptions { connections_max: edge.config.connections_max, ..HttpOptions::default() };
+    let answering = edge.clone();
+    let service = move |request, peer: http::PeerAddr| answering.clone().answer(request, peer.0.ip());
+    let serving = http::serve(listener, options, metrics, service, closed.clone());
+    let stopping = async {
+        tokio::select! {
+            () = nodes.follow(&edge.directory) => {}
+            () = edge.shutdown.drain().cancelled() => {}
+            () = edge.shutdown.hurry().cancelled() => {}
+        }
+        edge.readiness.drain();
+        let deadline = edge.shutdown.deadline(edge.config.drain);
+        drain::drain(&edge, &deadline).await;
+        closed.cancel();
+    };
+    tokio::join!(serving, stopping);
+}
+
+/// Tells whether there is a node to send players to.
+struct NodeWatch {
+    component: Component,
+    gate: Gate,
+}
+
+impl NodeWatch {
+    fn report(&self, view: &View) {
+        if view.nodes.values().any(|node| node.state == NodeState::Ready) {
+            self.component.ok();
+            self.gate.open();
+        } else {
+            self.component.down("no lobby node is ready");
+            self.gate.close("no lobby node is ready");
+        }
+    }
+
+    /// Follows the view for ever.
+    async fn follow(&self, directory: &Directory) {
+        let mut views = directory.watch();
+        loop {
+            self.report(&views.borrow_and_update().clone());
+            if views.changed().await.is_err() {
+                // The directory's task is gone: the last view stands until the process stops.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The way to a lobby node: opens a session with a ticket, and tells a node which sessions are leaving. A request
+//! to a node is built from parsed fields only; nothing a client sent is passed on as it came.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use mlms_protocol::ticket::ClusterKeys;
+use mlms_protocol::{CloseCode, SessionId};
+use serde::Serialize;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use crate::handshake::{self, Handshake, Subprotocol};
+use crate::tunnel::End;
+
+/// How long a node may take to accept a TCP connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a node may take to answer a handshake.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to take a batch of leaving sessions.
+const BYE_PATIENCE: Duration = Duration::from_secs(5);
+/// A node whose machine is gone sends no FIN. Without these its tunnels would stand until their players give up.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes of an answer's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Why a node did not take a session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeRefusal {
+    #[error("cannot connect: {0}")]
+    Connect(std::io::Error),
+    #[error("does not accept the connection in time")]
+    ConnectTimeout,
+    #[error("does not answer the handshake in time")]
+    AnswerTimeout,
+    #[error("breaks the handshake: {0}")]
+    Broken(&'static str),
+    /// Draining or full: the next one may do.
+    #[error("has no room")]
+    Unavailable,
+    /// The ticket is not taken.
+    #[error("does not take the ticket")]
+    Ticket,
+    #[error("forbids the session")]
+    Forbidden,
+    #[error("limits the session")]
+    Limited,
+    #[error("answers {0}")]
+    Status(StatusCode),
+}
+
+impl NodeRefusal {
+    /// The metric label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            NodeRefusal::Connect(_) => "connect",
+            NodeRefusal::ConnectTimeout => "connect_timeout",
+            NodeRefusal::AnswerTimeout => "answer_timeout",
+            NodeRefusal::Broken(_) => "broken",
+            NodeRefusal::Unavailable => "unavailable",
+            NodeRefusal::Ticket => "ticket",
+            NodeRefusal::Forbidden => "forbidden",
+            NodeRefusal::Limited => "limited",
+            NodeRefusal::Status(_) => "status",
+        }
+    }
+}
+
+/// Opens a session: sends the handshake with the ticket, and returns the connection once the node has answered 101.
+///
+/// # Errors
+/// See [`NodeRefusal`]. Cancel safe: a dropped attempt closes the connection, and the ticket is spent or expires.
+pub(crate) async fn open_session(
+    address: &str,
+    ticket: &str,
+    handshake: &Handshake,
+) -> Result<End, NodeRefusal> {
+    let stream = connect(address).await?;
+    let mut request = Request::builder()
+        .uri("/ws")
+        .header(header::HOST, address)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, &handshake.key)
+        .header(header::AUTHORIZATION, format!("Bearer {ticket}"));
+    if let Subprotocol::Spoken(name) = handshake.subprotocol {
+        request = request.header(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    let request = request.body(Full::default()).map_err(|_| NodeRefusal::Broken("its address is no host"))?;
+    let answer = async {
+        let response = exchange(stream, request).await?;
+        check_answer(&response, handshake)?;
+        let upgrade = hyper::upgrade::on(response);
+        handshake::raw(upgrade).await.ok_or(NodeRefusal::Broken("the connection ended at the 101"))
+    };
+    tokio::time::timeout(ANSWER_PATIENCE, answer).await.unwrap_or(Err(NodeRefusal::AnswerTimeout))
+}
+
+fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), NodeRefusal> {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => {}
+        StatusCode::SERVICE_UNAVAILABLE => return Err(NodeRefusal::Unavailable),
+        StatusCode::UNAUTHORIZED => return Err(NodeRefusal::Ticket),
+        StatusCode::FORBIDDEN => return Err(NodeRefusal::Forbidden),
+        StatusCode::TOO_MANY_REQUESTS => return Err(NodeRefusal::Limited),
+        other => return Err(NodeRefusal::Status(other)),
+    }
+    let headers: &HeaderMap = response.headers();
+    if headers.get(header::SEC_WEBSOCKET_ACCEPT).is_none_or(|accept| *accept != handshake.accept()) {
+        return Err(NodeRefusal::Broken("its accept does not answer the key"));
+    }
+    let spoken = match handshake.subprotocol {
+        Subprotocol::Spoken(name) => Some(HeaderValue::from_static(name)),
+        _ => None,
+    };
+    if headers.get(header::SEC_WEBSOCKET_PROTOCOL) != spoken.as_ref() {
+        return Err(NodeRefusal::Broken("it chose another subprotocol"));
+    }
+    Ok(())
+}
+
+/// Tells a node that these sessions lose their broker: it sends each its `bye` at some point of the window, and
+/// closes it.
+///
+/// # Errors
+/// When the node cannot be reached or does not take the list.
+pub(crate) async fn announce_leaving(
+    address: &str,
+    keys: &ClusterKeys,
+    expires: u64,
+    sessions: &[SessionId],
+    window: Duration,
+) -> Result<(), NodeRefusal> {
+    #[derive(Serialize)]
+    struct Claims {
+        exp: u64,
+        aud: &'static str,
+        sub: &'static str,
+    }
+    #[derive(Serialize)]
+    struct Leaving<'a> {
+        sessions: &'a [SessionId],
+        code: u16,
+        window_ms: [u128; 2],
+    }
+    let leaving =
+        Leaving { sessions, code: CloseCode::Draining.number(), window_ms: [0, window.as_millis()] };
+    let body = serde_json::to_vec(&leaving).expect("ids and numbers serialize");
+    let token = keys.sign(&Claims { exp: expires, aud: "node", sub: "bye" });
+    let stream = connect(address).await?;
+    let request = Request::builder()
+        .method("POST")
+        .uri("/internal/bye")
+        .header(header::HOST, address)
+        .header(header::CONNECTION, "close")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
+    let response = tokio::time::timeout(BYE_PATIENCE, exchange(stream, request)).await;
+    match response.unwrap_or(Err(NodeRefusal::AnswerTimeout))?.status() {
+        status if status.is_success() => Ok(()),
+        other => Err(NodeRefusal::Status(other)),
+    }
+}
+
+async fn connect(address: &str) -> Result<TcpStream, NodeRefusal> {
+    let connected = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
+    let stream = connected.map_err(|_| NodeRefusal::ConnectTimeout)?.map_err(NodeRefusal::Connect)?;
+    stream.set_nodelay(true).map_err(NodeRefusal::Connect)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(NodeRefusal::Connect)?;
+    Ok(stream)
+}
+
+/// Sends one request on a connection of its own. At a 101 hyper hands the connection over and its driver ends, at
+/// any other answer it ends because the body is dropped and nobody will send again; so both are awaited here and
+/// no task is left.
+async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Response<()>, NodeRefusal> {
+    let broken = |_| NodeRefusal::Broken("the connection fails");
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    let answer = async move { Ok(sender.send_request(request).await?.map(drop)) };
+    let (response, _) = tokio::join!(answer, connection.with_upgrades());
+    response.map_err(broken)
+}

@@ -1,0 +1,222 @@
+//! The small REST side: a ticket for a connection of the client's own, tokens for guests, the list of lobbies, and
+//! how the service is.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{Response, StatusCode};
+use mlms_cluster::view::{LobbySummary, NodeRecord, NodeState};
+use mlms_process::health::{Condition, State};
+use mlms_protocol::{LobbyId, NodeName, UserId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::address::AddressKey;
+use crate::credential;
+use crate::edge::{Body, Edge};
+use crate::guests::GuestRequest;
+use crate::passenger::{self, verify_user};
+use crate::query::Query;
+use crate::refusal::Refusal;
+
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long a body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default, Deserialize)]
+struct ConnectRequest {
+    lobby: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ConnectAnswer {
+    url: String,
+    ticket: String,
+    /// Unix milliseconds.
+    expires_at: u64,
+}
+
+/// `POST /v1/connect`: where to open the WebSocket, and with which ticket. The url is a node's own where that node
+/// has one, else this broker's.
+pub(crate) async fn connect(
+    edge: &Edge,
+    head: &Parts,
+    body: Incoming,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
+    let claims = verify_user(credential::of_request(head)?, &edge.verifier).await?;
+    if edge.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let asked: ConnectRequest = read_body(body).await?;
+    let lobby = asked.lobby.map(|lobby| LobbyId::new(&lobby).map_err(|_| Refusal::BadLobby)).transpose()?;
+    let node = edge.first_node_for(&claims.sub, lobby.as_ref()).ok_or(Refusal::NoNode)?;
+    let address = edge.client_address(peer, &head.headers);
+    let url = match &node.public_url {
+        Some(url) => socket_url(url),
+        None => own_url(edge, &head.headers, peer).ok_or(Refusal::BadHost)?,
+    };
+    let ticket = passenger::ticket(&claims, address, lobby, node.name);
+    edge.metrics.tickets.inc();
+    let answer =
+        ConnectAnswer { url, ticket: edge.keys.mint(&ticket), expires_at: ticket.exp.saturating_mul(1_000) };
+    Ok(json(StatusCode::OK, &answer))
+}
+
+/// A node's public url with the path of its WebSocket, unless the operator gave one.
+fn socket_url(public_url: &str) -> String {
+    let rest = public_url.split_once("://").map_or(public_url, |(_, rest)| rest);
+    match rest.split_once('/') {
+        None => format!("{public_url}/ws"),
+        Some((_, "")) => format!("{public_url}ws"),
+        Some(_) => public_url.to_owned(),
+    }
+}
+
+/// This broker's url as the client sees it: the host that it named, and TLS where a trusted proxy says so.
+fn own_url(edge: &Edge, headers: &HeaderMap, peer: IpAddr) -> Option<String> {
+    let host: Authority = headers.get(header::HOST)?.to_str().ok()?.parse().ok()?;
+    let proto = headers.get("x-forwarded-proto").filter(|_| edge.is_trusted_proxy(peer));
+    let scheme =
+        if proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")) { "wss" } else { "ws" };
+    Some(format!("{scheme}://{host}/ws"))
+}
+
+#[derive(Serialize)]
+struct GuestAnswer {
+    token: String,
+    user: UserId,
+    name: Option<String>,
+    /// Unix milliseconds.
+    expires_at: u64,
+}
+
+/// `POST /v1/guests`: a token for somebody without one.
+pub(crate) async fn guests(
+    edge: &Edge,
+    head: &Parts,
+    body: Incoming,
+    peer: IpAddr,
+) -> Result<Response<Body>, Refusal> {
+    let minter = edge.minter.as_ref().ok_or(Refusal::NotFound)?;
+    let address = edge.client_address(peer, &head.headers);
+    if !edge.guest_rate.admit(AddressKey::from(address), Instant::now()) {
+        return Err(Refusal::TooManyGuests);
+    }
+    let asked: GuestRequest = read_body(body).await?;
+    let minted = minter.mint_guest(asked.name()?, edge.config.guest_ttl);
+    edge.metrics.guests.inc();
+    let answer = GuestAnswer {
+        token: minted.token,
+        user: minted.user,
+        name: minted.name,
+        expires_at: minted.expires_at.saturating_mul(1_000),
+    };
+    Ok(json(StatusCode::CREATED, &answer))
+}
+
+#[derive(Serialize)]
+struct LobbiesAnswer {
+    lobbies: Vec<LobbySummary>,
+    /// What to give as `cursor` for the next page; not there on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<LobbyId>,
+}
+
+/// `GET /v1/lobbies`: a page of the public lobbies, ascending by id.
+pub(crate) async fn lobbies(edge: &Edge, head: &Parts) -> Result<Response<Body>, Refusal> {
+    verify_user(credential::of_request(head)?, &edge.verifier).await?;
+    let query = Query::read(head.uri.query())?;
+    let limit = query.limit();
+    // One more than asked for tells whether there is a next page.
+    let found = edge.directory.lobbies(query.cursor.as_ref(), limit + 1).await;
+    let mut lobbies = found.map_err(|error| {
+        tracing::debug!(%error, "lobbies cannot be listed");
+        Refusal::DirectoryAway
+    })?;
+    let more = lobbies.len() > limit;
+    lobbies.truncate(limit);
+    let next = lobbies.last().filter(|_| more).map(|last| last.lobby.clone());
+    Ok(json(StatusCode::OK, &LobbiesAnswer { lobbies, next }))
+}
+
+#[derive(Serialize)]
+struct HealthAnswer {
+    state: State,
+    ready: bool,
+    draining: bool,
+    services: std::collections::BTreeMap<String, Condition>,
+    nodes: Vec<NodeAnswer>,
+}
+
+#[derive(Serialize)]
+struct NodeAnswer {
+    name: NodeName,
+    state: NodeState,
+    sessions: u32,
+    lobbies: u32,
+    shards: u32,
+}
+
+/// `GET /health`: every service with its state and cause, and the nodes. 503 only when one is down.
+pub(crate) fn health(edge: &Edge) -> Response<Body> {
+    let state = edge.health.overall();
+    let node = |node: &NodeRecord| NodeAnswer {
+        name: node.name.clone(),
+        state: node.state,
+        sessions: node.load.sessions,
+        lobbies: node.load.lobbies,
+        shards: node.load.shards,
+    };
+    let answer = HealthAnswer {
+        state,
+        ready: edge.readiness.is_ready(),
+        draining: edge.is_draining(),
+        services: edge.health.report(),
+        nodes: edge.directory.view().nodes.values().map(node).collect(),
+    };
+    let status = if state == State::Down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    json(status, &answer)
+}
+
+/// Reads a small JSON object; no body at all is an empty one.
+async fn read_body<T: DeserializeOwned + Default>(body: Incoming) -> Result<T, Refusal> {
+    let whole = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let bytes = match whole.map_err(|_| Refusal::BodyTooSlow)? {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(Refusal::BodyTooLarge),
+        Err(_) => return Err(Refusal::BadBody),
+    };
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes).map_err(|_| Refusal::BadBody)
+}
+
+fn json<T: Serialize>(status: StatusCode, answer: &T) -> Response<Body> {
+    let body = serde_json::to_vec(answer).expect("answers of plain fields serialize");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_url_without_a_path_gets_that_of_the_socket() {
+        assert_eq!(socket_url("wss://n1.example.com"), "wss://n1.example.com/ws");
+        assert_eq!(socket_url("ws://n1.example.com:8090/"), "ws://n1.example.com:8090/ws");
+        assert_eq!(socket_url("wss://example.com/n1/ws"), "wss://example.com/n1/ws");
+    }
+}

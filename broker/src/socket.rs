@@ -1,0 +1,195 @@
+//! The road of a WebSocket: checks in order, a node by placement, the tunnel. Everything that can be refused is
+//! refused before the 101.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response};
+use mlms_process::http;
+use mlms_protocol::{LobbyId, NodeName, SessionId};
+
+use crate::address::{AddressKey, Place};
+use crate::credential;
+use crate::edge::{Body, Edge};
+use crate::handshake::{self, Handshake, PATIENCE, Subprotocol};
+use crate::metrics::Outcome;
+use crate::node::{self, NodeRefusal};
+use crate::passenger::{self, Passenger};
+use crate::query::Query;
+use crate::refusal::Refusal;
+use crate::sessions::Listed;
+use crate::tunnel::{self, End, Ending};
+
+/// Nodes that are tried for one session.
+const TRIES_MAX: usize = 3;
+/// How long a handshake waits for its turn when many are under way.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A session that a node has accepted.
+struct Opened {
+    session: SessionId,
+    node_address: String,
+    end: End,
+}
+
+/// What a connection counts as until it ends.
+struct Held {
+    _connection: Option<http::Held>,
+    _place: Place,
+    _listed: Listed,
+}
+
+/// Answers a handshake.
+pub(crate) async fn answer(
+    edge: &Arc<Edge>,
+    request: Request<Incoming>,
+    lobby_in_path: Option<&str>,
+    peer: IpAddr,
+) -> Response<Body> {
+    let started = Instant::now();
+    let (outcome, response) = match open(edge, request, lobby_in_path, peer).await {
+        Ok(answered) => answered,
+        Err(refusal) => (Outcome::Refused(refusal), refusal.response()),
+    };
+    edge.metrics.handshake(outcome, started.elapsed());
+    response
+}
+
+async fn open(
+    edge: &Arc<Edge>,
+    request: Request<Incoming>,
+    lobby_in_path: Option<&str>,
+    peer: IpAddr,
+) -> Result<(Outcome, Response<Body>), Refusal> {
+    let (mut head, _) = request.into_parts();
+    let handshake = Handshake::read(&head)?;
+    edge.check_origin(&head.headers)?;
+    let query = Query::read(head.uri.query())?;
+    let lobby = lobby_of(lobby_in_path, &query)?;
+    let address = edge.client_address(peer, &head.headers);
+    let passenger = identify(edge, &head, &query).await?;
+    if edge.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let place = edge.places.take(AddressKey::from(address)).ok_or(Refusal::TooManyConnections)?;
+    let upgrade = head.extensions.remove::<OnUpgrade>().ok_or(Refusal::NotWebSocket)?;
+    if handshake.subprotocol == Subprotocol::Unsupported {
+        edge.tunnels.spawn(async move {
+            handshake::close_unsupported(upgrade).await;
+            drop(place);
+        });
+        return Ok((Outcome::UnsupportedSubprotocol, handshake.response()));
+    }
+    let opened = {
+        let turn = tokio::time::timeout(TURN_PATIENCE, edge.handshakes.acquire()).await;
+        let _turn = turn.map_err(|_| Refusal::Busy)?.expect("the semaphore is never closed");
+        place_session(edge, passenger, address, lobby, &handshake).await?
+    };
+    let listed = edge.sessions.list(&opened.node_address, opened.session);
+    // Listed first, then looked: a drain that began meanwhile either found it on the list or is seen here.
+    if edge.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let connection = head.extensions.remove::<http::Held>();
+    let held = Held { _connection: connection, _place: place, _listed: listed };
+    edge.tunnels.spawn(run(edge.clone(), upgrade, opened.end, held));
+    Ok((Outcome::Accepted, handshake.response()))
+}
+
+fn lobby_of(in_path: Option<&str>, query: &Query) -> Result<Option<LobbyId>, Refusal> {
+    let in_path = in_path.map(|text| LobbyId::new(text).map_err(|_| Refusal::BadLobby)).transpose()?;
+    match (in_path, query.lobby.clone()) {
+        (Some(path), Some(query)) if path != query => Err(Refusal::BadLobby),
+        (path, query) => Ok(path.or(query)),
+    }
+}
+
+async fn identify(edge: &Edge, head: &Parts, query: &Query) -> Result<Passenger, Refusal> {
+    let token = credential::of_handshake(head, query, edge.config.token_in_query)?;
+    Passenger::identify(token, &edge.keys, &edge.verifier).await.map(|passenger| {
+        tracing::trace!(?passenger, "a handshake has a good token");
+        passenger
+    })
+}
+
+async fn place_session(
+    edge: &Edge,
+    passenger: Passenger,
+    address: IpAddr,
+    lobby: Option<LobbyId>,
+    handshake: &Handshake,
+) -> Result<Opened, Refusal> {
+    match passenger {
+        Passenger::User(claims) => {
+            let nodes = edge.nodes_for(&claims.sub, lobby.as_ref());
+            if nodes.is_empty() {
+                return Err(Refusal::NoNode);
+            }
+            for (name, node_address) in nodes.into_iter().take(TRIES_MAX) {
+                let ticket = passenger::ticket(&claims, address, lobby.clone(), name.clone());
+                let token = edge.keys.mint(&ticket);
+                match node::open_session(&node_address, &token, handshake).await {
+                    Ok(end) => return Ok(Opened { session: ticket.session, node_address, end }),
+                    Err(refusal) => {
+                        edge.metrics.node_failed(&refusal);
+                        report(&name, &refusal);
+                        pass_on(&refusal)?;
+                    }
+                }
+            }
+            Err(Refusal::NodesFailed)
+        }
+        Passenger::Ticketed(ticket) => {
+            if lobby.is_some() && lobby != ticket.lobby {
+                return Err(Refusal::LobbyOfAnotherTicket);
+            }
+            let node_address = edge.address_of(&ticket.node).ok_or(Refusal::TicketNodeGone)?;
+            // Minted again from the same fields: the same session, so the node still takes it once only.
+            let end = node::open_session(&node_address, &edge.keys.mint(&ticket), handshake).await;
+            end.map(|end| Opened { session: ticket.session.clone(), node_address, end }).map_err(|refusal| {
+                edge.metrics.node_failed(&refusal);
+                match refusal {
+                    NodeRefusal::Ticket => Refusal::TicketUsed,
+                    other => pass_on(&other).err().unwrap_or(Refusal::TicketNodeGone),
+                }
+            })
+        }
+    }
+}
+
+/// What a node says about the user holds for every node; anything else is worth a try with the next.
+fn pass_on(refusal: &NodeRefusal) -> Result<(), Refusal> {
+    match refusal {
+        NodeRefusal::Forbidden => Err(Refusal::ForbiddenByNode),
+        NodeRefusal::Limited => Err(Refusal::TooManyByNode),
+        _ => Ok(()),
+    }
+}
+
+fn report(node: &NodeName, refusal: &NodeRefusal) {
+    match refusal {
+        // Fresh tickets are refused: the cluster keys or the clocks differ, and no player gets in.
+        NodeRefusal::Ticket => tracing::error!(%node, "the node does not take this broker's tickets"),
+        NodeRefusal::Unavailable | NodeRefusal::Forbidden | NodeRefusal::Limited => {
+            tracing::debug!(%node, %refusal, "the node does not take a session");
+        }
+        _ => tracing::warn!(%node, %refusal, "a node fails; the next one is tried"),
+    }
+}
+
+/// Carries a session's bytes from the 101 to the end.
+async fn run(edge: Arc<Edge>, upgrade: OnUpgrade, node: End, held: Held) {
+    let ending = match tokio::time::timeout(PATIENCE, handshake::raw(upgrade)).await {
+        Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => {
+            let _open = edge.metrics.tunnel_opened();
+            tunnel::carry(client, node, &edge.metrics, edge.cut.clone()).await
+        }
+        _ => Ending::NeverOpened,
+    };
+    edge.metrics.tunnel_ended(ending);
+    drop(held);
+}
