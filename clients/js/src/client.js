@@ -459,7 +459,7 @@ export class Client extends Emitter {
     this.#timers.token = setTimeout(async () => {
       const mine = this.#try;
       try {
-        const held = await this.#tokens.get();
+        const held = this.#tokens.token;
         const token = await this.#tokens.refresh('expiring');
         if (mine !== this.#try || this.state !== 'open' || token === held) return;
         await this.command('auth', { token });

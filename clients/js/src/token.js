@@ -25,6 +25,11 @@ export class TokenSource {
     return typeof this.provider === 'function';
   }
 
+  /** The held token. */
+  get token() {
+    return this.#token;
+  }
+
   /** When the held token ends (Unix ms), if that can be read from it. */
   get expiresAt() {
     return this.#token === undefined ? undefined : expiryOf(this.#token);

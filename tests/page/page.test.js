@@ -1,0 +1,323 @@
+import assert from 'node:assert/strict';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import test, { after, before } from 'node:test';
+
+import { Player, openBrowser } from './player.js';
+import { Cable, Service } from './service.js';
+
+let browser;
+let service;
+
+before(async () => {
+  browser = await openBrowser();
+  service = await Service.start({ MLMS_LIMIT_CHATS_PER_S: '0', MLMS_LIMIT_COMMANDS_PER_S: '0', MLMS_LIMIT_CREATES_PER_MINUTE: '0', MLMS_LIMIT_GUESTS_PER_MINUTE: '0' });
+});
+after(async () => {
+  await browser?.close();
+  await service?.stop();
+});
+
+/** Two windows of one browser, which are two players. */
+async function windows(t, { url = service.url, ...look } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...look });
+  t.after(() => context.close());
+  return {
+    context,
+    named: (name, at = url) => Player.named(context, at, name),
+  };
+}
+
+/** A third player in the page's own client, who says much. */
+function crowd(player, lobby, texts) {
+  return player.page.evaluate(
+    async ({ lobby, texts }) => {
+      const { Client } = await import('/client/index.js');
+      const response = await fetch('/v1/guests', { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"name":"Cleo"}' });
+      const client = new Client({ url: '/ws', token: (await response.json()).token, outboxCountMax: 1000 });
+      await client.connect();
+      const joined = await client.join(lobby);
+      await Promise.all(texts.map((text) => joined.chat(text)));
+      await joined.leave();
+      client.close();
+    },
+    { lobby, texts },
+  );
+}
+
+test('two_windows_chat', async (t) => {
+  const { named } = await windows(t);
+  const ann = await named('Ann');
+  const id = await ann.creates('The Den', 4);
+  await ann.sees('#lobby-name', 'The Den');
+  const bob = await named('Bob');
+  const entry = bob.page.locator(`#list [data-lobby="${id}"]`);
+  await entry.filter({ hasText: '1 of 4' }).waitFor();
+  await entry.getByRole('link').click();
+  await bob.isIn();
+  await ann.hasMembers(['Ann you host', 'Bob']);
+  await bob.hasMembers(['Ann host', 'Bob you']);
+  await ann.sees('#log .system', 'Bob joined');
+  await ann.says('hello Bob');
+  await bob.sees('#log .body', 'hello Bob');
+  await bob.page.getByLabel('Message', { exact: true }).pressSequentially('hi');
+  await ann.sees('#typing', 'Bob is typing…');
+  await bob.page.getByRole('button', { name: 'Send' }).click();
+  await bob.says('line one\nline two');
+  for (const player of [ann, bob]) await player.hasMessages(['hello Bob', 'hi', 'line one\nline two']);
+  await ann.page.waitForFunction(() => document.getElementById('typing').textContent === '');
+  assert.equal(await ann.page.locator('#log .row.own').count(), 1);
+  await bob.page.getByRole('button', { name: 'Leave' }).click();
+  await ann.hasMembers(['Ann you host']);
+  await ann.sees('#log .system', 'Bob left');
+  ann.isContent();
+  bob.isContent();
+});
+
+test('a_reload_keeps_the_name_and_the_lobby', async (t) => {
+  const { named } = await windows(t);
+  const ann = await named('Ann');
+  await ann.creates('Home');
+  await ann.says('still here');
+  await ann.hasMessages(['still here']);
+  await ann.page.reload();
+  await ann.isIn();
+  await ann.hasMessages(['still here']);
+  await ann.hasMembers(['Ann you host']);
+  ann.isContent();
+});
+
+test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
+  const own = await Service.start();
+  t.after(() => own.stop());
+  const { named } = await windows(t, { url: own.url });
+  const [ann, bob] = [await named('Ann'), await named('Bob')];
+  await bob.joins(await ann.creates('Storm'));
+  await ann.says('before');
+  for (const player of [ann, bob]) await player.hasMessages(['before']);
+  await own.kill();
+  for (const player of [ann, bob]) await player.sees('#connection', 'The connection is lost.');
+  await ann.says('while away');
+  await ann.sees('#unsent .pending', 'while away');
+  await ann.sees('#unsent .pending', 'sending…');
+  await ann.says('and again');
+  await own.run();
+  for (const player of [ann, bob]) {
+    await player.page.waitForFunction(() => document.getElementById('connection').dataset.kind !== 'lost');
+    await player.hasMessages(['before', 'while away', 'and again']);
+  }
+  await bob.says('after');
+  for (const player of [ann, bob]) await player.hasMessages(['before', 'while away', 'and again', 'after']);
+  ann.isContent();
+  bob.isContent();
+});
+
+test('a_cut_cable_loses_and_doubles_nothing', async (t) => {
+  const cable = await Cable.to(service);
+  t.after(() => cable.close());
+  const { named } = await windows(t);
+  const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
+  await bob.joins(await ann.creates('Tunnel'));
+  const said = ['0'];
+  await bob.says('0');
+  await ann.hasMessages(said);
+  for (let round = 1; round <= 3; round += 1) {
+    cable.cut();
+    await bob.sees('#connection', 'The connection is lost.');
+    await ann.hasMembers(['Ann you host', 'Bob away']);
+    for (let i = 1; i <= 5; i += 1) {
+      said.push(`ann ${round}.${i}`);
+      await ann.says(`ann ${round}.${i}`);
+    }
+    await ann.hasMessages(said);
+    for (let i = 1; i <= 2; i += 1) {
+      said.push(`bob ${round}.${i}`);
+      await bob.says(`bob ${round}.${i}`);
+    }
+    cable.mend();
+    await bob.page.getByRole('button', { name: 'Try now' }).click({ timeout: 1_000 }).catch(() => {}); // it may be trying already
+    await bob.hasMessages(said);
+    await ann.hasMessages(said);
+    await ann.hasMembers(['Ann you host', 'Bob']);
+  }
+  ann.isContent();
+  bob.isContent();
+});
+
+test('a_connection_cut_in_the_middle_of_talking_loses_and_doubles_nothing', async (t) => {
+  const cable = await Cable.to(service);
+  t.after(() => cable.close());
+  const { named } = await windows(t);
+  const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
+  const id = await ann.creates('Rain');
+  await bob.joins(id);
+  // Cut while sends are under way, as often as the client comes back: replies and events get lost, sends do not.
+  const talk = bob.page.evaluate(async () => {
+    const field = document.getElementById('text');
+    for (let i = 0; i < 60; i += 1) {
+      field.value = `m${i}`;
+      document.getElementById('composer').requestSubmit();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  });
+  for (let i = 0; i < 3; i += 1) {
+    await ann.page.waitForFunction((count) => document.querySelectorAll('#log .body').length >= count, 8 * (i + 1));
+    cable.cut();
+    await bob.page.waitForFunction(() => document.getElementById('connection').dataset.kind === 'lost');
+    cable.mend();
+    await bob.page.evaluate(() => document.getElementById('connection-retry').click());
+  }
+  await talk;
+  const said = Array.from({ length: 60 }, (_, i) => `m${i}`);
+  await bob.hasMessages(said);
+  await ann.hasMessages(said);
+});
+
+test('hostile_names_and_messages_have_no_effect', async (t) => {
+  const hostile = [
+    '<img src=x onerror="window.hacked=1">',
+    '<script>window.hacked=1</script>',
+    '"><svg onload=window.hacked=1>',
+    '<style>*{display:none}</style>',
+    '<a href="javascript:window.hacked=1">x</a>',
+    '{{constructor.constructor("window.hacked=1")()}}',
+    '&lt;b&gt; &amp;amp; &#x3c;img&#x3e;',
+    '<!-- --><iframe srcdoc="<script>parent.hacked=1</script>">',
+    '\u202Egnirts desrever',
+    '\u200B\u200D\uFEFF',
+    'Z̸̧͑a̷l̵g̶o̴'.repeat(8),
+    'W'.repeat(600),
+    '__proto__',
+    'constructor',
+    '${window.hacked=1}',
+    "'; DROP TABLE events; --",
+  ];
+  const { named } = await windows(t);
+  const name = '<img src=x onerror=hacked=1>';
+  const evil = await named(name);
+  const id = await evil.creates('<script>hacked=1</script>');
+  const bob = await named('"><svg/onload=hacked=1>');
+  await bob.joins(id);
+  await evil.sees('#log .system', 'joined');
+  for (const text of hostile) await evil.says(text);
+  const said = hostile.map((text) => text.trim()).filter((text) => text !== '');
+  for (const player of [evil, bob]) {
+    await player.hasMessages(said);
+    assert.equal(await player.page.locator('#lobby-name').textContent(), '<script>hacked=1</script>');
+    const foreign = await player.page.evaluate(() => document.querySelectorAll('main img, main script, main svg, main iframe, main style, main a[href^=javascript]').length);
+    assert.equal(foreign, 0);
+    assert.equal(await player.page.evaluate(() => globalThis.hacked), undefined);
+    await player.isWellMade();
+    player.isContent();
+  }
+  assert.deepEqual(await bob.members(), [`${name} host`, '"><svg/onload=hacked=1> you']);
+  await bob.page.goto(`${service.url}#/lobby/<img src=x onerror=hacked=1>`);
+  assert.equal(await bob.page.evaluate(() => globalThis.hacked), undefined);
+});
+
+test('scrolling_up_reads_older_messages_in_order', async (t) => {
+  const { named } = await windows(t);
+  const ann = await named('Ann');
+  const id = await ann.creates('Archive');
+  const texts = Array.from({ length: 170 }, (_, i) => `message ${i}`);
+  await crowd(ann, id, texts);
+  const bob = await named('Bob');
+  await bob.joins(id);
+  await bob.hasMessages(texts.slice(-50));
+  await bob.page.locator('#scroll').focus();
+  for (const shown of [100, 150, 170]) {
+    await bob.page.keyboard.press('Home');
+    await bob.page.waitForFunction((count) => document.querySelectorAll('#log .body').length >= count, shown - 5);
+  }
+  await bob.page.keyboard.press('Home');
+  await bob.hasMessages(texts);
+  assert.equal(await bob.page.locator('#log .from').first().textContent(), 'Cleo');
+  await bob.page.evaluate(() => document.getElementById('scroll').scrollTo(0, 500));
+  await ann.says('news');
+  await bob.page.getByRole('button', { name: 'New messages' }).click();
+  await bob.hasMessages([...texts, 'news']);
+  bob.isContent();
+});
+
+test('refusals_are_told_in_words', async (t) => {
+  const { named } = await windows(t);
+  const ann = await named('Ann');
+  const id = await ann.creates('Alone', 1);
+  const bob = await named('Bob');
+  await bob.follows(id);
+  await bob.sees('#lobby-notice', 'This lobby is full.');
+  await bob.sees(`#list [data-lobby="${id}"]`, '1 of 1 · full');
+  await bob.follows('nobody-was-ever-here');
+  await bob.sees('#lobby-notice', 'There is no such lobby.');
+  await bob.page.getByRole('button', { name: 'Create it' }).click();
+  await bob.isIn();
+  await bob.hasMembers(['Bob you host']);
+  await bob.page.getByLabel('Message', { exact: true }).fill('é'.repeat(2100));
+  await bob.page.keyboard.press('Enter');
+  await bob.sees('#composer-error', 'too long by 104 bytes');
+  ann.isContent();
+  bob.isContent();
+});
+
+test('a_changed_name_is_a_new_player', async (t) => {
+  const { named } = await windows(t);
+  const [ann, bob] = [await named('Ann'), await named('Bob')];
+  const id = await ann.creates('Masks');
+  await bob.joins(id);
+  await bob.page.getByRole('button', { name: 'Change name' }).click();
+  await ann.hasMembers(['Ann you host']);
+  await bob.choose('Rob');
+  await bob.isIn();
+  await ann.hasMembers(['Ann you host', 'Rob']);
+});
+
+for (const [width, height] of [[360, 740], [1280, 800]]) {
+  for (const colorScheme of ['light', 'dark']) {
+    test(`looks_well_at_${width}_in_${colorScheme}`, async (t) => {
+      const folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-look-'));
+      t.diagnostic(`pictures in ${folder}`);
+      const { context, named } = await windows(t, { viewport: { width, height }, colorScheme });
+      const picture = async (player, name) => {
+        await player.isWellMade();
+        await player.page.screenshot({ path: path.join(folder, `${name}-${width}-${colorScheme}.png`) });
+      };
+      const cable = await Cable.to(service);
+      t.after(() => cable.close());
+      const nobody = await Player.open(context, service.url);
+      await picture(nobody, 'name');
+      const ann = await named('Ann', cable.url);
+      const id = await ann.creates('Friday night ⚔️', 8);
+      const bob = await named('Bartholomew the Magnificent');
+      await picture(bob, 'list');
+      await bob.page.getByRole('button', { name: 'New lobby' }).click();
+      await picture(bob, 'create');
+      await bob.joins(id);
+      const talk = [
+        [bob, 'Hi! Is this the lobby for tonight?'], [ann, 'It is. Two more places are free.'], [ann, 'Bring snacks 🍕'],
+        [bob, 'A longer message, to see how it wraps when somebody explains the rules of the game at some length: everyone draws two cards, the youngest begins, and whoever laughs first loses.'],
+        [ann, 'Deal.'],
+      ];
+      const said = [];
+      for (const [player, text] of talk) {
+        await player.says(text);
+        said.push(text);
+        await bob.hasMessages(said);
+      }
+      await ann.hasMessages(said);
+      await bob.page.getByLabel('Message', { exact: true }).pressSequentially('hm');
+      await ann.sees('#typing', 'typing');
+      await picture(ann, 'lobby');
+      cable.cut();
+      await ann.sees('#connection', 'The connection is lost.');
+      await bob.hasMembers(['Ann host away', 'Bartholomew the Magnificent you']);
+      await ann.says('Are you still there?');
+      await picture(ann, 'lost');
+      await picture(bob, 'away');
+      if (width < 800) {
+        await bob.page.getByRole('button', { name: 'Members' }).click();
+        await picture(bob, 'members');
+      }
+    });
+  }
+}

@@ -1,0 +1,123 @@
+/** A real `mlms standalone` on free ports and a fresh database, which can be killed and started again. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const binary = process.env.MLMS_BIN ?? fileURLToPath(new URL('../../target/release/mlms', import.meta.url));
+
+async function freePort() {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+export class Service {
+  #child;
+  #log = '';
+
+  /** @param {Record<string, string>} [settings] environment on top of the defaults */
+  static async start(settings = {}) {
+    const service = new Service();
+    service.folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-'));
+    service.port = await freePort();
+    service.adminPort = await freePort();
+    service.settings = settings;
+    await service.run();
+    return service;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}/`;
+  }
+
+  /** Starts the process and waits until it takes sessions. */
+  async run() {
+    const env = {
+      ...process.env,
+      MLMS_LISTEN: `127.0.0.1:${this.port}`,
+      MLMS_ADMIN_LISTEN: `127.0.0.1:${this.adminPort}`,
+      MLMS_DATABASE_URL: `sqlite://${path.join(this.folder, 'mlms.db')}`,
+      ...this.settings,
+    };
+    const child = spawn(binary, ['standalone'], { env, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#child = child;
+    const keep = (text) => (this.#log = (this.#log + text).slice(-20_000));
+    child.stdout.on('data', keep);
+    child.stderr.on('data', keep);
+    let gone = null;
+    child.on('error', (error) => (gone = error));
+    child.on('exit', (code, signal) => (gone ??= new Error(`it exited with ${code ?? signal}`)));
+    for (const deadline = Date.now() + 30_000; ; ) {
+      if (gone) throw new Error(`${binary} does not run: ${gone.message}\n${this.#log}`);
+      const ready = await fetch(`http://127.0.0.1:${this.adminPort}/ready`).then((response) => response.ok, () => false);
+      if (ready) return;
+      if (Date.now() > deadline) throw new Error(`${binary} is not ready in time\n${this.#log}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  /** As a power cut: nothing is flushed, nobody is told. */
+  async kill() {
+    const exited = once(this.#child, 'exit');
+    this.#child.kill('SIGKILL');
+    await exited;
+  }
+
+  async stop() {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) await this.kill();
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** The network between one player and the service, which can be cut. */
+export class Cable {
+  #sockets = new Set();
+  #whole = true;
+
+  /** @param {Service} service */
+  static async to(service) {
+    const cable = new Cable();
+    cable.server = net.createServer((near) => cable.#join(near, service.port)).listen(0, '127.0.0.1');
+    await once(cable.server, 'listening');
+    return cable;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.server.address().port}/`;
+  }
+
+  #join(near, port) {
+    if (!this.#whole) return near.resetAndDestroy();
+    const far = net.connect(port, '127.0.0.1');
+    for (const [one, other] of [[near, far], [far, near]]) {
+      this.#sockets.add(one);
+      one.pipe(other);
+      one.on('error', () => other.destroy());
+      one.on('close', () => {
+        this.#sockets.delete(one);
+        other.destroy();
+      });
+    }
+  }
+
+  cut() {
+    this.#whole = false;
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  mend() {
+    this.#whole = true;
+  }
+
+  close() {
+    this.cut();
+    this.server.close();
+  }
+}
