@@ -79,7 +79,11 @@ impl Body {
     pub fn as_text(&self) -> Option<String> {
         match self.encoding {
             Encoding::Json => serde_json::from_slice(&self.bytes).ok(),
-            Encoding::Msgpack => rmp_serde::from_slice(&self.bytes).ok(),
+            // Not by serde, which would take binary that happens to be UTF-8 for a string.
+            Encoding::Msgpack => match msgpack::next(&self.bytes) {
+                Some((msgpack::Token::Text(text), _)) => Some(text.to_owned()),
+                _ => None,
+            },
         }
     }
 

@@ -145,6 +145,9 @@ pub struct Find {
     pub quick: Option<Value>,
 }
 
+/// Longest text of a refusal, in characters: it may quote the field, and a field may be as long as a frame.
+const MESSAGE_CHARS_MAX: usize = 200;
+
 /// Why a frame is no command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecodeError {
@@ -185,7 +188,7 @@ impl Request {
             lobby: fields.get("lobby").ok().flatten(),
             op: op.chars().take(32).collect(),
             code,
-            message,
+            message: message.chars().take(MESSAGE_CHARS_MAX).collect(),
         })
     }
 
@@ -271,7 +274,7 @@ fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
         "history" => read_history(fields)?,
         "roster" => LobbyCommand::Roster { cursor: fields.get("cursor")?, limit: fields.get("limit")? },
         "update" => {
-            LobbyCommand::Update { settings: fields.get("settings")?, attributes: fields.get("attributes")? }
+            LobbyCommand::Update { settings: fields.map("settings")?, attributes: fields.map("attributes")? }
         }
         "close" => LobbyCommand::Close,
         "ready" => LobbyCommand::Ready { ready: fields.need("ready")? },
@@ -306,15 +309,15 @@ fn need_body(fields: &Fields<'_>) -> Result<Body, Refusal> {
 
 fn read_find(fields: &Fields<'_>) -> Result<Command, Refusal> {
     Ok(Command::Find(Find {
-        filter: fields.get("filter")?,
+        filter: fields.map("filter")?,
         cursor: fields.get("cursor")?,
         limit: fields.get("limit")?,
-        quick: fields.get("quick")?,
+        quick: fields.value("quick")?,
     }))
 }
 
 fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
-    let create = match fields.get::<Value>("create")? {
+    let create = match fields.value("create")? {
         None | Some(Value::Bool(false)) => None,
         Some(Value::Bool(true)) => Some(Settings::default()),
         Some(settings) => Some(

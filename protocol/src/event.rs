@@ -10,6 +10,7 @@ use crate::fields::{FieldError, Fields};
 use crate::ids::{Epoch, Kind, LobbyId, Millis, NodeName, Nonce, Seq, SessionId, UserId};
 use crate::limits::Limits;
 use crate::lobby::{Member, Settings};
+use crate::reply::Refusal;
 use crate::writer::ObjectWriter;
 
 /// Members in a `state`; the rest is read by `roster`.
@@ -492,14 +493,15 @@ impl Event {
                 achievement: fields.need("achievement")?,
                 at: fields.need("at")?,
             },
-            "notice" => Event::Notice { code: fields.need("code")?, message: fields.need("message")? },
-            "error" => Event::Error {
-                code: fields.need("code")?,
-                message: fields.need("message")?,
-                op: fields.get("op")?,
-                lobby: fields.get("lobby")?,
-                retry_ms: fields.get("retry_ms")?,
-            },
+            "notice" => {
+                let code: String = fields.need("code")?;
+                let Some(code) = NoticeCode::parse(&code) else { return Ok(None) };
+                Event::Notice { code, message: fields.need("message")? }
+            }
+            "error" => {
+                let Refusal { code, message, retry_ms } = Refusal::read(fields)?;
+                Event::Error { code, message, op: fields.get("op")?, lobby: fields.get("lobby")?, retry_ms }
+            }
             "bye" => Event::Bye {
                 code: fields.need("code")?,
                 reason: fields.need("reason")?,

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use crate::body::{Body, InvalidBody};
+use crate::body::{Body, DEPTH_MAX, InvalidBody};
 use crate::encoding::Encoding;
 use crate::msgpack::{self, Token};
 
@@ -95,6 +96,32 @@ impl<'a> Fields<'a> {
         self.get(name)?.ok_or(FieldError::Missing(name))
     }
 
+    /// A field of the application's own, kept in its parsed form; `None` when it is missing or null.
+    ///
+    /// # Errors
+    /// It is no value that both encodings can carry, or nested deeper than a body may be: what is kept must also
+    /// come out again of the journal and through every receiver's parser.
+    pub fn value(&self, name: &'static str) -> Result<Option<Value>, FieldError> {
+        match self.get::<Value>(name)? {
+            Some(value) if !is_within_depth(&value, DEPTH_MAX) => {
+                Err(FieldError::Invalid(name, InvalidBody::TooDeep.to_string()))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// Like [`Fields::value`], for an object.
+    ///
+    /// # Errors
+    /// As [`Fields::value`], or it is something else.
+    pub fn map(&self, name: &'static str) -> Result<Option<Map<String, Value>>, FieldError> {
+        match self.value(name)? {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(_) => Err(FieldError::Invalid(name, "is not an object".to_owned())),
+        }
+    }
+
     /// A field that is itself an object; `None` when it is missing or null.
     ///
     /// # Errors
@@ -141,6 +168,16 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.raw(name) else { return Ok(None) };
         let body = Body::new(self.encoding, raw);
         body.map(Some).map_err(|why: InvalidBody| FieldError::Invalid(name, why.to_string()))
+    }
+}
+
+/// Whether arrays and objects are nested at most this deep. Parsed values are bounded by their parser's own limit,
+/// so the recursion is, too.
+fn is_within_depth(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| is_within_depth(item, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|item| is_within_depth(item, levels - 1)),
+        _ => true,
     }
 }
 

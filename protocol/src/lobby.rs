@@ -50,11 +50,10 @@ impl Settings {
     /// # Errors
     /// Names the setting that is unknown or of the wrong type.
     pub fn from_command(value: Value) -> Result<Settings, String> {
-        if let Value::Object(fields) = &value {
-            if let Some(unknown) = fields.keys().find(|key| !SETTING_NAMES.contains(&key.as_str())) {
-                let known = SETTING_NAMES.join(", ");
-                return Err(format!("unknown setting `{unknown}`; there are {known}"));
-            }
+        let Value::Object(fields) = &value else { return Err("settings are an object".to_owned()) };
+        if let Some(unknown) = fields.keys().find(|key| !SETTING_NAMES.contains(&key.as_str())) {
+            let known = SETTING_NAMES.join(", ");
+            return Err(format!("unknown setting `{unknown}`; there are {known}"));
         }
         serde_json::from_value(value).map_err(|error| error.to_string())
     }
@@ -72,10 +71,8 @@ impl Settings {
                 ));
             }
         }
-        if let Some(capacity) = self.capacity {
-            if capacity == 0 || capacity as usize > members_per_lobby_max {
-                return Err(format!("settings.capacity must be 1 to {members_per_lobby_max}"));
-            }
+        if self.capacity.is_some_and(|capacity| capacity == 0 || capacity as usize > members_per_lobby_max) {
+            return Err(format!("settings.capacity must be 1 to {members_per_lobby_max}"));
         }
         let bytes = serde_json::to_vec(&self.metadata).map_or(usize::MAX, |json| json.len());
         if !self.metadata.is_empty() && bytes > METADATA_BYTES_MAX {

@@ -25,6 +25,17 @@ impl Refusal {
         Refusal { code, message: message.into(), retry_ms: None }
     }
 
+    /// Reads a refusal as a client does. A code that this release does not know counts as `internal`, and stands
+    /// in the message.
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<Refusal, FieldError> {
+        let (name, text): (String, String) = (fields.need("code")?, fields.need("message")?);
+        let (code, message) = match ErrorCode::parse(&name) {
+            Some(code) => (code, text),
+            None => (ErrorCode::Internal, format!("{name}: {text}")),
+        };
+        Ok(Refusal { code, message, retry_ms: fields.get("retry_ms")? })
+    }
+
     #[must_use]
     pub fn retry_after(mut self, ms: u64) -> Self {
         self.retry_ms = Some(ms);
@@ -142,8 +153,8 @@ impl Answer {
             "resume" => {
                 let mut outcomes = Vec::new();
                 for item in ok.list("lobbies")? {
-                    outcomes.push(match item.get::<Refusal>("err")? {
-                        Some(refusal) => Err((item.need("lobby")?, refusal)),
+                    outcomes.push(match item.nested("err")? {
+                        Some(err) => Err((item.need("lobby")?, Refusal::read(&err)?)),
                         None => Ok(Joined::read(&item)?),
                     });
                 }
@@ -215,8 +226,8 @@ impl ServerFrame {
             return Ok(Event::read(&name, &fields)?.map_or(ServerFrame::Unknown, ServerFrame::Event));
         }
         let id = fields.need("id")?;
-        if let Some(refusal) = fields.get("err")? {
-            return Ok(ServerFrame::Reply { id, outcome: Err(refusal) });
+        if let Some(err) = fields.nested("err")? {
+            return Ok(ServerFrame::Reply { id, outcome: Err(Refusal::read(&err)?) });
         }
         let ok = fields.nested("ok")?.ok_or(FieldError::Missing("ok"))?;
         let op = op_of(id).ok_or(ServerFrameError::NotAsked(id))?;
