@@ -107,6 +107,14 @@ pub struct Judge {
     last_t: u64,
 }
 
+/// How a join or resume was answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Joined,
+    Resumed,
+    Snapshot,
+}
+
 /// Numbers of the words that the rules know.
 struct Words {
     message: u32,
@@ -194,8 +202,9 @@ impl Judge {
             What::Ok { call, epoch, seq, dup } => self.ok(process, at, *call, (*epoch, *seq, *dup)),
             What::Error { call, code, definite } => self.error(process, at, *call, code, *definite),
             What::Unknown { call } => self.unknown(process, at, *call),
-            What::Joined(entry) | What::Snapshot(entry) => self.entered(process, at, entry, false),
-            What::Resumed(entry) => self.entered(process, at, entry, true),
+            What::Joined(entry) => self.entered(process, at, entry, Status::Joined),
+            What::Resumed(entry) => self.entered(process, at, entry, Status::Resumed),
+            What::Snapshot(entry) => self.entered(process, at, entry, Status::Snapshot),
             What::CaughtUp { lobby, seq } => self.caught_up(process, at, lobby, *seq),
             What::Delivered { lobby, event } => self.delivered(process, at, lobby, event),
             What::Notice { code } => self.notice(process, at, code),
@@ -301,7 +310,7 @@ impl Judge {
         }
         let process = &mut self.processes[index];
         if op == Op::Leave {
-            process.members.entry(number).or_default().leaving = true;
+            process.members.entry(number).or_default().leave = Some(at);
         }
         let call = Call { op, lobby: number, nonce, send, target, since: invoke.since, invoked: at, floor };
         if process.calls.insert(invoke.call, call).is_some() {
@@ -369,8 +378,11 @@ impl Judge {
         match (call.op, call.target, seq) {
             (Op::Leave, ..) => {
                 let member = self.processes[index].members.entry(call.lobby).or_default();
-                member.left = Some(at);
-                member.chain.detached();
+                // A join that was sent after the leave may be answered before it.
+                if member.asked <= call.invoked {
+                    member.left = Some(at);
+                    member.chain.detached();
+                }
             }
             (Op::Kick | Op::Ban, Some(target), Some(seq)) => {
                 let is_kick = call.op == Op::Kick;
@@ -393,7 +405,7 @@ impl Judge {
             self.lobbies[call.lobby].sends[send as usize].outcome = Outcome::Refused { definite };
         }
         if call.op == Op::Leave && definite {
-            self.processes[index].members.entry(call.lobby).or_default().leaving = false;
+            self.processes[index].members.entry(call.lobby).or_default().leave = None;
         }
     }
 
@@ -405,7 +417,8 @@ impl Judge {
         }
     }
 
-    fn entered(&mut self, index: usize, at: At, entry: &Entry<'_>, resumed: bool) {
+    fn entered(&mut self, index: usize, at: At, entry: &Entry<'_>, status: Status) {
+        let resumed = status == Status::Resumed;
         let number = self.lobby(&entry.lobby);
         let call = entry.call.and_then(|call| self.close_call(index, at, call));
         let position = Position { epoch: entry.epoch, seq: entry.seq };
@@ -417,20 +430,24 @@ impl Judge {
             self.report.counts.resumes += 1;
             member.chain.resumed(position, entry.missed, call.as_ref().and_then(|call| call.since))
         } else {
-            self.report.counts.snapshots += u64::from(had_position);
+            self.report.counts.snapshots += u64::from(had_position && status == Status::Snapshot);
             lobby.positions.push((entry.seq, entry.epoch, at.line));
             member.chain.entered(position)
         };
         if let Err(fault) = result {
             self.report.add(fault.rule, &[member.last_line, at.line], || fault.text);
-        } else if let Some(call) = call.filter(|call| !resumed && call.floor.seq > entry.seq) {
+        } else if let Some(call) = call.as_ref().filter(|call| !resumed && call.floor.seq > entry.seq) {
             self.report.add(Rule::StaleRead, &[call.floor.line, call.invoked.line, at.line], || {
                 let known = call.floor.seq;
                 format!("entered at seq {}, but seq {known} was known before it was asked for", entry.seq)
             });
         }
-        member.left = None;
-        member.leaving = false;
+        let asked = call.map_or(at, |call| call.invoked);
+        member.asked = asked;
+        if member.leave.is_none_or(|leave| leave < asked) {
+            member.left = None;
+            member.leave = None;
+        }
         member.live_since = if resumed { u64::MAX } else { at.t };
         member.last_line = at.line;
         member.stays.push(Stay { seq: entry.seq, last: None });
@@ -455,7 +472,7 @@ impl Judge {
         let process = &mut self.processes[index];
         for (number, member) in process.members.iter_mut().filter(|(_, member)| member.chain.is_in()) {
             let lobby = &self.lobbies[*number];
-            let Some(stay) = member.stays.last().filter(|_| !member.leaving) else { continue };
+            let Some(stay) = member.stays.last().filter(|_| member.leave.is_none()) else { continue };
             let end = lobby.end_of(process.user);
             let has_ended = end > stay.seq;
             let known = lobby.knowledge.before(at.t);

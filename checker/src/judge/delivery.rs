@@ -60,6 +60,8 @@ impl Judge {
         } else if let Some(user) = user.filter(|_| ev == words.joined) {
             let last = lobby.last_joined.entry(user).or_default();
             *last = seq.max(*last);
+        } else if let Some(of) = event.of.filter(|_| ev == words.edited || ev == words.deleted) {
+            lobby.changed.insert(of);
         }
         if let Err(other) = lobby.observed(seq, slot) {
             self.report.add(Rule::OneEventPerSeq, &[other, at.line], || {
@@ -155,12 +157,12 @@ impl Judge {
                 }
                 continue;
             }
-            let live_since = member.live_since;
+            let since = (member.asked.t, member.live_since);
             let heard = member.hear(send.connection, connection);
             if send.ordinal < heard.next {
                 continue;
             }
-            heard.skip_to(lobby, send.connection, send.ordinal, live_since, at, |send| {
+            heard.skip_to(lobby, send.connection, send.ordinal, since, at, |send| {
                 is_addressed(send, user, self.words.host, self.words.others)
             });
             if is_live && heard.durable_place > send.place {
@@ -242,22 +244,22 @@ impl Member {
 }
 
 impl Heard {
-    /// Moves to this ordinal, keeping in mind what a live member should have got before it.
+    /// Moves to this ordinal, keeping in mind what may still come, and what a live member should have got.
     fn skip_to(
         &mut self,
         lobby: &Lobby,
         sender: u32,
         ordinal: u32,
-        live_since: u64,
+        (asked, live_since): (u64, u64),
         at: At,
         is_due: impl Fn(&super::lobby::Send) -> bool,
     ) {
         let ordered = &lobby.ordered_of[&sender];
         let between = &ordered[self.next as usize..ordinal as usize];
-        let missing =
-            between.iter().rev().take_while(|send| lobby.sends[**send as usize].invoked.t > live_since);
+        let missing = between.iter().rev().take_while(|send| lobby.sends[**send as usize].invoked.t > asked);
         for send in missing.filter(|send| is_due(&lobby.sends[**send as usize])) {
-            self.skipped.push(Skip { send: *send, seen: at });
+            let is_due = lobby.sends[*send as usize].invoked.t > live_since;
+            self.skipped.push(Skip { send: *send, seen: at, is_due });
         }
         self.next = ordinal + 1;
     }

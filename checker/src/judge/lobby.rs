@@ -2,7 +2,7 @@
 //!
 //! It only gathers; `verdict.rs` judges at the end what cannot be judged on the way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::process::At;
 use crate::record::Class;
@@ -153,6 +153,8 @@ pub(super) struct Lobby {
     pub(super) slots: HashMap<u64, Slot>,
     /// Bodies that differ from the first one seen under the seq.
     pub(super) odd_bodies: Vec<(u64, u32, u64)>,
+    /// Seqs of messages that were edited or deleted.
+    pub(super) changed: HashSet<u64>,
     pub(super) knowledge: Knowledge,
     pub(super) acked: Vec<Acked>,
     /// The highest acknowledged seq over time.

@@ -7,7 +7,7 @@ use crate::chain::Chain;
 use crate::record::Position;
 
 /// A moment of the history and the line that tells of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct At {
     pub(super) t: u64,
     pub(super) line: u64,
@@ -80,7 +80,11 @@ pub(super) struct Member {
     /// Since when everything that comes is live; `u64::MAX` while it is not.
     pub(super) live_since: u64,
     pub(super) last_line: u64,
-    pub(super) leaving: bool,
+    /// When the join or resume of the present stay was sent.
+    pub(super) asked: At,
+    /// When a leave was sent that no later join has undone.
+    pub(super) leave: Option<At>,
+    /// When that leave got its ok.
     pub(super) left: Option<At>,
     pub(super) heard: HashMap<u32, Heard>,
     pub(super) ephemeral: HashSet<u32>,
@@ -106,4 +110,6 @@ pub(super) struct Heard {
 pub(super) struct Skip {
     pub(super) send: u32,
     pub(super) seen: At,
+    /// It was sent when the receiver was certainly there.
+    pub(super) is_due: bool,
 }

@@ -1,7 +1,7 @@
 //! What can be judged only when all is known: the final history against the oks, the order of time against the
 //! order of seq, memberships along seq, and what was lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::lobby::{Content, Group, Lobby, Outcome, Slot};
 use super::process::At;
@@ -148,11 +148,14 @@ impl Judge {
     fn judge_causes(&mut self, lobby: &Lobby, seqs: &[u64]) {
         for (seq, slot) in seqs.iter().map(|seq| (seq, &lobby.slots[seq])) {
             let Content { ev, from, user, .. } = slot.content;
-            let asked = |attempts: &std::collections::HashMap<u32, u64>| {
+            let asked = |attempts: &HashMap<u32, u64>| {
                 user.is_none_or(|user| attempts.get(&user).is_some_and(|t| *t <= slot.at.t))
             };
             let is_caused = if ev == self.words.message {
-                from.is_none() || slot.group.is_some_and(|group| lobby.first_sent(group) <= slot.at.t)
+                let is_traceable = slot.nonce.is_some() || !lobby.is_edited(*seq);
+                from.is_none()
+                    || (slot.group.is_none() && !is_traceable)
+                    || slot.group.is_some_and(|group| lobby.first_sent(group) <= slot.at.t)
             } else if ev == self.words.joined {
                 asked(&lobby.join_attempts)
             } else if ev == self.words.kicked || ev == self.words.banned {
@@ -350,7 +353,7 @@ impl Judge {
     fn judge_losses(&mut self, number: usize, lobby: &Lobby) {
         for process in &self.processes {
             let Some(member) = process.members.get(&number) else { continue };
-            let skipped = member.heard.values().flat_map(|heard| &heard.skipped);
+            let skipped = member.heard.values().flat_map(|heard| &heard.skipped).filter(|skip| skip.is_due);
             let overtaken = skipped.map(|skip| (skip.send, skip.seen));
             let is_accepted = |send: u32, by: u64| matches!(lobby.sends[send as usize].outcome, Outcome::Ok { at, .. } if at.t <= by);
             // A later message shows that it was lost, whenever its ok came.
@@ -393,19 +396,40 @@ impl Lobby {
         seqs
     }
 
-    /// Finds the sends of events that were seen in the same microsecond, but on an earlier line.
+    /// Finds the sends of events whose first sight did not tell: seen in the same microsecond but on an earlier
+    /// line, or without a nonce and with an edited body.
     fn explain_late(&mut self) {
-        let none = self.slots.iter().filter(|(_, slot)| slot.group.is_none());
-        let late: Vec<(u64, u32, u64)> = none
-            .filter_map(|(seq, slot)| {
-                let saying = (slot.content.from?, slot.content.kind.unwrap_or(0), slot.body);
-                Some((*seq, self.group_of(slot.nonce, saying, *seq)?, slot.at.line))
-            })
-            .collect();
+        let mut bodies: HashMap<u64, Vec<u32>> = HashMap::new();
+        for (seq, body, _) in &self.odd_bodies {
+            bodies.entry(*seq).or_default().push(*body);
+        }
+        let mut acked: HashMap<u64, u32> = HashMap::new();
+        for ok in &self.acked {
+            if let Some(group) = ok.send.and_then(|send| self.sends[send as usize].group) {
+                acked.insert(ok.seq, group);
+            }
+        }
+        let mut late = Vec::new();
+        for (seq, slot) in self.slots.iter().filter(|(_, slot)| slot.group.is_none()) {
+            let (Some(from), kind) = (slot.content.from, slot.content.kind.unwrap_or(0)) else { continue };
+            let seen = bodies.get(seq).map_or(&[][..], Vec::as_slice);
+            let mut said = std::iter::once(&slot.body).chain(seen);
+            let group = said.find_map(|body| self.group_of(slot.nonce, (from, kind, *body), *seq));
+            let by_ok = acked.get(seq).copied().filter(|group| {
+                let group = &self.groups[*group as usize];
+                let is_edited = self.is_edited(*seq);
+                is_edited && !group.has_nonce && self.sends[group.attempts[0] as usize].user == from
+            });
+            late.extend(group.or(by_ok).map(|group| (*seq, group, slot.at.line)));
+        }
         for (seq, group, line) in late {
             self.groups[group as usize].assign(seq, line);
             self.slots.entry(seq).and_modify(|slot| slot.group = Some(group));
         }
+    }
+
+    fn is_edited(&self, seq: u64) -> bool {
+        self.changed.contains(&seq)
     }
 
     fn first_sent(&self, group: u32) -> u64 {
