@@ -1,0 +1,232 @@
+//! The store of `--ephemeral` and of the simulation: the same answers as SQL gives, from maps. It never waits, so
+//! it works under a paused clock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mlms_protocol::encoding::Encoding;
+use mlms_protocol::{Change, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
+
+use crate::row::user_of;
+use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
+
+/// Bytes of events kept; beyond it the oldest are forgotten, which shortens histories.
+const EVENT_BYTES_MAX: usize = 256 << 20;
+/// Bytes of snapshots kept; beyond it further ones are refused, because a lobby's seq must never start again.
+const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// What an entry costs beside its content.
+const ENTRY_BYTES: usize = 256;
+
+/// Everything behind one lock, which is held for map operations only.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    lobbies: HashMap<LobbyId, BTreeMap<Seq, Arc<LobbyEvent>>>,
+    /// Keys of `lobbies` in the order in which they came: what is forgotten first.
+    arrival: VecDeque<(LobbyId, Seq)>,
+    event_bytes: usize,
+    snapshots: BTreeMap<LobbyId, Snapshot>,
+    snapshot_bytes: usize,
+    epochs: BTreeMap<Shard, Epoch>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    seq: Seq,
+    epoch: Epoch,
+    at: Millis,
+    closed: bool,
+    state: Vec<u8>,
+}
+
+fn byte_len(event: &LobbyEvent) -> usize {
+    let content = match &event.change {
+        Change::Message { body, .. } | Change::Edited { body, .. } => body.byte_len(),
+        Change::GameFinished { results: Some(results), .. } => results.byte_len(),
+        Change::Updated { .. } => event_json_len(event),
+        _ => 0,
+    };
+    ENTRY_BYTES + content
+}
+
+fn event_json_len(event: &LobbyEvent) -> usize {
+    let mut writer = mlms_protocol::writer::ObjectWriter::new(Encoding::Json);
+    event.write(&mut writer);
+    writer.finish().len()
+}
+
+fn count(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+impl Tables {
+    fn save(&mut self, event: &Arc<LobbyEvent>, report: &mut SaveReport) {
+        let lobby = self.lobbies.entry(event.lobby.clone()).or_default();
+        match lobby.get_mut(&event.seq) {
+            None => {
+                lobby.insert(event.seq, Arc::clone(event));
+                self.arrival.push_back((event.lobby.clone(), event.seq));
+                self.event_bytes += byte_len(event);
+                report.inserted += 1;
+            }
+            Some(known) if known.epoch == event.epoch => report.repeated += 1,
+            Some(known) if known.epoch > event.epoch => report.kept_newer += 1,
+            Some(known) => {
+                self.event_bytes = self.event_bytes - byte_len(known) + byte_len(event);
+                *known = Arc::clone(event);
+                report.replaced += 1;
+            }
+        }
+    }
+
+    fn forget_down_to(&mut self, bytes_max: usize) {
+        while self.event_bytes > bytes_max {
+            let Some((id, seq)) = self.arrival.pop_front() else { return };
+            let Some(lobby) = self.lobbies.get_mut(&id) else { continue };
+            if let Some(event) = lobby.remove(&seq) {
+                self.event_bytes -= byte_len(&event);
+            }
+            if lobby.is_empty() {
+                self.lobbies.remove(&id);
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().expect("nothing panics while it holds the tables")
+    }
+
+    pub(crate) fn save_events(&self, events: &[Arc<LobbyEvent>]) -> SaveReport {
+        let mut tables = self.tables();
+        let mut report = SaveReport::default();
+        for event in events {
+            tables.save(event, &mut report);
+        }
+        tables.forget_down_to(EVENT_BYTES_MAX);
+        report
+    }
+
+    pub(crate) fn history(&self, lobby: &LobbyId, range: Range, floor: Seq, limit: u32) -> Vec<LobbyEvent> {
+        let tables = self.tables();
+        let Some(events) = tables.lobbies.get(lobby) else { return Vec::new() };
+        let copy = |(_, event): (&Seq, &Arc<LobbyEvent>)| LobbyEvent::clone(event);
+        let last_before = |end: Seq| {
+            let events = events.range(..end).rev().take_while(|(seq, _)| **seq > floor);
+            let mut events: Vec<_> = events.take(count(limit)).map(copy).collect();
+            events.reverse();
+            events
+        };
+        match range {
+            Range::After(seq) => {
+                let behind = events.range(seq.max(floor)..).filter(|(s, _)| **s > seq.max(floor));
+                behind.take(count(limit)).map(copy).collect()
+            }
+            Range::Before(seq) => last_before(seq),
+            Range::Latest => last_before(Seq(u64::MAX)),
+        }
+    }
+
+    pub(crate) fn player_events(
+        &self,
+        user: &UserId,
+        before: Option<&PlayerPosition>,
+        limit: u32,
+    ) -> Vec<LobbyEvent> {
+        let tables = self.tables();
+        let key = |event: &LobbyEvent| (event.at, event.lobby.clone(), event.seq);
+        let before = before.map(|position| (position.at, position.lobby.clone(), position.seq));
+        let mut events: Vec<_> = tables
+            .lobbies
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(|event| user_of(&event.change) == Some(user))
+            .filter(|event| before.as_ref().is_none_or(|before| key(event) < *before))
+            .collect();
+        events.sort_by_cached_key(|event| std::cmp::Reverse(key(event)));
+        events.into_iter().take(count(limit)).map(|event| LobbyEvent::clone(event)).collect()
+    }
+
+    pub(crate) fn save_lobby(
+        &self,
+        lobby: &LobbyId,
+        seq: Seq,
+        epoch: Epoch,
+        at: Millis,
+        closed: bool,
+        state: &[u8],
+    ) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        let known = tables.snapshots.get(lobby);
+        if known.is_some_and(|known| (known.seq, known.epoch) > (seq, epoch)) {
+            return Ok(());
+        }
+        let freed = known.map_or(0, |known| ENTRY_BYTES + known.state.len());
+        let bytes = tables.snapshot_bytes - freed + ENTRY_BYTES + state.len();
+        if bytes > SNAPSHOT_BYTES_MAX {
+            return Err(StoreError::Unavailable("its memory for snapshots is full".to_owned()));
+        }
+        tables.snapshot_bytes = bytes;
+        let snapshot = Snapshot { seq, epoch, at, closed, state: state.to_vec() };
+        tables.snapshots.insert(lobby.clone(), snapshot);
+        Ok(())
+    }
+
+    pub(crate) fn load_lobby(&self, lobby: &LobbyId) -> Option<(Seq, Vec<u8>)> {
+        self.tables().snapshots.get(lobby).map(|snapshot| (snapshot.seq, snapshot.state.clone()))
+    }
+
+    pub(crate) fn idle_lobbies(&self, before: Millis, limit: u32) -> Vec<(LobbyId, Millis)> {
+        let tables = self.tables();
+        let open = tables.snapshots.iter().filter(|(_, snapshot)| !snapshot.closed && snapshot.at < before);
+        let mut idle: Vec<_> = open.map(|(lobby, snapshot)| (snapshot.at, lobby)).collect();
+        idle.sort_unstable();
+        idle.into_iter().take(count(limit)).map(|(at, lobby)| (lobby.clone(), at)).collect()
+    }
+
+    pub(crate) fn save_shard_epoch(&self, shard: Shard, epoch: Epoch) {
+        let mut tables = self.tables();
+        let known = tables.epochs.entry(shard).or_insert(epoch);
+        *known = epoch.max(*known);
+    }
+
+    pub(crate) fn load_shard_epochs(&self) -> Vec<(Shard, Epoch)> {
+        self.tables().epochs.iter().map(|(shard, epoch)| (*shard, *epoch)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlms_protocol::{Body, Kind};
+
+    #[test]
+    fn beyond_its_bytes_the_oldest_events_are_forgotten() {
+        let memory = Memory::default();
+        let event = |seq: u64| {
+            Arc::new(LobbyEvent {
+                lobby: LobbyId::new("a").unwrap(),
+                epoch: Epoch(1),
+                seq: Seq(seq),
+                at: Millis(seq),
+                change: Change::Message {
+                    kind: Kind::new("chat").unwrap(),
+                    from: None,
+                    body: Body::text(&"x".repeat(98)),
+                    nonce: None,
+                },
+            })
+        };
+        let events: Vec<_> = (1..=10).map(event).collect();
+        memory.save_events(&events);
+        assert_eq!(memory.tables().event_bytes, 10 * (ENTRY_BYTES + 100));
+        memory.tables().forget_down_to(3 * (ENTRY_BYTES + 100));
+        let left = memory.history(&events[0].lobby, Range::Latest, Seq(0), 100);
+        assert_eq!(left.iter().map(|e| e.seq.0).collect::<Vec<_>>(), [8, 9, 10]);
+        memory.tables().forget_down_to(0);
+        assert!(memory.tables().lobbies.is_empty());
+    }
+}
