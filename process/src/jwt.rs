@@ -233,12 +233,9 @@ impl Verifier {
             .map_err(|_| Refusal::Final(TokenError::Bad("its header cannot be read")))?;
         let remote = self.shared.remote.as_ref().map(Remote::current);
         let fresh = remote.as_ref().is_none_or(|set| set.fresh);
-        let (mut named, mut tried) = (false, 0);
         let mut refusal = TokenError::Bad("no key fits its algorithm");
         let all_keys = self.shared.fixed.iter().chain(remote.iter().flat_map(|set| set.keys.iter()));
         for key in all_keys.filter(|key| key.fits(&header)).take(keys::CANDIDATES_MAX) {
-            named |= key.is_named();
-            tried += 1;
             match key.verify(token) {
                 Ok(claims) => return claims.checked().map_err(Refusal::Final),
                 // Only after the signature was found good.
@@ -248,8 +245,8 @@ impl Verifier {
         }
         let remote_may_know = match (&remote, &header.kid) {
             (None, _) => false,
-            (Some(_), Some(_)) => !named,
-            (Some(set), None) => set.keys.is_empty() && tried == 0,
+            (Some(set), Some(named)) => !set.keys.iter().any(|key| key.is_named(named)),
+            (Some(set), None) => set.keys.is_empty(),
         };
         if remote_may_know && self.shared.rules.accepts_remote(header.alg) {
             return Err(Refusal::UnknownKey { fresh });

@@ -10,6 +10,9 @@ pub mod logging;
 pub mod metrics;
 pub mod shutdown;
 
+#[cfg(test)]
+mod testing;
+
 pub use config::{ProcessRole, Settings};
 pub use health::{Health, Readiness};
 pub use jwt::{Claims, TokenError, Verifier, install_crypto_provider};

@@ -1,6 +1,8 @@
 //! The process's log: lines for people or JSON for machines, on standard error (standard output belongs to the
 //! commands' answers). The filter can be changed while the process runs.
 
+use std::any::Any;
+
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -48,10 +50,15 @@ pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogError::Twice)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("no message");
-        tracing::error!(place, "panic: {message}");
+        tracing::error!(place, "panic: {}", panic_message(panic.payload()));
     }));
     Ok(LogHandle { filter: handle })
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {

@@ -8,6 +8,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::logging::panic_message;
+
 /// The two steps of stopping. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
@@ -215,11 +217,7 @@ impl Tasks {
 
 fn panic_text(error: JoinError) -> String {
     match error.try_into_panic() {
-        Ok(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
-        }
+        Ok(panic) => format!("panicked: {}", panic_message(&*panic)),
         Err(_) => "was aborted".to_owned(),
     }
 }

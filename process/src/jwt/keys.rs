@@ -105,8 +105,8 @@ impl Key {
         self.algorithm == header.alg && id_fits
     }
 
-    pub(super) fn is_named(&self) -> bool {
-        self.id.is_some()
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.id.as_deref() == Some(name)
     }
 
     pub(super) fn verify(&self, token: &str) -> Result<RawClaims, TokenError> {

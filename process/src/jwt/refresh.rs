@@ -79,6 +79,8 @@ impl KeyRefresh {
                     self.pace.retry
                 }
             };
+            // Whoever asked while the fetch was under way is answered by it.
+            std::pin::pin!(remote.wanted.notified()).as_mut().enable();
             self.rounds.send_modify(|round| *round += 1);
             self.wait(remote, begun, pause).await;
         }
