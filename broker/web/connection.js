@@ -55,6 +55,7 @@ export function showConnection(client, chooseName) {
         timer = setTimeout(calm, BACK_MS);
         break;
       case 'closed':
+        if (client.reason.code === 'new') break;
         lost = true;
         show('lost', closing(client.reason), nameIsGone(client.reason) ? 'Choose a name' : 'Connect again');
         break;

@@ -5,8 +5,10 @@ import { guestToken, readLobbies } from '/guest.js';
 const REFRESH_MS = 4_000;
 /** More are on further pages, which the player asks for. */
 const PAGES_MAX = 20;
+/** A larger capacity is no news to a player. */
+const CAPACITY_TOLD_MAX = 100;
 
-/** @param {{create: (id: string, settings: object) => void}} on */
+/** @param {{connected: () => boolean, create: (id: string, settings: object) => void}} on */
 export function showLobbies(on) {
   const list = byId('list');
   const form = byId('create-form');
@@ -25,7 +27,8 @@ export function showLobbies(on) {
         await read();
         say(byId('list-error'), '');
       } catch {
-        if (!stopped) say(byId('list-error'), 'The list cannot be read at the moment.');
+        // Without a connection at all, the line at the top says so.
+        if (!stopped && on.connected()) say(byId('list-error'), 'The list cannot be read at the moment.');
       }
     }
     if (stopped) return;
@@ -79,8 +82,8 @@ export function showLobbies(on) {
   function fillRow(row, { lobby, name, members, capacity }) {
     const full = capacity > 0 && members >= capacity;
     say(row.querySelector('.name'), name || lobby);
-    const places = capacity > 0 ? `${members} of ${capacity}` : `${members}`;
-    say(row.querySelector('.count'), full ? `${places} · full` : `${places} ${members === 1 && !capacity ? 'player' : 'players'}`);
+    const places = capacity <= CAPACITY_TOLD_MAX ? `${members} of ${capacity}` : `${members}`;
+    say(row.querySelector('.count'), full ? `${places} · full` : `${places} ${places === '1' ? 'player' : 'players'}`);
     row.classList.toggle('full', full);
   }
 

@@ -28,7 +28,7 @@ export class LobbyView {
   /**
    * @param {import('/client/index.js').Client} client
    * @param {string} id
-   * @param {{left: () => void}} on
+   * @param {{entered: () => void, left: () => void}} on
    */
   constructor(client, id, on) {
     this.client = client;
@@ -105,6 +105,7 @@ export class LobbyView {
     lobby.on('*', (name, event) => this.#take(name, event));
     this.#drawHead();
     this.#enable(true);
+    this.on.entered();
     if (matchMedia('(pointer: fine)').matches) byId('text').focus();
     else byId('lobby-title').focus();
   }
@@ -225,16 +226,16 @@ export class LobbyView {
   }
 
   async #copyLink() {
-    const button = byId('lobby-link');
+    const label = byId('lobby-link-text');
     const link = new URL(`#/lobby/${this.id}`, location.href).href;
     try {
       await navigator.clipboard.writeText(link);
-      say(button, 'Copied');
+      say(label, 'Copied');
     } catch {
       // Not a secure page, or not allowed: the address bar has the same link.
       this.#notice(`Share this address: ${link}`, 'Close', () => this.#notice(null));
       return;
     }
-    setTimeout(() => say(button, 'Copy link'), 2_000);
+    setTimeout(() => say(label, 'Copy link'), 2_000);
   }
 }

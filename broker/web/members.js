@@ -18,7 +18,7 @@ export function drawMembers(lobby, me) {
       'li',
       { class: member.away ? 'away' : '', 'data-user': member.user },
       avatar(member.user, nameOf(member)),
-      element('bdi', { class: 'name' }, nameOf(member)),
+      element('bdi', { class: 'name', title: nameOf(member) }, nameOf(member)),
       member.user === me ? element('span', { class: 'tag' }, 'you') : null,
       host ? element('span', { class: 'tag host' }, 'host') : null,
       member.away ? element('span', { class: 'tag' }, 'away') : null,

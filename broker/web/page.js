@@ -18,6 +18,7 @@ function begin(guest) {
   const client = new Client({ url: '/ws', token: guestToken });
   say(byId('who-name'), guest.name);
   const lobbies = showLobbies({
+    connected: () => client.state === 'open',
     create(id, settings) {
       creating.set(id, settings);
       location.hash = `#/lobby/${id}`;
@@ -48,7 +49,7 @@ function follow() {
   byId('sign-out').hidden = visit === null;
   if (visit && id && view?.id !== id) {
     view?.close();
-    view = new LobbyView(visit.client, id, { left: leave });
+    view = new LobbyView(visit.client, id, { entered: () => void visit?.lobbies.refresh(), left: leave });
     void view.enter(creating.get(id));
     creating.delete(id);
     visit.lobbies.setCurrent(id);
