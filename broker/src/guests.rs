@@ -95,8 +95,8 @@ mod tests {
         assert!(!rate.admit(key(1), start));
         assert!(rate.admit(key(2), start), "another address has its own");
         assert!(!rate.admit(key(1), start + Duration::from_secs(9)));
-        assert!(rate.admit(key(1), start + Duration::from_secs(20)));
-        assert!(!rate.admit(key(1), start + Duration::from_secs(20)));
+        assert!(rate.admit(key(1), start + Duration::from_secs(15)));
+        assert!(!rate.admit(key(1), start + Duration::from_secs(15)));
     }
 
     #[test]

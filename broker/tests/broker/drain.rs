@@ -1,0 +1,82 @@
+//! A broker that stops.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use mlms_broker::BrokerConfig;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::node::Manner;
+use crate::stage::Stage;
+
+#[tokio::test]
+async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last() {
+    let mut stage =
+        Stage::new(3, BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() }, true)
+            .await;
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        clients.push(stage.open(&format!("user-{number}")).await);
+    }
+    let gone = stage.open("gone").await;
+    drop(gone);
+    stage.until_metric("mlms_broker_tunnels_ended_total", "", 1.0).await;
+
+    stage.shutdown.signal();
+    for node in
+        stage.nodes.iter().filter(|node| node.seen().iter().any(|seen| seen.ticket.user.as_str() != "gone"))
+    {
+        let leaving = node.bye().await;
+        let expected: HashSet<_> = node
+            .seen()
+            .into_iter()
+            .filter(|seen| seen.ticket.user.as_str() != "gone")
+            .map(|seen| seen.ticket.session)
+            .collect();
+        assert_eq!(leaving.sessions.iter().cloned().collect::<HashSet<_>>(), expected, "{}", node.name);
+        assert_eq!((leaving.code, leaving.window_ms[0]), (4000, 0));
+        assert!((1..=450_000).contains(&leaving.window_ms[1]), "{leaving:?}");
+    }
+    assert!(!stage.readiness.is_ready());
+    let late = stage.handshake("/ws", &[("authorization", &stage.bearer("late"))]).await;
+    assert_eq!((late.status, late.header("retry-after").is_some()), (503, true));
+    assert_eq!(stage.metric("mlms_broker_handshakes_total", "draining"), 1.0);
+    let ticket = stage.request("POST", "/v1/connect", &[("authorization", &stage.bearer("late"))], "").await;
+    assert_eq!(ticket.status, 503);
+    assert_eq!(stage.metric("mlms_broker_connections", ""), 20.0, "nobody is cut");
+
+    drop((clients, late, ticket));
+    stage.stopped().await;
+    assert!(TcpStream::connect(stage.address).await.is_err(), "the listener is closed");
+    assert_eq!(stage.metric("mlms_broker_tunnels_ended_total", "cut"), 0.0);
+}
+
+#[tokio::test]
+async fn tunnels_of_nodes_that_cannot_be_told_are_cut_at_the_end() {
+    let mut stage =
+        Stage::new(1, BrokerConfig { drain: Duration::from_millis(200), ..BrokerConfig::default() }, true)
+            .await;
+    let mut client = stage.open("ann").await;
+    stage.nodes[0].set_manner(Manner::Status(500));
+    stage.shutdown.signal();
+    stage.stopped().await;
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    assert_eq!(stage.metric("mlms_broker_tunnels_ended_total", "cut"), 1.0);
+    assert_eq!(stage.metric("mlms_broker_bye_batches_total", "failed"), 1.0);
+}
+
+#[tokio::test]
+async fn a_hurry_ends_all_tunnels_at_once() {
+    let mut stage =
+        Stage::new(1, BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() }, true)
+            .await;
+    let mut client = stage.open("ann").await;
+    stage.shutdown.signal();
+    stage.nodes[0].bye().await;
+    assert_eq!(stage.nodes[0].byes(), 1);
+    stage.shutdown.signal();
+    stage.stopped().await;
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    assert_eq!(stage.metric("mlms_broker_connections", ""), 0.0);
+}
