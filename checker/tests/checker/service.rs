@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use mlms_checker::{Class, Entry, Event, History, Invoke, Position, Record, What};
 
 /// SplitMix64: small, seeded, the same for ever.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -16,30 +16,32 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 }
 
 /// What a run is made of.
 #[derive(Clone)]
-pub struct Plan {
-    pub seed: u64,
-    pub users: usize,
-    pub lobbies: usize,
-    pub steps: usize,
-    pub capacity: usize,
-    pub owner_changes: bool,
-    pub removals: bool,
-    pub disconnects: bool,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) users: usize,
+    pub(crate) lobbies: usize,
+    pub(crate) steps: usize,
+    pub(crate) capacity: usize,
+    pub(crate) owner_changes: bool,
+    pub(crate) removals: bool,
+    pub(crate) disconnects: bool,
+    /// Edits and readings on the way, which cost the length of the log each.
+    pub(crate) reads: bool,
 }
 
 impl Plan {
-    pub fn new(seed: u64) -> Plan {
+    pub(crate) fn new(seed: u64) -> Plan {
         Plan {
             seed,
             users: 6,
@@ -49,6 +51,7 @@ impl Plan {
             owner_changes: true,
             removals: true,
             disconnects: true,
+            reads: true,
         }
     }
 }
@@ -82,7 +85,7 @@ struct Player {
     calls: u64,
 }
 
-pub struct Service {
+pub(crate) struct Service {
     random: Random,
     plan: Plan,
     t: u64,
@@ -93,7 +96,7 @@ pub struct Service {
 }
 
 /// Plays a plan to its end.
-pub fn play(plan: &Plan) -> Vec<Record<'static>> {
+pub(crate) fn play(plan: &Plan) -> Vec<Record<'static>> {
     let mut service = Service::new(plan);
     for _ in 0..plan.steps {
         service.step();
@@ -162,8 +165,8 @@ impl Service {
             }
             89 if is_in && self.plan.removals => self.remove(player, lobby),
             90 if self.plan.owner_changes => self.change_owner(lobby),
-            91 if is_in => self.edit(lobby),
-            92 => self.read(lobby),
+            91 if is_in && self.plan.reads => self.edit(lobby),
+            92 if self.plan.reads => self.read(lobby),
             93 => {
                 let members = self.lobbies[lobby].members.len() as u64;
                 let lobby = self.lobbies[lobby].name.clone().into();
@@ -374,7 +377,8 @@ impl Service {
             "kick" | "ban" => {
                 let removed = invoke.user.clone().unwrap();
                 if !self.lobbies[lobby].members.remove(&*removed) {
-                    return self.players[player].replies.push(refused("not_found")) == ();
+                    self.players[player].replies.push(refused("not_found"));
+                    return true;
                 }
                 let ev = if invoke.op == "ban" { "banned" } else { "kicked" };
                 if ev == "banned" {

@@ -50,11 +50,12 @@ fn million() {
     let plan = Plan {
         users: 200,
         lobbies: 4,
-        steps: 1_450_000,
+        steps: 130_000,
         capacity: 200,
         owner_changes: false,
         removals: false,
         disconnects: false,
+        reads: false,
         ..Plan::new(1)
     };
     let text: Vec<String> = play(&plan).iter().map(|record| record.to_line()).collect();
