@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use self::lobby::{Entered, Final, Lobby, Outcome, Removal, Send};
 use self::names::Names;
-use self::process::{At, Call, Op, Process, Stay};
+use self::process::{At, Call, Left, Op, Process, Stay};
 use crate::record::{Class, Entry, History, Invoke, Position, Record, What};
 use crate::report::{Report, Requirement};
 use crate::rule::Rule;
@@ -380,7 +380,7 @@ impl Judge {
                 let member = self.processes[index].members.entry(call.lobby).or_default();
                 // A join that was sent after the leave may be answered before it.
                 if member.asked <= call.invoked {
-                    member.left = Some(at);
+                    member.left = Some(Left { asked: call.invoked, ok: at });
                     member.chain.detached();
                 }
             }
@@ -405,7 +405,12 @@ impl Judge {
             self.lobbies[call.lobby].sends[send as usize].outcome = Outcome::Refused { definite };
         }
         if call.op == Op::Leave && definite {
-            self.processes[index].members.entry(call.lobby).or_default().leave = None;
+            let process = &mut self.processes[index];
+            let is_other = |open: &&Call| open.op == Op::Leave && open.lobby == call.lobby;
+            let other = process.calls.values().filter(is_other).map(|open| open.invoked).max();
+            let member = process.members.entry(call.lobby).or_default();
+            let left = member.left.map(|left| left.asked).max(other);
+            member.leave = left.filter(|leave| *leave > member.asked);
         }
     }
 
@@ -444,10 +449,8 @@ impl Judge {
         }
         let asked = call.map_or(at, |call| call.invoked);
         member.asked = asked;
-        if member.leave.is_none_or(|leave| leave < asked) {
-            member.left = None;
-            member.leave = None;
-        }
+        member.leave = member.leave.filter(|leave| *leave > asked);
+        member.left = member.left.filter(|left| left.asked > asked);
         member.live_since = if resumed { u64::MAX } else { at.t };
         member.last_line = at.line;
         member.stays.push(Stay { seq: entry.seq, last: None });

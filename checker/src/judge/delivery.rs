@@ -80,7 +80,7 @@ impl Judge {
         let member = process.members.entry(number).or_default();
         let group = lobby.slots.get(&seq).and_then(|slot| slot.group);
         let attempts = group.map_or(&[][..], |group| &lobby.groups[group as usize].attempts);
-        if let Some(left) = member.left {
+        if let Some(left) = member.left.map(|left| left.ok) {
             let first = attempts.first().map(|send| lobby.sends[*send as usize].invoked);
             if let Some(invoked) = first.filter(|invoked| invoked.t > left.t) {
                 self.report.add(Rule::AfterLeave, &[left.line, invoked.line, at.line], || {
@@ -205,7 +205,7 @@ impl Judge {
                 format!("a message for others reached {}", self.names.text(user))
             });
         }
-        let left = process.members.get(&number).and_then(|member| member.left);
+        let left = process.members.get(&number).and_then(|member| member.left).map(|left| left.ok);
         if let Some(left) = left.filter(|left| send.invoked.t > left.t) {
             self.report.add(Rule::AfterLeave, &[left.line, send.invoked.line, at.line], || {
                 "a message was sent after this process had left, and reached it".to_owned()

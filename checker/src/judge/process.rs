@@ -73,6 +73,13 @@ pub(super) struct Stay {
     pub(super) last: Option<(u64, At)>,
 }
 
+/// A leave that got its ok.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    pub(super) asked: At,
+    pub(super) ok: At,
+}
+
 #[derive(Default)]
 pub(super) struct Member {
     pub(super) chain: Chain,
@@ -84,8 +91,8 @@ pub(super) struct Member {
     pub(super) asked: At,
     /// When a leave was sent that no later join has undone.
     pub(super) leave: Option<At>,
-    /// When that leave got its ok.
-    pub(super) left: Option<At>,
+    /// The last leave with an ok that no later join has undone.
+    pub(super) left: Option<Left>,
     pub(super) heard: HashMap<u32, Heard>,
     pub(super) ephemeral: HashSet<u32>,
     /// When the recorder said that all had arrived, and `live_since` at that time.
