@@ -136,12 +136,20 @@ pub async fn serve<S, F, B>(
     let places = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let protocol = protocol(&options);
+    let mut failing = false;
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                failing = false;
+                accepted
+            }
             Err(error) => {
                 metrics.accept_errors.inc();
-                tracing::warn!(%error, "cannot accept a connection");
+                // One line for a row of failures; the counter has them all.
+                if !failing {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
+                failing = true;
                 stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
                 continue;
             }

@@ -52,7 +52,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     known
         .map(|candidate| (distance(name, candidate), candidate))
         .min()
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 6)
         .map(|(_, candidate)| candidate)
 }
 
@@ -85,6 +85,7 @@ mod tests {
         check("MLMS_LISTN", Some("MLMS_LISTEN"));
         check("MLMS_REDIS_URI", Some("MLMS_REDIS_URL"));
         check("MLMS_LIMIT_CHAT_PER_S", Some("MLMS_LIMIT_CHATS_PER_S"));
+        check("MLMS_FOO", None);
         check("MLMS_COMPLETELY_DIFFERENT_THING", None);
     }
 }
