@@ -9,7 +9,7 @@ use mlms_protocol::NodeName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::queue::Queue;
+use super::queue::{Backlog, Queue};
 use super::{LinkConfig, LinkCounts, LinkStats};
 
 pub(super) struct Shared {
@@ -77,9 +77,14 @@ impl Shared {
         Arc::clone(queue)
     }
 
-    /// Drops the queue of a peer that was given up.
-    pub(super) fn drop_queue(&self, peer: &NodeName) {
-        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
+    /// Drops the queue of a peer that is given up, unless something was put in meanwhile.
+    pub(super) fn drop_queue(&self, peer: &NodeName) -> bool {
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = queues.get(peer).is_none_or(|queue| queue.backlog() == Backlog::Empty);
+        if is_empty {
+            queues.remove(peer);
+        }
+        is_empty
     }
 
     pub(super) fn heard_ago(&self, peer: &NodeName) -> Option<Duration> {

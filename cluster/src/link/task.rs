@@ -188,10 +188,12 @@ impl Task {
             .filter(|(silence, _)| *silence >= SILENCE)
             .max();
         let Some((_, name)) = silent else { return false };
-        self.peers.remove(&name);
-        self.shared.drop_queue(&name);
-        self.set_timer(&name, None);
-        true
+        let is_dropped = self.shared.drop_queue(&name);
+        if is_dropped {
+            self.peers.remove(&name);
+            self.set_timer(&name, None);
+        }
+        is_dropped
     }
 
     /// Lets a peer publish what is due, and sets the timer for what comes next.
