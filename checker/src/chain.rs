@@ -122,7 +122,7 @@ impl Chain {
         if seq <= before.seq {
             return Err(self.late(seq));
         }
-        if seq > before.seq + 1 {
+        if seq - before.seq > 1 {
             self.jump(Hole { first: before.seq + 1, last: seq - 1, mark });
         }
         self.position = Position { epoch, seq };

@@ -476,10 +476,11 @@ impl Judge {
         for (number, member) in process.members.iter_mut().filter(|(_, member)| member.chain.is_in()) {
             let lobby = &self.lobbies[*number];
             let Some(stay) = member.stays.last().filter(|_| member.leave.is_none()) else { continue };
-            let end = lobby.end_of(process.user);
-            let has_ended = end > stay.seq;
+            // Another process of the user may have joined again since: this one is no longer in.
+            let end = lobby.end_after(process.user, stay.seq);
+            let has_ended = end.is_some();
             let known = lobby.knowledge.before(at.t);
-            let due = if has_ended { known.seq.min(end) } else { known.seq };
+            let due = end.map_or(known.seq, |end| known.seq.min(end));
             let reached = member.chain.position().map_or(0, |position| position.seq);
             if reached < due {
                 self.report.add(Rule::Incomplete, &[member.last_line, known.line, at.line], || {
@@ -500,7 +501,7 @@ impl Judge {
     fn history(&mut self, at: At, history: &History<'_>) {
         self.report.counts.history_reads += 1;
         let number = self.lobby(&history.lobby);
-        let mut next = history.after + 1;
+        let mut next = history.after.saturating_add(1);
         for (index, event) in history.events.iter().enumerate() {
             let Some((seq, epoch)) = event.seq.zip(event.epoch) else {
                 self.void(at.line, "has an event without epoch and seq");
@@ -513,7 +514,7 @@ impl Judge {
                     format!("a history has seq {seq} where {next} belongs")
                 });
             }
-            next = seq + 1;
+            next = seq.saturating_add(1);
             self.sequenced(number, at, (epoch, seq), event, history.is_final);
         }
         let lobby = &mut self.lobbies[number];

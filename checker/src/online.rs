@@ -199,7 +199,7 @@ impl LobbyRules {
 
     fn judge_epoch(&mut self, epoch: u64, seq: u64) -> Result<(), Fault> {
         let before = seq.checked_sub(1).and_then(|seq| self.at(seq));
-        let after = self.at(seq + 1);
+        let after = self.at(seq.saturating_add(1));
         let is_change = before.is_some_and(|before| before.epoch < epoch);
         self.owner_changes += u64::from(is_change);
         let is_back = before.is_some_and(|before| before.epoch > epoch)

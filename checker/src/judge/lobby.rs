@@ -2,7 +2,7 @@
 //!
 //! It only gathers; `verdict.rs` judges at the end what cannot be judged on the way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::process::At;
 use crate::record::Class;
@@ -166,9 +166,9 @@ pub(super) struct Lobby {
     pub(super) removals: HashMap<u32, Vec<Removal>>,
     /// The lowest removal of the lobby, to count what came after one.
     pub(super) first_removal: Option<u64>,
-    /// The last seq that ended a user's membership.
-    pub(super) ended: HashMap<u32, u64>,
-    pub(super) closed: u64,
+    /// The seqs that ended a user's membership, and everybody's.
+    pub(super) ended: HashMap<u32, BTreeSet<u64>>,
+    pub(super) closed: BTreeSet<u64>,
     /// The last seq at which a user joined.
     pub(super) last_joined: HashMap<u32, u64>,
     pub(super) positions: Vec<(u64, u64, u64)>,
@@ -273,16 +273,18 @@ impl Lobby {
 
     /// Takes note of an event that ends memberships: one user's, or (`None`) everybody's.
     pub(super) fn ended_at(&mut self, user: Option<u32>, seq: u64) {
-        let end = match user {
+        let ends = match user {
             Some(user) => self.ended.entry(user).or_default(),
             None => &mut self.closed,
         };
-        *end = seq.max(*end);
+        ends.insert(seq);
     }
 
-    /// The last seq that ended this user's membership.
-    pub(super) fn end_of(&self, user: u32) -> u64 {
-        self.ended.get(&user).copied().unwrap_or(0).max(self.closed)
+    /// The first seq after this one that ended this user's membership.
+    pub(super) fn end_after(&self, user: u32, seq: u64) -> Option<u64> {
+        let first = |ends: &BTreeSet<u64>| ends.range(seq.saturating_add(1)..).next().copied();
+        let own = self.ended.get(&user).and_then(first);
+        own.into_iter().chain(first(&self.closed)).min()
     }
 
     pub(super) fn ok_with_seq(&mut self, seq: u64, at: At, send: Option<u32>) {

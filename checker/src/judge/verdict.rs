@@ -281,7 +281,7 @@ impl Judge {
             if seq != next {
                 return;
             }
-            next = seq + 1;
+            next = seq.saturating_add(1);
             let Content { ev, user, .. } = slot.content;
             if ev == self.words.closed {
                 members.clear();
