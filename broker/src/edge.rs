@@ -86,7 +86,7 @@ impl Edge {
                 None => (Route::Unknown, Err(Refusal::NotFound)),
             },
         };
-        let response = answer.unwrap_or_else(Refusal::response);
+        let response = answer.unwrap_or_else(|refusal| self.refuse(refusal));
         self.metrics.request(route, response.status());
         response
     }
@@ -108,7 +108,7 @@ impl Edge {
             (Route::Lobbies, &Method::GET | &Method::HEAD) => rest::lobbies(self, &head).await,
             _ => Err(Refusal::Method(allow)),
         };
-        let mut response = answer.unwrap_or_else(Refusal::response);
+        let mut response = answer.unwrap_or_else(|refusal| self.refuse(refusal));
         let headers = response.headers_mut();
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = head.headers.get(header::ORIGIN) {
@@ -116,6 +116,11 @@ impl Edge {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
         }
         Ok(response)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
+        self.metrics.refused(refusal);
+        refusal.response()
     }
 
     /// Refuses pages of foreign origins.

@@ -62,7 +62,10 @@ impl Handshake {
         let is_upgrade = request.method == Method::GET
             && request.version == Version::HTTP_11
             && has_token(headers, &header::CONNECTION, "upgrade")
-            && has_token(headers, &header::UPGRADE, "websocket");
+            && has_token(headers, &header::UPGRADE, "websocket")
+            // A body would be taken for the first bytes of the tunnel.
+            && !headers.contains_key(header::TRANSFER_ENCODING)
+            && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
         if !is_upgrade {
             return Err(Refusal::NotWebSocket);
         }
@@ -202,10 +205,13 @@ mod tests {
         check("sec-websocket-version", "8", Refusal::WebSocketVersion);
         check("sec-websocket-key", "short", Refusal::WebSocketKey);
         check("sec-websocket-key", "!!!!!!!!!!!!!!!!!!!!!!==", Refusal::WebSocketKey);
-        for missing in 0..GOOD.len() {
-            let headers: Vec<_> =
-                GOOD.into_iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, h)| h).collect();
-            assert!(Handshake::read(&head(&headers)).is_err(), "without {}", GOOD[missing].0);
+        for missing in GOOD {
+            let headers: Vec<_> = GOOD.into_iter().filter(|header| *header != missing).collect();
+            assert!(Handshake::read(&head(&headers)).is_err(), "without {}", missing.0);
+        }
+        for body in [("content-length", "5"), ("transfer-encoding", "chunked")] {
+            let with_body = [&GOOD[..], &[body]].concat();
+            assert_eq!(Handshake::read(&head(&with_body)), Err(Refusal::NotWebSocket), "{body:?}");
         }
         let twice = [&GOOD[..], &[("sec-websocket-key", KEY)]].concat();
         assert_eq!(Handshake::read(&head(&twice)), Err(Refusal::WebSocketKey));

@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     endings: IntCounterVec,
     byes: IntCounterVec,
     requests: IntCounterVec,
+    refused: IntCounterVec,
     /// Tokens minted for guests.
     pub(crate) guests: IntCounter,
     /// Tickets handed out for a connection that the client opens itself.
@@ -134,6 +135,11 @@ impl Metrics {
                 "Requests other than for a WebSocket, by route and status.",
                 &["route", "status"],
             ),
+            refused: counters(
+                "mlms_broker_requests_refused_total",
+                "Refused requests other than for a WebSocket, by reason.",
+                &["reason"],
+            ),
             guests: counter("mlms_broker_guest_tokens_total", "Tokens minted for guests."),
             tickets: counter(
                 "mlms_broker_tickets_total",
@@ -166,6 +172,10 @@ impl Metrics {
 
     pub(crate) fn request(&self, route: Route, status: hyper::StatusCode) {
         self.requests.with_label_values(&[route.label(), status.as_str()]).inc();
+    }
+
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.refused.with_label_values(&[refusal.reason()]).inc();
     }
 
     pub(crate) fn bye(&self, outcome: ByeOutcome) {

@@ -19,8 +19,8 @@ use crate::tunnel::End;
 
 /// How long a node may take to accept a TCP connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a node may take to answer a handshake.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to answer a handshake; a frozen one still accepts connections.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node may take to take a batch of leaving sessions.
 const BYE_PATIENCE: Duration = Duration::from_secs(5);
 /// A node whose machine is gone sends no FIN. Without these its tunnels would stand until their players give up.

@@ -37,6 +37,7 @@ pub(crate) enum Refusal {
     Busy,
     NoNode,
     NodesFailed,
+    NodesSlow,
     TicketNodeGone,
     Draining,
     DirectoryAway,
@@ -178,6 +179,10 @@ impl Refusal {
             Refusal::NodesFailed => {
                 answer(UNAVAILABLE, Code::OwnerUnavailable, "nodes_failed", "No lobby node took the session.")
                     .retry_after(1)
+            }
+            Refusal::NodesSlow => {
+                answer(UNAVAILABLE, Code::Timeout, "nodes_slow", "No lobby node took the session in time.")
+                    .retry_after(2)
             }
             Refusal::TicketNodeGone => answer(
                 UNAVAILABLE,

@@ -37,6 +37,12 @@ impl Sessions {
     }
 }
 
+impl Listed {
+    pub(crate) fn session(&self) -> &SessionId {
+        &self.session
+    }
+}
+
 impl Drop for Listed {
     fn drop(&mut self) {
         let mut by_node = self.sessions.by_node.lock().unwrap_or_else(PoisonError::into_inner);

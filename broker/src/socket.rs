@@ -28,6 +28,8 @@ use crate::tunnel::{self, End, Ending};
 const TRIES_MAX: usize = 3;
 /// How long a handshake waits for its turn when many are under way.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to find a node that accepts; players' clients give up soon after.
+const PLACING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A session that a node has accepted.
 struct Opened {
@@ -40,7 +42,7 @@ struct Opened {
 struct Held {
     _connection: Option<http::Held>,
     _place: Place,
-    _listed: Listed,
+    listed: Listed,
 }
 
 /// Answers a handshake.
@@ -87,15 +89,17 @@ async fn open(
     let opened = {
         let turn = tokio::time::timeout(TURN_PATIENCE, edge.handshakes.acquire()).await;
         let _turn = turn.map_err(|_| Refusal::Busy)?.expect("the semaphore is never closed");
-        place_session(edge, passenger, address, lobby, &handshake).await?
+        let placing = place_session(edge, passenger, address, lobby, &handshake);
+        tokio::time::timeout(PLACING_PATIENCE, placing).await.unwrap_or(Err(Refusal::NodesSlow))?
     };
+    tracing::debug!(session = %opened.session, %address, node = opened.node_address, "a session opens");
     let listed = edge.sessions.list(&opened.node_address, opened.session);
     // Listed first, then looked: a drain that began meanwhile either found it on the list or is seen here.
     if edge.is_draining() {
         return Err(Refusal::Draining);
     }
     let connection = head.extensions.remove::<http::Held>();
-    let held = Held { _connection: connection, _place: place, _listed: listed };
+    let held = Held { _connection: connection, _place: place, listed };
     edge.tunnels.spawn(run(edge.clone(), upgrade, opened.end, held));
     Ok((Outcome::Accepted, handshake.response()))
 }
@@ -110,10 +114,7 @@ fn lobby_of(in_path: Option<&str>, query: &Query) -> Result<Option<LobbyId>, Ref
 
 async fn identify(edge: &Edge, head: &Parts, query: &Query) -> Result<Passenger, Refusal> {
     let token = credential::of_handshake(head, query, edge.config.token_in_query)?;
-    Passenger::identify(token, &edge.keys, &edge.verifier).await.map(|passenger| {
-        tracing::trace!(?passenger, "a handshake has a good token");
-        passenger
-    })
+    Passenger::identify(token, &edge.keys, &edge.verifier).await
 }
 
 async fn place_session(
@@ -186,10 +187,11 @@ async fn run(edge: Arc<Edge>, upgrade: OnUpgrade, node: End, held: Held) {
     let ending = match tokio::time::timeout(PATIENCE, handshake::raw(upgrade)).await {
         Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => {
             let _open = edge.metrics.tunnel_opened();
-            tunnel::carry(client, node, &edge.metrics, edge.cut.clone()).await
+            tunnel::carry(client, node, &edge.metrics, edge.cut.child_token()).await
         }
         _ => Ending::NeverOpened,
     };
     edge.metrics.tunnel_ended(ending);
+    tracing::debug!(session = %held.listed.session(), ?ending, "a session's tunnel ended");
     drop(held);
 }

@@ -139,6 +139,7 @@ impl Flow {
 }
 
 /// Carries bytes until both sides have ended, one has ended and the other lingers too long, or `cut` says so.
+/// `cut` is the tunnel's own child of the broker's, because every poll takes its lock.
 pub(crate) async fn carry(
     mut client: End,
     mut node: End,

@@ -31,6 +31,8 @@ pub(crate) enum Manner {
     Status(u16),
     /// 101 with an accept of another key.
     WrongAccept,
+    /// Takes the request and never answers.
+    Frozen,
 }
 
 pub(crate) struct Node {
@@ -119,6 +121,9 @@ impl Node {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if *shared.manner.lock().unwrap() == Manner::Frozen {
+        std::future::pending::<()>().await;
+    }
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("").to_owned();
     match request.uri().path() {

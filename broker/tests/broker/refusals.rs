@@ -9,6 +9,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::stage::{Answer, SECRET, Stage};
 
+/// Target, changed headers, status, code.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 fn assert_problem(answer: &Answer, status: u16, code: &str, context: &str) {
     assert_eq!(answer.status, status, "{context}: {answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{context}");
@@ -42,7 +45,7 @@ async fn every_bad_handshake_gets_its_status_and_code() {
         format!("Bearer {}", stage.keys.mint(&ticket_for("node-1", 4_000_000_000, Some("one"))));
     let long_lobby = format!("/ws?lobby={}", "x".repeat(65));
 
-    let cases: &[(&str, &[(&str, &str)], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("/ws", &[auth(&good), ("upgrade", "")], 400, "bad_request"),
         ("/ws", &[auth(&good), ("connection", "close")], 400, "bad_request"),
         ("/ws", &[auth(&good), ("sec-websocket-version", "8")], 426, "bad_request"),

@@ -80,6 +80,7 @@ async fn guests_get_a_token_that_works_and_not_too_many() {
     let third = stage.request("POST", "/v1/guests", &[], "").await;
     assert_eq!((third.status, third.header("retry-after").is_some()), (429, true));
     assert_eq!(stage.metric("mlms_broker_guest_tokens_total", ""), 1.0);
+    assert_eq!(stage.metric("mlms_broker_requests_refused_total", "guests_per_address"), 1.0);
 }
 
 #[tokio::test]

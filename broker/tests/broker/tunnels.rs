@@ -237,6 +237,15 @@ async fn a_node_that_is_not_there_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_frozen_node_is_passed_over() {
+    let stage = Stage::with_nodes(2).await;
+    stage.set_manners("ann", &[Manner::Frozen, Manner::Echo]).await;
+    drop(stage.open("ann").await);
+    assert_eq!(stage.metric("mlms_broker_node_failures_total", "answer_timeout"), 1.0);
+    assert_eq!(stage.order("ann", None)[1].seen().len(), 1);
+}
+
+#[tokio::test]
 async fn what_nodes_say_decides_what_the_client_hears() {
     let stage = Stage::with_nodes(4).await;
     let hear = async |manners: &[Manner]| {
