@@ -50,7 +50,7 @@ pub struct LinkConfig {
     pub retry_max: Duration,
     /// Batches that may wait for the reader of [`LinkEvents`]; beyond it the links take nothing from the inbox.
     pub events_max: usize,
-    /// Peers that one node keeps; beyond it the one silent for longest, at least a minute, is given up.
+    /// Peers that one node keeps; beyond it one is given up that was sent nothing and was silent for a minute.
     pub peers_max: usize,
     /// How long [`LinksHandle::stop`] goes on publishing what is still queued.
     pub stop: Duration,

@@ -72,7 +72,7 @@ impl Peer {
         }
     }
 
-    /// Whether nothing is lost by forgetting about this peer.
+    /// Whether nothing was sent to this peer, so that nothing sent is lost by giving it up.
     pub(super) fn is_idle(&self) -> bool {
         self.outgoing.generation == 0 && !self.publishing && self.queue.backlog() == Backlog::Empty
     }

@@ -31,7 +31,8 @@ fn a_batch_survives_the_journey() {
     assert_eq!(Batch::decode(&full.encode()), Ok(full.clone()));
     let payloads: Vec<Bytes> = full.data.clone().unwrap().messages.collect();
     assert_eq!(payloads, [Bytes::new(), Bytes::from_static(b"a"), Bytes::from(vec![7; 200])]);
-    let bare = Batch { destination: None, asks: false, acknowledged: None, missing: vec![], data: None, ..full };
+    let bare =
+        Batch { destination: None, asks: false, acknowledged: None, missing: vec![], data: None, ..full };
     assert_eq!(Batch::decode(&bare.encode()), Ok(bare));
 }
 
