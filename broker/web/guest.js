@@ -1,6 +1,7 @@
 /** Who the player is: a guest's name and token, kept for this tab, so that two tabs are two players. */
 
 const KEY = 'mlms.guest';
+const NAME_BYTES_MAX = 64;
 
 /** @returns {{token: string, user: string, name: string, expires_at: number} | null} */
 export function storedGuest() {
@@ -14,6 +15,7 @@ export function storedGuest() {
 
 /** Takes a name. Throws with a sentence for the player. */
 export async function becomeGuest(name) {
+  if (new TextEncoder().encode(name).length > NAME_BYTES_MAX) throw new Error('This name is too long.');
   const response = await fetch('/v1/guests', {
     method: 'POST',
     headers: { 'content-type': 'application/json' },

@@ -11,6 +11,8 @@ const PAGE = 50;
 /** How near to the end counts as reading along. */
 const NEAR_PX = 60;
 
+const DELETED = 'This message was deleted.';
+
 export class Log {
   /** @type {Map<number, HTMLElement>} */
   #rows = new Map();
@@ -57,6 +59,7 @@ export class Log {
   /** A live event. @returns {boolean} whether it is a chat message */
   add(event) {
     this.#learn(event.user, event.name);
+    if (event.ev === 'edited' || event.ev === 'deleted') return this.#change(event);
     const row = this.#makeRow(event);
     if (!row) return false;
     const near = this.#near();
@@ -193,6 +196,13 @@ export class Log {
     }
   }
 
+  /** A message that stands here was changed; an older one comes changed from the history. */
+  #change({ ev, of, body }) {
+    const text = this.#rows.get(of)?.querySelector('.body');
+    if (text) say(text, ev === 'edited' ? textOf(body) : DELETED);
+    return false;
+  }
+
   #trim() {
     if (this.#rows.size <= ROWS_MAX || !this.#near()) return;
     const seqs = [...this.#rows.keys()].sort((a, b) => a - b).slice(0, 100);
@@ -222,7 +232,6 @@ export class Log {
     const system = from === null || from === undefined;
     const own = from === this.me();
     const name = system ? 'System' : this.nameOf(from);
-    const text = typeof body === 'string' ? body : body === null ? 'This message was deleted.' : JSON.stringify(body);
     const row = element(
       'div',
       { class: own ? 'row own' : 'row' },
@@ -231,7 +240,7 @@ export class Log {
         'div',
         { class: 'bubble' },
         element('p', { class: 'head' }, element('bdi', { class: 'from' }, name), ' ', element('time', { datetime: new Date(at).toISOString() }, time(at))),
-        element('p', { class: 'body', dir: 'auto' }, text),
+        element('p', { class: 'body', dir: 'auto' }, textOf(body)),
         note ? element('p', { class: 'foot' }, note) : null,
       ),
     );
@@ -263,4 +272,10 @@ export class Log {
         return null;
     }
   }
+}
+
+/** A chat's body is a string; anything else is shown as it came. */
+function textOf(body) {
+  if (typeof body === 'string') return body;
+  return body === null || body === undefined ? DELETED : JSON.stringify(body);
 }

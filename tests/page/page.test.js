@@ -12,7 +12,7 @@ let service;
 
 before(async () => {
   browser = await openBrowser();
-  service = await Service.start({ MLMS_LIMIT_CHATS_PER_S: '0', MLMS_LIMIT_COMMANDS_PER_S: '0', MLMS_LIMIT_CREATES_PER_MINUTE: '0', MLMS_LIMIT_GUESTS_PER_MINUTE: '0' });
+  service = await Service.start({ MLMS_LIMIT_CHATS_PER_S: '0', MLMS_LIMIT_COMMANDS_PER_S: '0', MLMS_LIMIT_CREATES_PER_MINUTE: '0' });
 });
 after(async () => {
   await browser?.close();
