@@ -4,7 +4,7 @@ export class Emitter {
   #listeners = new Map();
 
   /**
-   * Calls `listener` on every event of this name, `'*'` on every event at all (with the name first).
+   * Calls `listener` on every event of this name; `'*'` on every event at all, with the name first and after the others.
    * @param {string} name
    * @param {(...args: any[]) => void} listener
    * @returns {() => void} ends the subscription
