@@ -5,5 +5,7 @@ mod memory;
 mod row;
 mod sql;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use store::{PlayerPosition, Range, SaveReport, Store, StoreError};

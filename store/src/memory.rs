@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::{Change, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
-use crate::row::user_of;
+use crate::row::{numbers, user_of};
 use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
 
 /// Bytes of events kept; beyond it the oldest are forgotten, which shortens histories.
@@ -100,14 +100,18 @@ impl Memory {
         self.0.lock().expect("nothing panics while it holds the tables")
     }
 
-    pub(crate) fn save_events(&self, events: &[Arc<LobbyEvent>]) -> SaveReport {
+    pub(crate) fn save_events(&self, events: &[Arc<LobbyEvent>]) -> Result<SaveReport, StoreError> {
+        if let Some((index, why)) = events.iter().enumerate().find_map(|(i, e)| Some((i, numbers(e).err()?)))
+        {
+            return Err(StoreError::Rejected { index, why });
+        }
         let mut tables = self.tables();
         let mut report = SaveReport::default();
         for event in events {
             tables.save(event, &mut report);
         }
         tables.forget_down_to(EVENT_BYTES_MAX);
-        report
+        Ok(report)
     }
 
     pub(crate) fn history(&self, lobby: &LobbyId, range: Range, floor: Seq, limit: u32) -> Vec<LobbyEvent> {
@@ -221,7 +225,7 @@ mod tests {
             })
         };
         let events: Vec<_> = (1..=10).map(event).collect();
-        memory.save_events(&events);
+        memory.save_events(&events).unwrap();
         assert_eq!(memory.tables().event_bytes, 10 * (ENTRY_BYTES + 100));
         memory.tables().forget_down_to(3 * (ENTRY_BYTES + 100));
         let left = memory.history(&events[0].lobby, Range::Latest, Seq(0), 100);

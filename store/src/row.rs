@@ -74,12 +74,20 @@ fn write(event: &LobbyEvent, encoding: Encoding) -> Vec<u8> {
     writer.finish()
 }
 
+/// An event's seq, epoch and time as the databases keep them.
+///
+/// # Errors
+/// Says which one no database could take.
+pub(crate) fn numbers(event: &LobbyEvent) -> Result<(i64, i64, i64), String> {
+    let number = |what, number| signed(number).ok_or_else(|| format!("its {what} {number} is out of range"));
+    Ok((number("seq", event.seq.0)?, number("epoch", event.epoch.0)?, number("time", event.at.0)?))
+}
+
 impl<'a> EventRow<'a> {
     /// # Errors
     /// Says why no database could take this event.
     pub(crate) fn of(event: &'a LobbyEvent) -> Result<Self, String> {
-        let number =
-            |what, number| signed(number).ok_or_else(|| format!("its {what} {number} is out of range"));
+        let (seq, epoch, at) = numbers(event)?;
         let payload = String::from_utf8(write(event, Encoding::Json)).map_err(|error| error.to_string())?;
         let was_packed = body_of(&event.change).is_some_and(|body| body.encoding() == Encoding::Msgpack);
         let (message_kind, nonce) = match &event.change {
@@ -88,9 +96,9 @@ impl<'a> EventRow<'a> {
         };
         let row = EventRow {
             lobby: &event.lobby,
-            seq: number("seq", event.seq.0)?,
-            epoch: number("epoch", event.epoch.0)?,
-            at: number("at", event.at.0)?,
+            seq,
+            epoch,
+            at,
             kind: event.change.name(),
             message_kind,
             user: user_of(&event.change).map(UserId::as_str),

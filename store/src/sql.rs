@@ -5,6 +5,8 @@ mod connection;
 mod events;
 mod fault;
 mod migrations;
+#[cfg(test)]
+mod plans;
 mod snapshots;
 
 use std::time::Duration;

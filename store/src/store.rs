@@ -69,10 +69,10 @@ impl PlayerPosition {
 ///
 /// Every call may be dropped while it runs: a transaction under way is then rolled back, or was committed already.
 #[derive(Debug, Clone)]
-pub struct Store(Backend);
+pub struct Store(pub(crate) Backend);
 
 #[derive(Debug, Clone)]
-enum Backend {
+pub(crate) enum Backend {
     Sql(Arc<SqlStore>),
     Memory(Arc<Memory>),
 }
@@ -122,7 +122,7 @@ impl Store {
     pub async fn save_events(&self, events: &[Arc<LobbyEvent>]) -> Result<SaveReport, StoreError> {
         match &self.0 {
             Backend::Sql(sql) => sql.save_events(events).await,
-            Backend::Memory(memory) => Ok(memory.save_events(events)),
+            Backend::Memory(memory) => memory.save_events(events),
         }
     }
 

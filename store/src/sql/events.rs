@@ -32,12 +32,12 @@ static INSERT: LazyLock<[String; BATCH_ROWS.len()]> = LazyLock::new(|| {
 const REPLACE: &str = "UPDATE lobby_events SET epoch = ?, at = ?, kind = ?, message_kind = ?, user = ?, nonce = ?, \
      payload = ?, packed = ? WHERE lobby = ? AND seq = ? AND epoch < ?";
 const FIND_EPOCH: &str = "SELECT epoch FROM lobby_events WHERE lobby = ? AND seq = ?";
-pub(super) const FIRST_BETWEEN: &str = "SELECT kind, payload, packed FROM lobby_events \
+pub(super) const FIRST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?";
-pub(super) const LAST_BETWEEN: &str = "SELECT kind, payload, packed FROM lobby_events \
+pub(super) const LAST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?";
 /// The first bound on `at` is what the index is entered by; the rest tells events of one millisecond apart.
-pub(super) const OF_PLAYER: &str = "SELECT kind, payload, packed FROM lobby_events \
+pub(super) const OF_PLAYER: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE user = ? AND at <= ? AND (at < ? OR (at = ? AND (lobby < ? OR (lobby = ? AND seq < ?)))) \
      ORDER BY at DESC, lobby DESC, seq DESC LIMIT ?";
 
@@ -215,9 +215,11 @@ pub(super) fn player_values<'a>(
 fn read_all(rows: &[Row]) -> Result<Vec<LobbyEvent>, StoreError> {
     let read = |row: &Row| {
         let packed = row.maybe_bytes(2)?;
-        let payload = row.text(1)?;
-        row::read(&row.text(0)?, &payload, packed.as_deref())
-            .map_err(|why| StoreError::Incompatible(format!("the stored event {payload}: {why}")))
+        let event = row::read(&row.text(0)?, &row.text(1)?, packed.as_deref());
+        match (event, row.int(3)?, row.text(4)?) {
+            (Ok(event), _, _) => Ok(event),
+            (Err(why), seq, lobby) => Err(StoreError::Incompatible(format!("event {lobby}/{seq}: {why}"))),
+        }
     };
     rows.iter().map(read).collect()
 }

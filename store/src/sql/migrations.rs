@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{Row as _, SqlSafeStr as _};
 
 use super::connection::Database;
 use crate::store::StoreError;
@@ -24,6 +24,13 @@ const SQLITE: &[(i64, &str, &str)] =
 const MYSQL: &[(i64, &str, &str)] =
     &steps!("mysql": 1 "0001_lobby_events", 2 "0002_lobby_snapshots", 3 "0003_shard_epochs");
 
+/// Processes take turns. Not by the library's own lock: it waits without limit, which MariaDB answers with NULL and
+/// no lock.
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('mlms.migrate.', MD5(DATABASE())), ?)";
+const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('mlms.migrate.', MD5(DATABASE())))";
+/// Longer than a step takes on a large table.
+const LOCK_WAIT_S: i64 = 600;
+
 fn migrator(steps: &[(i64, &'static str, &'static str)]) -> Migrator {
     let steps = steps.iter().map(|(version, name, sql)| {
         Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql.into_sql_str(), false)
@@ -39,8 +46,21 @@ pub(super) async fn run(database: &Database) -> Result<(), StoreError> {
             migrator(SQLITE).run_direct(None, &mut *tx, false).await.map_err(explain)?;
             Ok(tx.commit().await?)
         }
-        // Processes take turns by a lock in the server.
-        Database::Mysql(pool) => migrator(MYSQL).run(pool).await.map_err(explain),
+        Database::Mysql(pool) => {
+            let mut connection = pool.acquire().await?;
+            let locked = sqlx::query(LOCK).bind(LOCK_WAIT_S).fetch_one(&mut *connection).await?;
+            if locked.try_get_unchecked::<Option<i64>, _>(0)? != Some(1) {
+                return Err(StoreError::Unavailable("another process migrates it all the time".to_owned()));
+            }
+            let mut migrator = migrator(MYSQL);
+            migrator.set_locking(false);
+            let done = migrator.run_direct(None, &mut *connection, false).await.map_err(explain);
+            // The lock is the connection's: without an answer, its end lets go of it.
+            if sqlx::query(UNLOCK).execute(&mut *connection).await.is_err() {
+                drop(connection.detach());
+            }
+            done
+        }
     }
 }
 

@@ -1,0 +1,93 @@
+//! Every question that is asked while players wait is answered by an index, on both databases.
+
+use mlms_protocol::{Body, Epoch, Millis, Seq};
+
+use super::connection::{Database, Value};
+use super::events::{FIRST_BETWEEN, LAST_BETWEEN, OF_PLAYER, player_values};
+use super::snapshots::{ADVANCE_LOBBY, IDLE_LOBBIES, LOAD_LOBBY};
+use crate::store::{Backend, Store};
+use crate::tests::{Folder, event, lobby, mariadb, ready, said, user};
+
+impl super::SqlStore {
+    /// Makes a SQLite file count as full.
+    pub(crate) async fn limit_pages(&self, pages: u32) {
+        let Database::Sqlite { writer, .. } = &self.database else { panic!("not SQLite") };
+        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(pragma).fetch_one(writer).await.unwrap();
+    }
+}
+
+/// Enough rows that a planner minds which way it takes.
+async fn seed(store: &Store) {
+    let mut events = Vec::new();
+    for l in 0..100 {
+        for seq in 1..=40 {
+            let from = format!("user-{}", (l + seq) % 50);
+            events.push(event(&format!("lobby-{l}"), 1, seq, said(&from, Body::text("x"))));
+        }
+        let (id, at) = (lobby(&format!("lobby-{l}")), Millis(1_000 + l));
+        store.save_lobby(&id, Seq(40), Epoch(1), at, l % 2 == 0, b"state").await.unwrap();
+    }
+    store.save_events(&events).await.unwrap();
+}
+
+/// Each statement as it is run, and the index that answers it.
+async fn check(store: &Store, explain: &str, judge: impl Fn(&str, &super::connection::Row)) {
+    let Store(Backend::Sql(sql)) = store else { panic!("not on SQL") };
+    let arena = user("user-7");
+    let between = [Value::Text("lobby-7"), Value::Int(3), Value::Int(30), Value::Int(5)];
+    let advance = [5, 1, 7, 0].map(Value::Int);
+    let advance = advance.into_iter().chain([Value::Bytes(b"x"), Value::Text("lobby-7")]);
+    let advance = advance.chain([5, 5, 1].map(Value::Int)).collect();
+    let player = player_values(&arena, None, 5).to_vec();
+    for (statement, values, index) in [
+        (FIRST_BETWEEN, between.to_vec(), "lobby_events PRIMARY"),
+        (LAST_BETWEEN, between.to_vec(), "lobby_events PRIMARY"),
+        (OF_PLAYER, player, "lobby_events_by_user"),
+        (LOAD_LOBBY, vec![Value::Text("lobby-7")], "lobby_snapshots PRIMARY"),
+        (IDLE_LOBBIES, vec![Value::Int(1_030), Value::Int(5)], "lobby_snapshots_by_activity"),
+        (ADVANCE_LOBBY, advance, "lobby_snapshots PRIMARY"),
+    ] {
+        let explained: &'static str = Box::leak(format!("{explain} {statement}").into_boxed_str());
+        let plan = sql.database.rows(explained, values).await.unwrap();
+        assert!(!plan.is_empty(), "{statement}");
+        for row in &plan {
+            judge(index, row);
+        }
+    }
+}
+
+#[tokio::test]
+async fn sqlite_answers_by_index() {
+    let folder = Folder::new();
+    let store = ready(&folder.sqlite_url()).await;
+    seed(&store).await;
+    check(&store, "EXPLAIN QUERY PLAN", |index, row| {
+        let detail = row.text(3).unwrap();
+        assert!(detail.starts_with("SEARCH") && detail.contains("INDEX"), "{detail}");
+        // Its name for the index of a primary key: sqlite_autoindex_<table>_1.
+        let named = match index.split_once(' ') {
+            Some((table, _)) => format!("sqlite_autoindex_{table}_1"),
+            None => index.to_owned(),
+        };
+        assert!(detail.contains(&named), "{detail} instead of {named}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mariadb_answers_by_index() {
+    let url = mariadb::database().await;
+    let store = ready(&url).await;
+    seed(&store).await;
+    mariadb::run(&url, "ANALYZE TABLE lobby_events, lobby_snapshots").await.unwrap();
+    check(&store, "EXPLAIN", |index, row| {
+        // id, select_type, table, type, possible_keys, key, key_len, ref, rows, Extra
+        let (access, key, extra) = (row.text(3).unwrap(), row.text(5).unwrap(), row.text(9).unwrap());
+        let named = index.split_once(' ').map_or(index, |(_, key)| key);
+        assert!(["const", "ref", "range"].contains(&access.as_str()), "{named}: {access}");
+        assert_eq!(key, named);
+        assert!(!extra.contains("filesort") && !extra.contains("temporary"), "{named}: {extra}");
+    })
+    .await;
+}
