@@ -1,0 +1,113 @@
+//! The fenced journal: one log a shard, to which only the shard's present owner can append. An ok is true
+//! because its entry stands here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mlms_protocol::{Epoch, Incarnation, LobbyId, NodeName, Shard};
+use serde::{Deserialize, Serialize};
+
+use crate::Unavailable;
+use crate::embedded::Shared;
+
+/// An entry's place in its shard's log: the epoch of its writer, and a number from 1 within it. Ids ascend but
+/// are not gapless: a new epoch starts over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EntryId {
+    pub epoch: u64,
+    pub n: u64,
+}
+
+impl EntryId {
+    /// The id of the first entry that a writer of this epoch appends after `self`.
+    #[must_use]
+    pub fn following(self, epoch: Epoch) -> EntryId {
+        EntryId { epoch: epoch.0, n: if self.epoch == epoch.0 { self.n + 1 } else { 1 } }
+    }
+}
+
+/// What must hold for an append to be taken: the writer still owns the shard, and nobody wrote in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    pub node: NodeName,
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    /// The newest entry as the writer knows it.
+    pub top: EntryId,
+}
+
+/// Why an append was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The writer is not the owner any more. It must say nothing and drop what it has.
+    #[error("the shard has another owner")]
+    Deposed,
+    /// No answer. The entries may stand in the journal or not; only the same append again can tell.
+    #[error("the journal did not answer")]
+    Unclear,
+}
+
+/// Everything a new owner needs to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The newest snapshot of each lobby that is warm.
+    pub snapshots: Vec<(LobbyId, Bytes)>,
+    /// The entries that were kept, ascending. Some may be older than a lobby's snapshot.
+    pub entries: Vec<(EntryId, Bytes)>,
+    pub top: EntryId,
+}
+
+/// A handle to the journal of all shards.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Journal(embedded)")
+    }
+}
+
+impl Journal {
+    pub(crate) fn embedded(shared: Arc<Shared>) -> Self {
+        Journal(shared)
+    }
+
+    /// Appends all entries, or none; an empty append only proves that the writer still owns the shard. Gives the
+    /// new top. Repeating an append that was unclear is safe: entries that stand there already count as taken.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append(&self, shard: Shard, fence: &Fence, entries: &[Bytes]) -> Result<EntryId, AppendError> {
+        self.0.append(shard, fence, entries).await
+    }
+
+    /// Reads everything that is kept of a shard.
+    ///
+    /// # Errors
+    /// The journal is out of reach.
+    pub async fn load(&self, shard: Shard) -> Result<Loaded, Unavailable> {
+        self.0.load(shard)
+    }
+
+    /// Replaces (or, with `None`, removes) snapshots of lobbies, if the writer still owns the shard.
+    ///
+    /// # Errors
+    /// `Deposed`, or `Unclear` when the journal did not answer.
+    pub async fn save_snapshots(
+        &self,
+        shard: Shard,
+        fence: &Fence,
+        changed: Vec<(LobbyId, Option<Bytes>)>,
+    ) -> Result<(), AppendError> {
+        self.0.save_snapshots(shard, fence, changed).await
+    }
+
+    /// Forgets entries up to and including `through`. The caller has made sure that snapshots and the event
+    /// store cover them.
+    ///
+    /// # Errors
+    /// The journal is out of reach; trimming again later is enough.
+    pub async fn trim(&self, shard: Shard, through: EntryId) -> Result<(), Unavailable> {
+        self.0.trim(shard, through).await
+    }
+}

@@ -1,0 +1,490 @@
+//! The one place of fan-out: the members of a lobby who are connected to this node. Events are staged while the
+//! worker is busy and leave in one write a member. Every member's socket gets the same shared bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use mlms_protocol::{Class, Encoding, Event, LobbyEvent, LobbyId, Seq, UserId};
+
+use crate::lobby::{Passing, Target};
+use crate::metrics::Metrics;
+use crate::outbox::{LatestKey, Shed};
+use crate::session::SessionHandle;
+
+/// Bytes of missed events that are written before the connection has to drain.
+const PAGE_BYTES: usize = 64 * 1024;
+
+/// A lobby's members on this node.
+pub(crate) struct Audience {
+    lobby: LobbyId,
+    seats: Vec<Option<Seat>>,
+    free: Vec<u32>,
+    by_session: HashMap<u64, u32>,
+    by_user: HashMap<UserId, Vec<u32>>,
+    /// Seats by encoding.
+    counts: [usize; 2],
+    staged: Vec<Staged>,
+    /// The newest sequenced event that was staged, or that everyone here has.
+    head: Seq,
+    /// Seats that leave when the staged events are out.
+    leaving: Vec<u32>,
+    /// Seats whose run differs from everybody's in this flush.
+    special: Vec<u32>,
+    metrics: Arc<Metrics>,
+}
+
+struct Seat {
+    session: Arc<SessionHandle>,
+    wants_saved: bool,
+    /// The run of staged events that is this seat's.
+    from: u32,
+    until: u32,
+    special: bool,
+    pull: Option<Box<Pull>>,
+}
+
+/// A member that is still being brought up to date.
+struct Pull {
+    /// The last event it was given.
+    at: Seq,
+    /// The newest event that everyone else was given meanwhile.
+    seen: Seq,
+    /// Whether `caught_up` follows the last missed event.
+    announce: bool,
+    /// Unsequenced frames that came meanwhile, with the event they follow.
+    held: Vec<(Seq, Bytes, Shed)>,
+    held_bytes: usize,
+}
+
+struct Staged {
+    payload: Payload,
+    class: Class,
+    key: Option<Arc<LatestKey>>,
+    to: To,
+    frames: [Option<Bytes>; 2],
+}
+
+enum Payload {
+    Lobby(Arc<LobbyEvent>),
+    Event(Box<Event>),
+    /// Encoded already, for one session.
+    Ready,
+}
+
+enum To {
+    Everyone,
+    EveryoneBut(Vec<u32>),
+    Only(Vec<u32>),
+}
+
+/// How a pull went on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pulled {
+    /// The member is live now.
+    Live,
+    /// More follows when the connection has drained.
+    Later,
+    /// What it needs is behind the memory: it needs a snapshot.
+    OutOfReach,
+    NotSeated,
+}
+
+fn slot(encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Json => 0,
+        Encoding::Msgpack => 1,
+    }
+}
+
+impl Staged {
+    fn frame(&mut self, encoding: Encoding) -> &Bytes {
+        self.frames[slot(encoding)].get_or_insert_with(|| {
+            let payload = match &self.payload {
+                Payload::Lobby(event) => encode_lobby_event(event, encoding),
+                Payload::Event(event) => event.encode(encoding),
+                Payload::Ready => Vec::new(),
+            };
+            encoding.websocket_frame(&payload)
+        })
+    }
+
+    fn ready(&self, encoding: Encoding) -> &Bytes {
+        self.frames[slot(encoding)].as_ref().expect("flush encodes for every encoding in the audience")
+    }
+
+    fn is_for(&self, seat: u32) -> bool {
+        match &self.to {
+            To::Everyone => true,
+            To::EveryoneBut(seats) => !seats.contains(&seat),
+            To::Only(seats) => seats.contains(&seat),
+        }
+    }
+
+    fn shed(&self, lobby: &LobbyId) -> Shed {
+        match self.class {
+            Class::Ephemeral => Shed::Ephemeral { lobby: lobby.clone(), key: self.key.clone() },
+            Class::Durable | Class::Ordered => Shed::Never,
+        }
+    }
+}
+
+fn encode_lobby_event(event: &LobbyEvent, encoding: Encoding) -> Vec<u8> {
+    let mut writer = mlms_protocol::writer::ObjectWriter::new(encoding);
+    event.write(&mut writer);
+    writer.finish()
+}
+
+impl Audience {
+    pub(crate) fn new(lobby: LobbyId, metrics: Arc<Metrics>) -> Self {
+        Audience {
+            lobby,
+            seats: Vec::new(),
+            free: Vec::new(),
+            by_session: HashMap::new(),
+            by_user: HashMap::new(),
+            counts: [0; 2],
+            staged: Vec::new(),
+            head: Seq(0),
+            leaving: Vec::new(),
+            special: Vec::new(),
+            metrics,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_session.is_empty()
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<SessionHandle>> {
+        self.seats.iter().flatten().filter(|seat| seat.until == u32::MAX).map(|seat| &seat.session)
+    }
+
+    pub(crate) fn has(&self, session: &SessionHandle) -> bool {
+        self.by_session.contains_key(&session.number)
+    }
+
+    /// Seats a session: from now on it gets what is staged. With `behind`, it first pulls the events after that
+    /// seq. `false`: the session has ended meanwhile.
+    pub(crate) fn seat(
+        &mut self,
+        session: &Arc<SessionHandle>,
+        wants_saved: bool,
+        behind: Option<(Seq, bool)>,
+    ) -> bool {
+        self.unseat(session);
+        if !session.enter(&self.lobby) {
+            return false;
+        }
+        let from = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
+        let pull = behind.map(|(at, announce)| Box::new(Pull { at, seen: self.head, announce, held: Vec::new(), held_bytes: 0 }));
+        let special = from > 0 || pull.is_some();
+        let seat = Seat { session: Arc::clone(session), wants_saved, from, until: u32::MAX, special, pull };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.seats[index as usize] = Some(seat);
+                index
+            }
+            None => {
+                self.seats.push(Some(seat));
+                u32::try_from(self.seats.len() - 1).expect("an audience is bounded by its lobby's capacity")
+            }
+        };
+        if special {
+            self.special.push(index);
+        }
+        self.counts[slot(session.outbox.encoding())] += 1;
+        self.by_session.insert(session.number, index);
+        self.by_user.entry(session.caller.user.clone()).or_default().push(index);
+        true
+    }
+
+    /// Takes a session out; it still gets what was staged before.
+    pub(crate) fn unseat(&mut self, session: &SessionHandle) -> bool {
+        let Some(index) = self.by_session.remove(&session.number) else { return false };
+        if let Some(seats) = self.by_user.get_mut(&session.caller.user) {
+            seats.retain(|seat| *seat != index);
+            if seats.is_empty() {
+                self.by_user.remove(&session.caller.user);
+            }
+        }
+        session.leave(&self.lobby);
+        let until = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
+        if let Some(seat) = &mut self.seats[index as usize] {
+            seat.until = until;
+            seat.special = true;
+            self.special.push(index);
+        }
+        self.leaving.push(index);
+        if until == 0 {
+            self.clear_leaving();
+        }
+        true
+    }
+
+    /// Takes all sessions of a user out, behind what is staged.
+    pub(crate) fn unseat_user(&mut self, user: &UserId) -> Vec<Arc<SessionHandle>> {
+        let sessions: Vec<_> = self.by_user.get(user).into_iter().flatten().filter_map(|index| {
+            self.seats[*index as usize].as_ref().map(|seat| Arc::clone(&seat.session))
+        }).collect();
+        for session in &sessions {
+            self.unseat(session);
+        }
+        sessions
+    }
+
+    /// Stages a sequenced event for everyone.
+    pub(crate) fn stage_event(&mut self, event: Arc<LobbyEvent>) {
+        self.head = event.seq;
+        self.stage(Payload::Lobby(event), Class::Durable, None, To::Everyone);
+    }
+
+    /// Stages an unsequenced event.
+    pub(crate) fn stage_passing(&mut self, passing: Passing) {
+        let to = match &passing.to {
+            Target::Everyone => To::Everyone,
+            Target::EveryoneBut(user) => To::EveryoneBut(self.by_user.get(user).cloned().unwrap_or_default()),
+            Target::Users(users) => {
+                To::Only(users.iter().filter_map(|user| self.by_user.get(user)).flatten().copied().collect())
+            }
+            Target::Savers => To::Only(
+                self.seats.iter().zip(0..).filter(|(seat, _)| seat.as_ref().is_some_and(|seat| seat.wants_saved))
+                    .map(|(_, index)| index).collect(),
+            ),
+        };
+        if matches!(&to, To::Only(seats) if seats.is_empty()) {
+            return;
+        }
+        let key = passing.key.map(|key| {
+            Arc::new(LatestKey { lobby: self.lobby.clone(), from: passing.event.from().cloned(), key })
+        });
+        self.stage(Payload::Event(Box::new(passing.event.into_event())), passing.class, key, to);
+    }
+
+    /// Stages a frame for one session, in line with the lobby's events.
+    pub(crate) fn stage_ready(&mut self, session: &SessionHandle, frame: &Bytes) {
+        let Some(&index) = self.by_session.get(&session.number) else {
+            session.outbox.push(frame);
+            return;
+        };
+        // A reply is never held back behind missed events; only what the lobby says is.
+        if self.seats[index as usize].as_ref().is_some_and(|seat| seat.pull.is_some()) {
+            session.outbox.push(frame);
+            return;
+        }
+        self.stage(Payload::Ready, Class::Ordered, None, To::Only(vec![index]));
+        let staged = self.staged.last_mut().expect("it was just staged");
+        staged.frames[slot(session.outbox.encoding())] = Some(frame.clone());
+    }
+
+    fn stage(&mut self, payload: Payload, class: Class, key: Option<Arc<LatestKey>>, to: To) {
+        if let To::EveryoneBut(seats) | To::Only(seats) = &to {
+            for index in seats {
+                if let Some(seat) = &mut self.seats[*index as usize] {
+                    if !seat.special {
+                        seat.special = true;
+                        self.special.push(*index);
+                    }
+                }
+            }
+        }
+        self.staged.push(Staged { payload, class, key, to, frames: [None, None] });
+    }
+
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Writes what is staged: one write a member.
+    pub(crate) fn flush(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let mut staged = std::mem::take(&mut self.staged);
+        for encoding in Encoding::ALL {
+            if self.counts[slot(encoding)] == 0 {
+                continue;
+            }
+            for item in &mut staged {
+                item.frame(encoding);
+            }
+        }
+        let shared = |item: &&Staged| !matches!(item.to, To::Only(_));
+        let joined = Encoding::ALL.map(|encoding| match self.counts[slot(encoding)] {
+            0 => Bytes::new(),
+            _ => join(staged.iter().filter(shared).map(|item| item.ready(encoding))),
+        });
+        let lobby = &self.lobby;
+        let mut plain = 0_u64;
+        for seat in self.seats.iter().flatten().filter(|seat| !seat.special) {
+            let encoding = seat.session.outbox.encoding();
+            if joined[slot(encoding)].is_empty() {
+                continue;
+            }
+            plain += 1;
+            seat.session.outbox.push_joined(&joined[slot(encoding)], || {
+                staged.iter().filter(shared).map(|item| (item.ready(encoding).clone(), item.shed(lobby)))
+            });
+        }
+        for class in [Class::Durable, Class::Ordered, Class::Ephemeral] {
+            let items = staged.iter().filter(shared).filter(|item| item.class == class).count() as u64;
+            if items > 0 && plain > 0 {
+                self.metrics.deliveries.with_label_values(&[class.as_str()]).inc_by(items * plain);
+            }
+        }
+        for index in std::mem::take(&mut self.special) {
+            let Some(seat) = &mut self.seats[index as usize] else { continue };
+            if !seat.special {
+                continue;
+            }
+            deliver_special(lobby, &staged, index, seat, &self.metrics);
+            seat.special = seat.pull.is_some();
+            seat.from = 0;
+            if seat.special {
+                self.special.push(index);
+            }
+        }
+        staged.clear();
+        self.staged = staged;
+        self.clear_leaving();
+    }
+
+    fn clear_leaving(&mut self) {
+        for index in std::mem::take(&mut self.leaving) {
+            if let Some(seat) = self.seats[index as usize].take() {
+                self.counts[slot(seat.session.outbox.encoding())] -= 1;
+                self.free.push(index);
+            }
+            self.special.retain(|special| *special != index);
+        }
+    }
+
+    /// Says where the lobby's events stand for everyone who is seated from now on.
+    pub(crate) fn set_head(&mut self, head: Seq) {
+        self.head = head;
+    }
+
+    pub(crate) fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// Gives a member the next page of what it missed. `events` are those in memory behind the member's place, up to the head, or none if they reach not far enough.
+    pub(crate) fn pull(
+        &mut self,
+        session: &Arc<SessionHandle>,
+        events: impl FnOnce(Seq) -> Option<Vec<Arc<LobbyEvent>>>,
+    ) -> Pulled {
+        self.flush();
+        let head = self.head;
+        let Some(&index) = self.by_session.get(&session.number) else { return Pulled::NotSeated };
+        let Some(seat) = self.seats[index as usize].as_mut() else { return Pulled::NotSeated };
+        let Some(pull) = seat.pull.as_mut() else { return Pulled::Live };
+        let outbox = &seat.session.outbox;
+        let encoding = outbox.encoding();
+        let missed = if pull.at < head { events(pull.at) } else { Some(Vec::new()) };
+        let Some(missed) = missed else { return Pulled::OutOfReach };
+        let mut page = BytesMut::new();
+        for event in missed {
+            if event.seq.0 != pull.at.0 + 1 {
+                return Pulled::OutOfReach;
+            }
+            release_held(pull, event.seq, &mut page);
+            page.extend_from_slice(&encoding.websocket_frame(&encode_lobby_event(&event, encoding)));
+            pull.at = event.seq;
+            if page.len() >= PAGE_BYTES {
+                break;
+            }
+        }
+        let done = pull.at >= head;
+        if done {
+            release_held(pull, Seq(u64::MAX), &mut page);
+            if pull.announce {
+                let caught_up = Event::CaughtUp { lobby: self.lobby.clone(), seq: pull.at };
+                page.extend_from_slice(&encoding.websocket_frame(&caught_up.encode(encoding)));
+            }
+        }
+        if !page.is_empty() {
+            outbox.push(&page.freeze());
+        }
+        if done {
+            seat.pull = None;
+            seat.special = false;
+            self.special.retain(|special| *special != index);
+            return Pulled::Live;
+        }
+        outbox.pull_later(&self.lobby);
+        Pulled::Later
+    }
+
+    /// Where a member's pull stands, if it is pulling.
+    pub(crate) fn pulling_at(&self, session: &SessionHandle) -> Option<Seq> {
+        let index = self.by_session.get(&session.number)?;
+        self.seats[*index as usize].as_ref()?.pull.as_ref().map(|pull| pull.at)
+    }
+
+    /// Whether a member asked for `saved` events.
+    pub(crate) fn wants_saved(&self, session: &SessionHandle) -> bool {
+        let seat = self.by_session.get(&session.number).and_then(|index| self.seats[*index as usize].as_ref());
+        seat.is_some_and(|seat| seat.wants_saved)
+    }
+}
+
+fn release_held(pull: &mut Pull, before: Seq, page: &mut BytesMut) {
+    let ready = pull.held.iter().take_while(|(after, ..)| *after < before).count();
+    for (_, frame, _) in pull.held.drain(..ready) {
+        pull.held_bytes -= frame.len();
+        page.extend_from_slice(&frame);
+    }
+}
+
+fn join<'a>(frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let mut rest = frames.clone();
+    match (rest.next(), rest.next()) {
+        (None, _) => Bytes::new(),
+        (Some(only), None) => only.clone(),
+        _ => {
+            let mut joined = BytesMut::with_capacity(frames.clone().map(Bytes::len).sum());
+            for frame in frames {
+                joined.extend_from_slice(frame);
+            }
+            joined.freeze()
+        }
+    }
+}
+
+/// Writes the run of a seat that differs from everybody's: it was seated or taken out meanwhile, is named or left out
+/// by a message, or is still pulling.
+fn deliver_special(lobby: &LobbyId, staged: &[Staged], index: u32, seat: &mut Seat, metrics: &Metrics) {
+    let encoding = seat.session.outbox.encoding();
+    let run = staged.iter().zip(0_u32..).filter(|(_, place)| (seat.from..seat.until).contains(place));
+    let mine = run.map(|(item, _)| item).filter(|item| item.is_for(index));
+    let Some(pull) = &mut seat.pull else {
+        for class in [Class::Durable, Class::Ordered, Class::Ephemeral] {
+            let counted = |item: &&Staged| item.class == class && !matches!(item.payload, Payload::Ready);
+            let items = mine.clone().filter(counted).count() as u64;
+            if items > 0 {
+                metrics.deliveries.with_label_values(&[class.as_str()]).inc_by(items);
+            }
+        }
+        let joined = join(mine.clone().map(|item| item.ready(encoding)));
+        if !joined.is_empty() {
+            let frames = || mine.map(|item| (item.ready(encoding).clone(), item.shed(lobby)));
+            seat.session.outbox.push_joined(&joined, frames);
+        }
+        return;
+    };
+    // Sequenced events are read again by the pull; what has no seq waits for its place behind them.
+    for item in mine {
+        match &item.payload {
+            Payload::Lobby(event) => pull.seen = pull.seen.max(event.seq),
+            _ => {
+                let frame = item.ready(encoding).clone();
+                pull.held_bytes += frame.len();
+                pull.held.push((pull.seen, frame, item.shed(lobby)));
+            }
+        }
+    }
+    if pull.held_bytes > seat.session.outbox.bytes_max() {
+        seat.session.outbox.close_slow();
+    }
+}

@@ -1,0 +1,136 @@
+//! One WebSocket: reading through tungstenite, writing through the outbox. It knows frames, not the protocol;
+//! the conformance suite runs against exactly this.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use mlms_protocol::{CloseCode, Encoding};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, ReadHalf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::metrics::Metrics;
+use crate::outbox::{Outbox, RawWriter, Wire};
+
+/// The bytes of a connection that has been upgraded.
+#[derive(Debug)]
+pub enum Socket {
+    Tcp(TcpStream),
+    /// An in-memory pipe, for tests under a paused clock.
+    Pipe(DuplexStream),
+}
+
+/// What a peer sent.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Text(Bytes),
+    Binary(Bytes),
+    /// A pong, or a ping that the library has answered: a sign of life.
+    Alive,
+}
+
+/// The reading half of a connection.
+pub(crate) struct Connection {
+    stream: WebSocketStream<Halves>,
+}
+
+impl Connection {
+    /// Takes over an upgraded socket; `read_already` are bytes behind the handshake.
+    pub(crate) async fn open(
+        socket: Socket,
+        read_already: Bytes,
+        encoding: Encoding,
+        frame_bytes_max: usize,
+        outbox_bytes_max: usize,
+        metrics: Arc<Metrics>,
+    ) -> (Connection, Arc<Outbox>) {
+        let (read, wire) = match socket {
+            Socket::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (Reading::Tcp(read), Wire::Tcp(write))
+            }
+            Socket::Pipe(pipe) => {
+                let (read, write) = tokio::io::split(pipe);
+                (Reading::Pipe(read), Wire::Pipe(write.into()))
+            }
+        };
+        let outbox = Arc::new(Outbox::new(encoding, outbox_bytes_max, wire, metrics));
+        let halves = Halves { read, write: RawWriter(Arc::clone(&outbox)) };
+        // The library's own buffers stay small: it reads commands, and writes pongs and close frames only.
+        let config = WebSocketConfig::default()
+            .read_buffer_size(1024)
+            .write_buffer_size(0)
+            .max_write_buffer_size(4 * 1024)
+            .max_message_size(Some(frame_bytes_max))
+            .max_frame_size(Some(frame_bytes_max));
+        let stream =
+            WebSocketStream::from_partially_read(halves, read_already.to_vec(), Role::Server, Some(config)).await;
+        (Connection { stream }, outbox)
+    }
+
+    /// Waits for the next frame. `None`: the connection is over; a peer that broke the WebSocket protocol has been
+    /// sent its close code. Cancel safe.
+    pub(crate) async fn receive(&mut self, outbox: &Outbox) -> Option<Incoming> {
+        loop {
+            return match self.stream.next().await? {
+                Ok(Message::Text(text)) => Some(Incoming::Text(text.into())),
+                Ok(Message::Binary(bytes)) => Some(Incoming::Binary(bytes)),
+                Ok(Message::Ping(_) | Message::Pong(_)) => Some(Incoming::Alive),
+                // The library answers the close by itself on the next read, which then ends the stream.
+                Ok(Message::Close(_) | Message::Frame(_)) => continue,
+                Err(error) => {
+                    match error {
+                        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+                            let code = CloseCode::MessageTooBig;
+                            outbox.close_plain(code.number(), "the frame is too large", code.as_str());
+                        }
+                        Error::Protocol(_) => outbox.close_plain(1002, "not valid WebSocket", "websocket_protocol"),
+                        Error::Utf8(_) => outbox.close_plain(1007, "text is not UTF-8", "websocket_utf8"),
+                        _ => {}
+                    }
+                    None
+                }
+            };
+        }
+    }
+}
+
+enum Reading {
+    Tcp(OwnedReadHalf),
+    Pipe(ReadHalf<DuplexStream>),
+}
+
+/// The stream that the WebSocket library sees.
+struct Halves {
+    read: Reading,
+    write: RawWriter,
+}
+
+impl AsyncRead for Halves {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.read {
+            Reading::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Reading::Pipe(half) => Pin::new(half).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Halves {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(self.write.write(bytes)))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,21 @@
+//! A lobby node: it holds players' sessions and owns lobbies. Both roles in one process; a session's node and a
+//! lobby's owner may differ, and then they talk over a link.
+
+mod audience;
+mod clock;
+mod connection;
+mod limiter;
+mod listener;
+mod lobby;
+mod metrics;
+mod node;
+mod outbox;
+mod session;
+mod wire;
+mod worker;
+
+pub mod echo;
+
+pub use clock::Clock;
+pub use connection::Socket;
+pub use node::{LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};

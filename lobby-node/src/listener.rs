@@ -1,0 +1,167 @@
+//! The node's listener: sessions with a ticket, and the words of a leaving broker. Nothing else opens a door.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use mlms_process::http::Held;
+use mlms_protocol::ticket::{Ticket, TicketError};
+use mlms_protocol::{CloseCode, Encoding, Reconnect, SessionId};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::connection::Socket;
+use crate::node::{Node, Passenger};
+
+/// Longest list of sessions in one `bye`.
+const BYE_BYTES_MAX: usize = 1024 * 1024;
+
+type Reply = Response<Full<Bytes>>;
+
+/// What a broker signs to be heard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct BrokerClaims {
+    exp: u64,
+    aud: String,
+    sub: String,
+}
+
+/// A broker is leaving: these sessions of its tunnels are to move.
+#[derive(Debug, Deserialize)]
+struct Bye {
+    sessions: Vec<SessionId>,
+    window_ms: (u64, u64),
+}
+
+/// The one dispatch table of the node's listener.
+pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply {
+    let outcome = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ws") => open(&node, request),
+        (&Method::POST, "/internal/bye") => bye(&node, request).await,
+        _ => Err(refusal(StatusCode::NOT_FOUND, "there is no such path")),
+    };
+    outcome.unwrap_or_else(|refusal| refusal)
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *reply.status_mut() = status;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    reply
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name);
+    values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|item| {
+        item.trim().eq_ignore_ascii_case(token)
+    })
+}
+
+/// The first subprotocol that this node speaks; without any the default.
+fn choose_encoding(headers: &HeaderMap) -> (Encoding, bool) {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let chosen = offered.map(str::trim).find_map(Encoding::from_subprotocol);
+    (chosen.unwrap_or(Encoding::Json), chosen.is_some())
+}
+
+fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply> {
+    let refuse = |status, text, reason: &str| {
+        node.metrics.refused_connects.with_label_values(&[reason]).inc();
+        refusal(status, text)
+    };
+    let headers = request.headers();
+    let upgrades = has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
+    if !upgrades {
+        return Err(refuse(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint", "no_upgrade"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut reply = refuse(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 is needed", "version");
+        reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return Err(reply);
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing", "no_key"));
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let Some(token) = bearer(headers) else {
+        return Err(refuse(StatusCode::UNAUTHORIZED, "a ticket is needed", "no_ticket"));
+    };
+    let ticket = check_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
+    if node.is_draining() {
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
+    }
+    let (encoding, named) = choose_encoding(headers);
+    let held = request.extensions_mut().remove::<Held>();
+    let upgrade = hyper::upgrade::on(&mut request);
+    let task_node = Arc::clone(node);
+    node.handshakes.spawn(async move {
+        match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+            Ok(Ok(parts)) => {
+                let passenger = Passenger::from(ticket);
+                task_node.admit(Socket::Tcp(parts.io.into_inner()), parts.read_buf, encoding, passenger, held).await;
+            }
+            Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
+            Err(error) => tracing::debug!(%error, "a connection ended before its upgrade"),
+        }
+    });
+    let mut reply = Response::new(Full::new(Bytes::new()));
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(&accept).expect("an accept key is base64");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if named {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
+    }
+    Ok(reply)
+}
+
+/// A ticket is for this node, and used once.
+fn check_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'static str)> {
+    let ticket = node.keys.open(token).map_err(|error| match error {
+        TicketError::Expired => ("the ticket has expired", "ticket_expired"),
+        TicketError::Invalid => ("the ticket is not of this cluster", "ticket_invalid"),
+        TicketError::Version(_) => ("the ticket is of another release", "ticket_version"),
+    })?;
+    if ticket.node != node.name {
+        return Err(("the ticket is for another node", "ticket_misdirected"));
+    }
+    if !node.use_ticket(&ticket) {
+        return Err(("the ticket was used before", "ticket_used"));
+    }
+    Ok(ticket)
+}
+
+async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    let claims = bearer(request.headers()).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
+    if claims.is_none_or(|claims| claims.aud != "node" || claims.sub != "bye") {
+        return Err(refusal(StatusCode::UNAUTHORIZED, "only a broker of this cluster may say that"));
+    }
+    let body = Limited::new(request.into_body(), BYE_BYTES_MAX).collect().await;
+    let body = body.map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the list is too long"))?.to_bytes();
+    let bye: Bye = serde_json::from_slice(&body).map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
+    for session in &bye.sessions {
+        if let Some(handle) = node.session(session) {
+            let text = "the broker is leaving";
+            handle.outbox.close(CloseCode::Draining, text, Reconnect::Window, Some(bye.window_ms));
+        }
+    }
+    let mut reply = Response::new(Full::new(Bytes::new()));
+    *reply.status_mut() = StatusCode::ACCEPTED;
+    Ok(reply)
+}

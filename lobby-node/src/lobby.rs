@@ -1,0 +1,30 @@
+//! A lobby as a pure state machine: `decide` says what a command would do, `apply` does it. No I/O, no clock:
+//! the same events always give the same state.
+
+mod dedupe;
+mod decide;
+mod recent;
+mod state;
+
+
+pub(crate) use decide::{Decision, Passing, PassingEvent, Rules, Target};
+pub(crate) use dedupe::{CommandKey, Outcome, Recorded};
+pub(crate) use state::{Entry, State};
+
+use mlms_protocol::{Role, SessionId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// Who gives a command: a session of a user, with what its token says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Caller {
+    pub session: SessionId,
+    pub user: UserId,
+    pub name: String,
+    pub roles: Vec<Role>,
+}
+
+impl Caller {
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}

@@ -1,0 +1,336 @@
+//! The state of one lobby, changed by nothing but its events.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use mlms_protocol::command::Position;
+use mlms_protocol::event::{LobbyState, STATE_MEMBERS_MAX, STATE_MESSAGES_MAX};
+use mlms_protocol::lobby::{Member, Settings};
+use mlms_protocol::{Change, Epoch, Limits, LobbyEvent, LobbyId, MemberRole, Millis, Seq, UserId};
+use serde::{Deserialize, Serialize};
+
+use super::dedupe::{CommandKey, Dedupe, Outcome, Recorded};
+use super::recent::Recent;
+
+/// Format of entries and snapshots that this release writes.
+const VERSION: u8 = 1;
+
+/// One command's effect, the unit of the journal: all of its events, or none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// At least one.
+    pub events: Vec<LobbyEvent>,
+    pub key: Option<(UserId, CommandKey)>,
+    pub recorded: Recorded,
+}
+
+/// Bytes in the journal that this release cannot read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("unreadable {what}: {why}")]
+pub(crate) struct Unreadable {
+    what: &'static str,
+    why: String,
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    rmp_serde::encode::write_named(&mut bytes, value).expect("plain values written to memory cannot fail");
+    bytes
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Unreadable> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => rmp_serde::from_slice(rest).map_err(|why| Unreadable { what, why: why.to_string() }),
+        Some((version, _)) => Err(Unreadable { what, why: format!("format {version}") }),
+        None => Err(Unreadable { what, why: "no bytes".to_owned() }),
+    }
+}
+
+impl Entry {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Entry, Unreadable> {
+        decode("journal entry", bytes)
+    }
+}
+
+/// A lobby: who is in it, how it is set, where its events stand.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) lobby: LobbyId,
+    pub(crate) settings: Settings,
+    pub(crate) host: Option<UserId>,
+    /// By order of joining.
+    members: BTreeMap<u64, Member>,
+    order: HashMap<UserId, u64>,
+    next_order: u64,
+    /// The newest event's seq, epoch and time.
+    pub(crate) seq: Seq,
+    pub(crate) epoch: Epoch,
+    pub(crate) at: Millis,
+    /// It was created and has not been closed since.
+    pub(crate) open: bool,
+    /// History and resume do not reach behind this: the `closed` event of an earlier lobby of the same id.
+    pub(crate) floor: Seq,
+    messages: VecDeque<Arc<LobbyEvent>>,
+    recent: Recent,
+    dedupe: Dedupe,
+}
+
+/// A state at rest. The recent events are not part of it: they stand in the journal.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    lobby: LobbyId,
+    settings: Settings,
+    host: Option<UserId>,
+    /// With the place in the order of joining, by which a roster is paged.
+    members: Vec<(u64, Member)>,
+    seq: Seq,
+    epoch: Epoch,
+    at: Millis,
+    open: bool,
+    floor: Seq,
+    messages: Vec<Arc<LobbyEvent>>,
+    outcomes: Vec<(UserId, CommandKey, Outcome)>,
+}
+
+impl State {
+    /// A lobby that nobody has created yet.
+    pub(crate) fn new(lobby: LobbyId) -> Self {
+        State {
+            lobby,
+            settings: Settings::default(),
+            host: None,
+            members: BTreeMap::new(),
+            order: HashMap::new(),
+            next_order: 0,
+            seq: Seq(0),
+            epoch: Epoch(0),
+            at: Millis(0),
+            open: false,
+            floor: Seq(0),
+            messages: VecDeque::new(),
+            recent: Recent::default(),
+            dedupe: Dedupe::default(),
+        }
+    }
+
+    pub(crate) fn member(&self, user: &UserId) -> Option<&Member> {
+        self.order.get(user).and_then(|order| self.members.get(order))
+    }
+
+    pub(crate) fn members_total(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Members in the order of joining, from behind a place.
+    pub(crate) fn members_after(&self, place: Option<u64>) -> impl Iterator<Item = (u64, &Member)> {
+        let from = place.map_or(0, |place| place.saturating_add(1));
+        self.members.range(from..).map(|(place, member)| (*place, member))
+    }
+
+    /// Who becomes host when the present one goes: the member who has been here longest, players first.
+    pub(crate) fn next_host(&self, leaving: &UserId) -> Option<&UserId> {
+        let stays = |member: &&Member| member.user != *leaving;
+        let player = self.members.values().filter(stays).find(|member| member.role != MemberRole::Spectator);
+        player.or_else(|| self.members.values().find(stays)).map(|member| &member.user)
+    }
+
+    /// The outcome of the same command, if it was carried out before.
+    pub(crate) fn outcome(&self, user: &UserId, key: &CommandKey, now: Millis) -> Option<Outcome> {
+        self.dedupe.get(user, key, now)
+    }
+
+    /// Takes an entry, and gives its events as they are now shared. Events that the state has already are passed
+    /// over, so that a snapshot and a log that overlap fit together.
+    pub(crate) fn apply_entry(&mut self, entry: Entry) -> Vec<Arc<LobbyEvent>> {
+        let Entry { events, key, recorded } = entry;
+        let mut applied = Vec::with_capacity(events.len());
+        for event in events {
+            let event = Arc::new(event);
+            if event.seq <= self.seq {
+                self.recent.push(event);
+                continue;
+            }
+            self.apply(&event);
+            applied.push(event);
+        }
+        if let (Some((user, key)), Some(last)) = (key, applied.last()) {
+            let outcome = Outcome { recorded, epoch: last.epoch, seq: last.seq, at: last.at };
+            self.dedupe.insert(user, key, outcome);
+        }
+        applied
+    }
+
+    fn apply(&mut self, event: &Arc<LobbyEvent>) {
+        debug_assert_eq!(event.seq, self.seq.next(), "events are gapless");
+        (self.seq, self.epoch, self.at) = (event.seq, event.epoch, event.at);
+        self.recent.push(Arc::clone(event));
+        match &event.change {
+            Change::Message { .. } => {
+                self.messages.push_back(Arc::clone(event));
+                if self.messages.len() > STATE_MESSAGES_MAX {
+                    self.messages.pop_front();
+                }
+            }
+            Change::Joined { user, name, role } => {
+                let member = Member {
+                    user: user.clone(),
+                    name: name.clone(),
+                    role: *role,
+                    away: false,
+                    ready: false,
+                    attributes: serde_json::Map::new(),
+                };
+                if *role == MemberRole::Host {
+                    self.host = Some(user.clone());
+                }
+                self.insert(member);
+            }
+            Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. } => self.remove(user),
+            Change::HostChanged { user, .. } => self.set_host(user.as_ref()),
+            Change::Updated { settings, user, role, attributes, .. } => {
+                if let Some(settings) = settings {
+                    if !self.open {
+                        (self.open, self.floor) = (true, Seq(event.seq.0 - 1));
+                    }
+                    self.settings = settings.clone();
+                }
+                if let Some(member) = user.as_ref().and_then(|user| self.member_mut(user)) {
+                    member.role = role.unwrap_or(member.role);
+                    if let Some(attributes) = attributes {
+                        member.attributes.clone_from(attributes);
+                    }
+                }
+            }
+            Change::Ready { user, ready } => {
+                if let Some(member) = self.member_mut(user) {
+                    member.ready = *ready;
+                }
+            }
+            Change::Closed { .. } => {
+                self.open = false;
+                self.host = None;
+                self.members.clear();
+                self.order.clear();
+                self.messages.clear();
+            }
+            Change::GameStarted { .. }
+            | Change::Reported { .. }
+            | Change::GameFinished { .. }
+            | Change::Unbanned { .. }
+            | Change::Muted { .. }
+            | Change::Unmuted { .. }
+            | Change::Edited { .. }
+            | Change::Deleted { .. }
+            | Change::Reacted { .. } => {}
+        }
+    }
+
+    fn insert(&mut self, member: Member) {
+        self.remove(&member.user.clone());
+        self.order.insert(member.user.clone(), self.next_order);
+        self.members.insert(self.next_order, member);
+        self.next_order += 1;
+    }
+
+    fn remove(&mut self, user: &UserId) {
+        if let Some(order) = self.order.remove(user) {
+            self.members.remove(&order);
+        }
+        if self.host.as_ref() == Some(user) {
+            self.host = None;
+        }
+    }
+
+    fn member_mut(&mut self, user: &UserId) -> Option<&mut Member> {
+        self.order.get(user).and_then(|order| self.members.get_mut(order))
+    }
+
+    fn set_host(&mut self, user: Option<&UserId>) {
+        if let Some(former) = self.host.take() {
+            if let Some(member) = self.member_mut(&former) {
+                member.role = MemberRole::Player;
+            }
+        }
+        self.host = user.cloned();
+        if let Some(member) = user.and_then(|user| self.member_mut(user)) {
+            member.role = MemberRole::Host;
+        }
+    }
+
+    /// Forgets events that are out of the resume window and in the database.
+    pub(crate) fn trim_recent(&mut self, limits: &Limits, saved: Seq, now: Millis) {
+        self.recent.trim(limits, saved, now);
+    }
+
+    /// See [`Recent::after`].
+    pub(crate) fn events_after(&self, seq: Seq) -> Option<impl Iterator<Item = &Arc<LobbyEvent>>> {
+        self.recent.after(seq)
+    }
+
+    /// The seq before the oldest event in memory; the head when there is none.
+    pub(crate) fn recent_floor(&self) -> Seq {
+        self.recent.floor().unwrap_or(self.seq)
+    }
+
+    /// How many events a client at this position has missed, if it can go on from there.
+    pub(crate) fn missed_since(&self, position: Position, owner: Epoch, limits: &Limits) -> Option<u64> {
+        if position.seq < self.floor || position.seq == Seq(0) {
+            return None;
+        }
+        let missed = self.recent.missed_since(position, self.seq, self.epoch, owner)?;
+        (missed <= limits.resume_events_max as u64).then_some(missed)
+    }
+
+    /// The lobby as `user` first sees it. `is_away` tells whose connections are all lost.
+    pub(crate) fn view(&self, user: &UserId, is_away: impl Fn(&UserId) -> bool) -> LobbyState {
+        let seen = |member: &Member| Member { away: is_away(&member.user), ..member.clone() };
+        let own = self.member(user).map(seen);
+        let others = self.members.values().filter(|member| member.user != *user).take(STATE_MEMBERS_MAX).map(seen);
+        LobbyState {
+            settings: self.settings.clone(),
+            host: self.host.clone(),
+            members: own.into_iter().chain(others).collect(),
+            members_total: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
+            game: None,
+            messages: self.messages.iter().map(|message| LobbyEvent::clone(message)).collect(),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        encode(&Snapshot {
+            lobby: self.lobby.clone(),
+            settings: self.settings.clone(),
+            host: self.host.clone(),
+            members: self.members.iter().map(|(place, member)| (*place, member.clone())).collect(),
+            seq: self.seq,
+            epoch: self.epoch,
+            at: self.at,
+            open: self.open,
+            floor: self.floor,
+            messages: self.messages.iter().cloned().collect(),
+            outcomes: self.dedupe.iter().map(|(user, key, outcome)| (user.clone(), key.clone(), *outcome)).collect(),
+        })
+    }
+
+    pub(crate) fn from_snapshot(bytes: &[u8]) -> Result<State, Unreadable> {
+        let snapshot: Snapshot = decode("lobby snapshot", bytes)?;
+        let mut state = State::new(snapshot.lobby);
+        state.settings = snapshot.settings;
+        for (place, member) in snapshot.members {
+            state.next_order = place;
+            state.insert(member);
+        }
+        state.host = snapshot.host;
+        (state.seq, state.epoch, state.at) = (snapshot.seq, snapshot.epoch, snapshot.at);
+        (state.open, state.floor) = (snapshot.open, snapshot.floor);
+        state.messages = snapshot.messages.into();
+        for (user, key, outcome) in snapshot.outcomes {
+            state.dedupe.insert(user, key, outcome);
+        }
+        Ok(state)
+    }
+}

@@ -1,0 +1,609 @@
+//! One node as a whole: its workers, its lease, its links, its listener, and its way to rest.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlms_cluster::directory::{RENEWAL, Renewal, SessionRecord};
+use mlms_cluster::link::{LinkConfig, LinkEvent, LinkEvents, Links, LinksHandle};
+use mlms_cluster::relay::Relay;
+use mlms_cluster::view::{NodeLoad, NodeRecord, NodeState};
+use mlms_cluster::{Directory, Journal};
+use mlms_process::health::{Component, Gate, Health, Readiness};
+use mlms_process::http::{self, Held, HttpOptions, ListenerMetrics};
+use mlms_process::jwt::Verifier;
+use mlms_process::shutdown::Shutdown;
+use mlms_protocol::placement::shard_of;
+use mlms_protocol::ticket::{ClusterKeys, TICKET_TTL_MS, Ticket};
+use mlms_protocol::{
+    CloseCode, Encoding, Incarnation, Limits, LobbyId, Millis, NodeName, Reconnect, Role, SessionId, UserId,
+};
+use mlms_store::Store;
+use prometheus::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::connection::{Connection, Socket};
+use crate::limiter::Creates;
+use crate::lobby::{Caller, Rules};
+use crate::metrics::Metrics;
+use crate::session::{self, SessionHandle};
+use crate::wire::LinkMessage;
+use crate::worker::{INBOX_MAX, ToWorker, Worker};
+
+/// Changes of the view are passed on to the workers no more often than this.
+const VIEW_PAUSE: Duration = Duration::from_millis(50);
+/// Sessions that are asked to leave in a second, so that the rest of the fleet takes them without a storm.
+const BYES_PER_SECOND: u64 = 1_000;
+/// How long the workers may take to bring journal and event store to rest.
+const REST_TIME: Duration = Duration::from_secs(10);
+
+/// What a node is told about itself.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub name: NodeName,
+    /// `host:port` at which brokers reach this node.
+    pub address: String,
+    pub public_url: Option<String>,
+    pub limits: Limits,
+    pub heartbeat: Duration,
+    /// How long a member whose connection is lost stays one.
+    pub grace: Duration,
+    /// How long an empty lobby stays in memory.
+    pub empty_ttl: Duration,
+    /// Who may create lobbies; `None`: everybody.
+    pub creators: Option<Vec<Role>>,
+    /// How long sessions may take to leave when the node stops.
+    pub drain: Duration,
+    pub connections_max: usize,
+}
+
+/// Where the workers run.
+#[derive(Debug, Clone)]
+pub enum Threads {
+    /// Each on a thread of its own.
+    Own(usize),
+    /// All on the present runtime, for tests under a paused clock.
+    Shared(usize),
+}
+
+/// Everything a node is made of.
+pub struct LobbyNode {
+    pub config: NodeConfig,
+    pub directory: Directory,
+    pub journal: Journal,
+    pub relay: Relay,
+    pub store: Store,
+    /// Verifies refreshed tokens (`auth`).
+    pub verifier: Verifier,
+    /// Opens tickets.
+    pub keys: ClusterKeys,
+    /// `None`: sessions come only through [`NodeHandle::admit`].
+    pub listener: Option<TcpListener>,
+    pub registry: Registry,
+    pub health: Health,
+    pub readiness: Readiness,
+    pub shutdown: Shutdown,
+    pub clock: Clock,
+    pub threads: Threads,
+}
+
+/// Who comes in, as its ticket says.
+#[derive(Debug, Clone)]
+pub struct Passenger {
+    pub session: SessionId,
+    pub user: UserId,
+    pub name: String,
+    pub roles: Vec<Role>,
+    pub token_expires_at: Millis,
+    /// The lobby to join at once.
+    pub lobby: Option<LobbyId>,
+}
+
+impl From<Ticket> for Passenger {
+    fn from(ticket: Ticket) -> Self {
+        Passenger {
+            session: ticket.session,
+            name: ticket.name.unwrap_or_else(|| ticket.user.to_string()),
+            user: ticket.user,
+            roles: ticket.roles,
+            token_expires_at: ticket.token_expires_at,
+            lobby: ticket.lobby,
+        }
+    }
+}
+
+/// A running node.
+pub struct NodeHandle {
+    node: Arc<Node>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NodeHandle({})", self.node.name)
+    }
+}
+
+struct WorkerHandle {
+    inbox: mpsc::Sender<ToWorker>,
+    runtime: Handle,
+}
+
+/// What all parts of a node share.
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) rules: Rules,
+    pub(crate) heartbeat: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) directory: Directory,
+    pub(crate) journal: Journal,
+    pub(crate) store: Store,
+    pub(crate) links: LinksHandle,
+    pub(crate) verifier: Verifier,
+    pub(crate) keys: ClusterKeys,
+    pub(crate) creates: Creates,
+    pub(crate) handshakes: TaskTracker,
+    /// Ends the workers, when everything is at rest.
+    pub(crate) stop: CancellationToken,
+    workers: Vec<WorkerHandle>,
+    sessions: Mutex<HashMap<SessionId, Arc<SessionHandle>>>,
+    running: TaskTracker,
+    used_tickets: Mutex<HashMap<SessionId, u64>>,
+    next_session: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl LobbyNode {
+    /// Starts the node: from here on it has a lease and takes sessions.
+    #[must_use]
+    pub fn start(self) -> NodeHandle {
+        let now = self.clock.now();
+        // Microseconds: a restart within the same millisecond is not to be had.
+        let incarnation = Incarnation(now.0.saturating_mul(1_000) + rand::random_range(0..1_000));
+        let (links, link_events, links_task) =
+            Links::start(self.config.name.clone(), incarnation, self.relay.clone(), LinkConfig::default());
+        let limits = Arc::new(self.config.limits.clone());
+        let (workers, inboxes, threads) = prepare_workers(&self.threads);
+        let node = Arc::new(Node {
+            name: self.config.name.clone(),
+            incarnation,
+            rules: Rules {
+                limits: Arc::clone(&limits),
+                grace: self.config.grace,
+                empty_ttl: self.config.empty_ttl,
+                creators: self.config.creators.clone(),
+            },
+            creates: Creates::new(limits.creates_per_minute),
+            limits,
+            heartbeat: self.config.heartbeat,
+            clock: self.clock.clone(),
+            metrics: Arc::new(Metrics::new(&self.registry)),
+            directory: self.directory.clone(),
+            journal: self.journal.clone(),
+            store: self.store.clone(),
+            links,
+            verifier: self.verifier.clone(),
+            keys: self.keys.clone(),
+            handshakes: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            workers,
+            sessions: Mutex::default(),
+            running: TaskTracker::new(),
+            used_tickets: Mutex::default(),
+            next_session: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+        });
+        let task = tokio::spawn(run(Arc::clone(&node), self, inboxes, threads, link_events, links_task));
+        NodeHandle { node, task }
+    }
+}
+
+type Thread = Option<std::sync::mpsc::Sender<WorkerThread>>;
+/// What a worker's thread runs.
+type WorkerThread = (Worker, mpsc::Receiver<ToWorker>);
+
+/// Makes the workers' inboxes, and the threads that wait for their worker.
+fn prepare_workers(threads: &Threads) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<(Thread, Option<std::thread::JoinHandle<()>>)>) {
+    let (count, own) = match threads {
+        Threads::Own(count) => ((*count).max(1), true),
+        Threads::Shared(count) => ((*count).max(1), false),
+    };
+    let (mut handles, mut inboxes, mut started) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..count {
+        let (inbox, receiver) = mpsc::channel(INBOX_MAX);
+        inboxes.push(receiver);
+        if own {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("the system gives a worker its event queue at the start");
+            handles.push(WorkerHandle { inbox, runtime: runtime.handle().clone() });
+            let (give, take) = std::sync::mpsc::channel::<WorkerThread>();
+            let thread = std::thread::Builder::new().name(format!("lobbies-{number}")).spawn(move || {
+                if let Ok((worker, receiver)) = take.recv() {
+                    runtime.block_on(worker.run(receiver));
+                }
+                // Sessions that outlive the drain end with their runtime.
+                runtime.shutdown_background();
+            });
+            started.push((Some(give), Some(thread.expect("the system gives a thread at the start"))));
+        } else {
+            handles.push(WorkerHandle { inbox, runtime: Handle::current() });
+            started.push((None, None));
+        }
+    }
+    (handles, inboxes, started)
+}
+
+impl NodeHandle {
+    /// Takes in an upgraded connection, as the listener does.
+    pub async fn admit(&self, socket: Socket, encoding: Encoding, passenger: Passenger) {
+        self.node.admit(socket, Bytes::new(), encoding, passenger, None).await;
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.node.name
+    }
+
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.node.incarnation
+    }
+
+    /// Open sessions.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.node.lock_sessions().len()
+    }
+
+    /// Waits until the node has stopped, after its shutdown began.
+    pub async fn stopped(self) {
+        // A panic of the node's task was reported by its own hook.
+        let _ = self.task.await;
+    }
+
+    /// Ends the node as a kill would: nothing is flushed, nobody is told.
+    pub fn kill(self) {
+        self.task.abort();
+        self.node.stop.cancel();
+        self.node.links.stop();
+        for session in self.node.lock_sessions().values() {
+            session.outbox.break_off();
+        }
+    }
+}
+
+/// The node's life.
+async fn run(
+    node: Arc<Node>,
+    parts: LobbyNode,
+    inboxes: Vec<mpsc::Receiver<ToWorker>>,
+    threads: Vec<(Thread, Option<std::thread::JoinHandle<()>>)>,
+    link_events: LinkEvents,
+    links_task: impl Future<Output = ()> + Send + 'static,
+) {
+    let LobbyNode { config, listener, registry, health, readiness, shutdown, .. } = parts;
+    let tasks = TaskTracker::new();
+    let mut joins = Vec::new();
+    for (inbox, (thread, join)) in inboxes.into_iter().zip(threads) {
+        let worker = Worker::new(Arc::clone(&node));
+        match thread {
+            // The thread waits for exactly this.
+            Some(thread) => drop(thread.send((worker, inbox))),
+            None => drop(tasks.spawn(worker.run(inbox))),
+        }
+        joins.extend(join);
+    }
+    let gate = readiness.dependency("lease");
+    let component = health.component("directory");
+    tasks.spawn(links_task);
+    tasks.spawn(dispatch(Arc::clone(&node), link_events));
+    tasks.spawn(watch_view(Arc::clone(&node)));
+    let lease = tasks.spawn(hold_lease(Arc::clone(&node), config.clone(), gate, component, shutdown.clone()));
+    let stop_listener = CancellationToken::new();
+    if let Some(listener) = listener {
+        let options = HttpOptions { connections_max: config.connections_max, ..HttpOptions::default() };
+        let metrics = ListenerMetrics::new(&registry, "node");
+        let service_node = Arc::clone(&node);
+        let service = move |request, _peer| crate::listener::answer(Arc::clone(&service_node), request);
+        tasks.spawn(http::serve(listener, options, metrics, service, stop_listener.clone()));
+    }
+    shutdown.drain().cancelled().await;
+    drain(&node, &config, &shutdown).await;
+    stop_listener.cancel();
+    lease.abort();
+    if node.directory.retire(&node.name, node.incarnation).await.is_err() {
+        tracing::debug!("the lease could not be given back; it runs out by itself");
+    }
+    node.links.stop();
+    node.stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    for join in joins {
+        // The worker has ended or is about to; its thread has nothing else to do.
+        let _ = tokio::task::spawn_blocking(move || join.join()).await;
+    }
+}
+
+/// Holds the lease: renews it, and tells the load with it.
+async fn hold_lease(node: Arc<Node>, config: NodeConfig, gate: Gate, health: Component, shutdown: Shutdown) {
+    let mut ticker = tokio::time::interval(RENEWAL);
+    loop {
+        tokio::select! {
+            _ = ticker.tick() => {}
+            () = shutdown.drain().cancelled(), if !node.is_draining() => node.draining.store(true, Ordering::Relaxed),
+        }
+        let count = |value: i64| u32::try_from(value).unwrap_or(0);
+        let record = NodeRecord {
+            name: node.name.clone(),
+            incarnation: node.incarnation,
+            address: config.address.clone(),
+            public_url: config.public_url.clone(),
+            state: if node.is_draining() { NodeState::Draining } else { NodeState::Ready },
+            load: NodeLoad {
+                sessions: count(node.metrics.sessions.get()),
+                lobbies: count(node.metrics.lobbies.get()),
+                shards: count(node.metrics.shards.get()),
+            },
+        };
+        match node.directory.renew(&record).await {
+            Ok(Renewal::Held) => {
+                gate.open();
+                health.ok();
+            }
+            Ok(Renewal::Superseded) => {
+                tracing::error!(node = %node.name, "another process runs under this node's name; stopping");
+                health.down("superseded by another process of the same name");
+                shutdown.begin();
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                health.degraded(error.to_string());
+            }
+        }
+        if let Err(error) = node.directory.refresh().await {
+            tracing::debug!(%error, "the view could not be read");
+        }
+    }
+}
+
+/// Tells the workers when the view changes.
+async fn watch_view(node: Arc<Node>) {
+    let mut view = node.directory.watch();
+    loop {
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() {
+                return;
+            },
+            () = node.stop.cancelled() => return,
+        }
+        for worker in &node.workers {
+            // A worker that has ended needs no view.
+            let _ = worker.inbox.send(ToWorker::ViewChanged).await;
+        }
+        tokio::time::sleep(VIEW_PAUSE).await;
+    }
+}
+
+/// Hands what the links bring to the workers that know the lobbies.
+async fn dispatch(node: Arc<Node>, mut events: LinkEvents) {
+    let mut incarnations: HashMap<NodeName, Incarnation> = HashMap::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            LinkEvent::Received { from, incarnation, payload } => {
+                incarnations.insert(from.clone(), incarnation);
+                match LinkMessage::decode(&payload) {
+                    Some(LinkMessage::ToOwner(lobby, message)) => {
+                        node.tell(&lobby.clone(), ToWorker::FromNode { from, lobby, message }).await;
+                    }
+                    Some(LinkMessage::FromOwner(lobby, message)) => {
+                        let message = Box::new(message);
+                        node.tell(&lobby.clone(), ToWorker::FromOwner { from, lobby, message }).await;
+                    }
+                    Some(LinkMessage::Replace(session)) => node.replace(&session),
+                    None => node.metrics.unreadable.with_label_values(&["link_message"]).inc(),
+                }
+            }
+            LinkEvent::IncomingReset { from, incarnation } => {
+                let restarted = incarnations.insert(from.clone(), incarnation) != Some(incarnation);
+                node.metrics.link_resets.with_label_values(&["incoming"]).inc();
+                node.tell_all_of_reset(&from, restarted).await;
+            }
+            LinkEvent::OutgoingReset { to } => {
+                node.metrics.link_resets.with_label_values(&["outgoing"]).inc();
+                node.tell_all_of_reset(&to, false).await;
+            }
+        }
+    }
+}
+
+/// Asks all sessions to leave, waits for them, and brings the workers to rest.
+async fn drain(node: &Arc<Node>, config: &NodeConfig, shutdown: &Shutdown) {
+    node.draining.store(true, Ordering::Relaxed);
+    let deadline = shutdown.deadline(config.drain);
+    let sessions: Vec<_> = node.lock_sessions().values().cloned().collect();
+    tracing::info!(node = %node.name, sessions = sessions.len(), "draining");
+    let spread = Duration::from_millis(sessions.len() as u64 * 1_000 / BYES_PER_SECOND).min(config.drain / 2);
+    let window = (100, 1_000 + u64::try_from(spread.as_millis()).unwrap_or(0));
+    let pause = spread / u32::try_from(sessions.len().max(1)).unwrap_or(u32::MAX);
+    // A hurry or the deadline cuts the spreading short; everyone still gets the word.
+    let mut in_time = true;
+    for session in sessions {
+        session.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Window, Some(window));
+        if in_time && pause > Duration::from_micros(500) {
+            in_time = deadline.run(tokio::time::sleep(pause)).await.is_ok();
+        }
+    }
+    node.running.close();
+    if deadline.run(node.running.wait()).await.is_err() {
+        tracing::info!(node = %node.name, sessions = node.lock_sessions().len(), "sessions are cut off at the deadline");
+    }
+    let mut resting = Vec::new();
+    for worker in &node.workers {
+        let (answer, rested) = tokio::sync::oneshot::channel();
+        if worker.inbox.send(ToWorker::Rest(answer)).await.is_ok() {
+            resting.push(rested);
+        }
+    }
+    let all = async {
+        for rested in resting {
+            // A worker that ended has nothing to bring to rest.
+            let _ = rested.await;
+        }
+    };
+    if tokio::time::timeout(REST_TIME, all).await.is_err() {
+        tracing::warn!(node = %node.name, "the event store does not have everything yet; the journal has");
+    }
+}
+
+impl Node {
+    /// Hands something to the worker of a lobby; waits while that worker does not keep up.
+    pub(crate) async fn tell(&self, lobby: &LobbyId, message: ToWorker) {
+        let worker = &self.workers[usize::from(shard_of(lobby).0) % self.workers.len()];
+        // A worker that has ended belongs to a node that is gone.
+        let _ = worker.inbox.send(message).await;
+    }
+
+    async fn tell_all_of_reset(&self, peer: &NodeName, restarted: bool) {
+        for worker in &self.workers {
+            let reset = ToWorker::LinkReset { peer: peer.clone(), restarted };
+            // As above.
+            let _ = worker.inbox.send(reset).await;
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn lock_sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>> {
+        self.sessions.lock().expect("no holder of the sessions panics")
+    }
+
+    pub(crate) fn session(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
+        self.lock_sessions().get(id).cloned()
+    }
+
+    /// Marks a ticket as used. `false`: it was used before.
+    pub(crate) fn use_ticket(&self, ticket: &Ticket) -> bool {
+        let now = self.clock.now().0;
+        let mut used = self.used_tickets.lock().expect("no holder of the tickets panics");
+        if used.len() > 4_096 {
+            used.retain(|_, until| *until > now);
+        }
+        used.insert(ticket.session.clone(), now + 2 * TICKET_TTL_MS).is_none()
+    }
+
+    fn replace(&self, session: &SessionId) {
+        if let Some(session) = self.session(session) {
+            session.outbox.close(CloseCode::Replaced, "a newer session has come", Reconnect::Never, None);
+        }
+    }
+
+    /// Takes in a connection that may come in, and runs its session on the worker that it talks to most.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        socket: Socket,
+        read_already: Bytes,
+        encoding: Encoding,
+        passenger: Passenger,
+        held: Option<Held>,
+    ) {
+        let worker = match &passenger.lobby {
+            Some(lobby) => usize::from(shard_of(lobby).0),
+            None => usize::try_from(self.next_session.load(Ordering::Relaxed)).unwrap_or(0),
+        };
+        let runtime = self.workers[worker % self.workers.len()].runtime.clone();
+        let socket = match socket {
+            Socket::Tcp(stream) => {
+                let stream = stream.into_std().and_then(|stream| {
+                    let _entered = runtime.enter();
+                    TcpStream::from_std(stream)
+                });
+                match stream {
+                    Ok(stream) => Socket::Tcp(stream),
+                    Err(error) => return tracing::debug!(%error, "a connection ended while it was taken in"),
+                }
+            }
+            pipe @ Socket::Pipe(_) => pipe,
+        };
+        let node = Arc::clone(self);
+        let run = async move { node.run_session(socket, read_already, encoding, passenger, held).await };
+        self.running.spawn_on(run, &runtime);
+    }
+
+    async fn run_session(
+        self: Arc<Self>,
+        socket: Socket,
+        read_already: Bytes,
+        encoding: Encoding,
+        passenger: Passenger,
+        held: Option<Held>,
+    ) {
+        let Passenger { session, user, name, roles, token_expires_at, lobby } = passenger;
+        let metrics = Arc::clone(&self.metrics);
+        let (frame_max, outbox_max) = (self.limits.frame_bytes_max, self.limits.outbox_bytes_max);
+        let (connection, outbox) =
+            Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics).await;
+        let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+        let caller = Caller { session: session.clone(), user: user.clone(), name, roles };
+        let handle = Arc::new(SessionHandle::new(number, caller, outbox));
+        self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
+        self.metrics.sessions.inc();
+        let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
+        self.count_session(&user, &session).await;
+        if self.is_draining() {
+            handle.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Now, None);
+        }
+        session::run(handle, connection, Arc::clone(&self), session::Start { token_expires_at, lobby }).await;
+        drop(ended);
+        if self.directory.remove_session(&user, &session).await.is_err() {
+            tracing::debug!("a session's record could not be removed; it dies with the node's lease");
+        }
+    }
+
+    /// Counts the session among its user's, and closes the oldest beyond the limit.
+    async fn count_session(&self, user: &UserId, session: &SessionId) {
+        let record =
+            SessionRecord { session: session.clone(), node: self.name.clone(), incarnation: self.incarnation };
+        match self.directory.add_session(user, record, self.limits.sessions_per_user_max).await {
+            Ok(oldest) => {
+                for SessionRecord { session, node, .. } in oldest {
+                    if node == self.name {
+                        self.replace(&session);
+                    } else {
+                        self.links.send(&node, LinkMessage::Replace(session).encode());
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a session is not counted"),
+        }
+    }
+}
+
+/// Takes a session off the books, however it ends.
+struct SessionEnd {
+    node: Arc<Node>,
+    session: SessionId,
+    _held: Option<Held>,
+}
+
+impl Drop for SessionEnd {
+    fn drop(&mut self) {
+        self.node.lock_sessions().remove(&self.session);
+        self.node.metrics.sessions.dec();
+    }
+}

@@ -1,0 +1,462 @@
+//! The write half of one connection: ready WebSocket bytes go straight to the socket while it takes them, and
+//! wait here, bounded in bytes, while it does not. Lobbies and the session itself write through it from any
+//! thread; none of them ever waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use mlms_protocol::{CloseCode, Encoding, Event, LobbyId, Reconnect, UserId};
+use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+
+/// Bytes that are joined into one write when a backlog drains.
+const JOIN_BYTES: usize = 16 * 1024;
+
+const SLOW: &str = "the connection does not keep up";
+
+/// What a frame on its way to a connection is: only ephemeral ones may be shed.
+#[derive(Debug, Clone)]
+pub(crate) enum Shed {
+    Never,
+    /// Dropped when the connection is slow, and counted for the lobby's `lag`.
+    Ephemeral { lobby: LobbyId, key: Option<Arc<LatestKey>> },
+}
+
+/// Of ephemeral frames with the same key only the newest waits.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LatestKey {
+    pub lobby: LobbyId,
+    pub from: Option<UserId>,
+    pub key: String,
+}
+
+/// Where the bytes go.
+pub(crate) enum Wire {
+    Tcp(OwnedWriteHalf),
+    /// An in-memory pipe, for tests under a paused clock.
+    Pipe(Mutex<WriteHalf<DuplexStream>>),
+}
+
+impl Wire {
+    /// Writes what fits now.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Tcp(half) => half.try_write(bytes),
+            Wire::Pipe(half) => match poll_pipe(half, bytes, &mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(written) => written,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            },
+        }
+    }
+
+    /// Waits until some of the bytes can be written, and writes those that fit.
+    async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Wire::Tcp(half) => loop {
+                half.writable().await?;
+                match half.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return outcome,
+                }
+            },
+            Wire::Pipe(half) => std::future::poll_fn(|cx| poll_pipe(half, bytes, cx)).await,
+        }
+    }
+}
+
+fn poll_pipe(
+    half: &Mutex<WriteHalf<DuplexStream>>,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut half = half.lock().expect("no holder of a pipe panics");
+    Pin::new(&mut *half).poll_write(cx, bytes)
+}
+
+/// A connection's write half with its backlog.
+pub(crate) struct Outbox {
+    encoding: Encoding,
+    bytes_max: usize,
+    wire: Wire,
+    backlog: Mutex<Backlog>,
+    /// Wakes the connection's task when there is a backlog to write, or an order to close.
+    wake: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Backlog {
+    queue: VecDeque<Waiting>,
+    /// Bytes of the queue still to be written.
+    bytes: usize,
+    /// Bytes of the front that are written already.
+    front_written: usize,
+    /// How many entries have left the front: an entry's number minus this is its place.
+    left: u64,
+    latest: HashMap<Arc<LatestKey>, u64>,
+    dropped: HashMap<LobbyId, u64>,
+    state: Flow,
+    /// Lobbies whose missed events are to be pulled when the backlog has drained.
+    pulls: Vec<LobbyId>,
+}
+
+struct Waiting {
+    bytes: Bytes,
+    shed: Shed,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Flow {
+    #[default]
+    Open,
+    /// The close frame is queued; nothing may follow it.
+    Closing(u16),
+    /// The socket is gone.
+    Broken,
+}
+
+/// What the connection's task has to do next for its outbox.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Nothing waits, and these lobbies have missed events to pull.
+    Pulls(Vec<LobbyId>),
+    /// The close frame is out; the peer has a moment to answer it.
+    Closed(u16),
+    Broken,
+}
+
+impl Outbox {
+    pub(crate) fn new(encoding: Encoding, bytes_max: usize, wire: Wire, metrics: Arc<Metrics>) -> Self {
+        Outbox {
+            encoding,
+            bytes_max,
+            wire,
+            backlog: Mutex::default(),
+            wake: Notify::new(),
+            metrics,
+        }
+    }
+
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().expect("no holder of a backlog panics")
+    }
+
+    /// Writes one frame, or queues it.
+    pub(crate) fn push(&self, frame: &Bytes) {
+        self.push_joined(frame, || std::iter::once((frame.clone(), Shed::Never)));
+    }
+
+    /// Encodes and writes one event.
+    pub(crate) fn push_event(&self, event: &Event) {
+        self.push(&self.encoding.websocket_frame(&event.encode(self.encoding)));
+    }
+
+    /// Writes frames that are already joined into one buffer. Only if the socket does not take them are the
+    /// single frames looked at.
+    pub(crate) fn push_joined<I>(&self, joined: &Bytes, frames: impl FnOnce() -> I)
+    where
+        I: Iterator<Item = (Bytes, Shed)>,
+    {
+        let mut backlog = self.lock();
+        if backlog.state != Flow::Open {
+            return;
+        }
+        if backlog.queue.is_empty() {
+            match self.wire.try_write(joined) {
+                Ok(written) if written == joined.len() => return,
+                Ok(written) if written > 0 => {
+                    // The frame that was cut must be finished; the few behind it are not worth sorting out.
+                    backlog.append(joined.slice(written..), Shed::Never);
+                    self.wake.notify_one();
+                    return;
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    backlog.break_off();
+                    self.wake.notify_one();
+                    return;
+                }
+                _ => {}
+            }
+        }
+        for (bytes, shed) in frames() {
+            self.queue(&mut backlog, bytes, shed);
+        }
+        self.wake.notify_one();
+    }
+
+    fn queue(&self, backlog: &mut Backlog, bytes: Bytes, shed: Shed) {
+        if backlog.state != Flow::Open {
+            return;
+        }
+        if let Shed::Ephemeral { lobby, key } = &shed {
+            if let Some(key) = key {
+                backlog.replace(key);
+            }
+            if backlog.bytes + bytes.len() > self.bytes_max / 4 {
+                *backlog.dropped.entry(lobby.clone()).or_default() += 1;
+                self.metrics.shed.inc();
+                return;
+            }
+        }
+        backlog.append(bytes, shed);
+        if backlog.bytes > self.bytes_max {
+            self.metrics.slow_consumers.inc();
+            backlog.keep_only_the_cut_frame();
+            self.close_in(backlog, CloseCode::SlowConsumer, SLOW, Reconnect::Now, None);
+        }
+    }
+
+    /// Sends `bye` and a close frame behind what waits; nothing can follow them.
+    pub(crate) fn close(&self, code: CloseCode, reason: &str, reconnect: Reconnect, window_ms: Option<(u64, u64)>) {
+        let mut backlog = self.lock();
+        self.close_in(&mut backlog, code, reason, reconnect, window_ms);
+        drop(backlog);
+        self.wake.notify_one();
+    }
+
+    fn close_in(
+        &self,
+        backlog: &mut Backlog,
+        code: CloseCode,
+        reason: &str,
+        reconnect: Reconnect,
+        window_ms: Option<(u64, u64)>,
+    ) {
+        if backlog.state != Flow::Open {
+            return;
+        }
+        let bye = Event::Bye { code: code.number(), reason: reason.to_owned(), reconnect, window_ms };
+        let mut frames = BytesMut::from(self.encoding.websocket_frame(&bye.encode(self.encoding)).as_ref());
+        frames.extend_from_slice(&close_frame(code.number(), reason));
+        backlog.append(frames.freeze(), Shed::Never);
+        backlog.state = Flow::Closing(code.number());
+        self.metrics.closes.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Sends only a close frame (RFC 6455 section 7.4.1), for a peer that broke the WebSocket protocol.
+    pub(crate) fn close_plain(&self, code: u16, reason: &str, label: &str) {
+        let mut backlog = self.lock();
+        if backlog.state == Flow::Open {
+            backlog.append(Bytes::from(close_frame(code, reason)), Shed::Never);
+            backlog.state = Flow::Closing(code);
+            self.metrics.closes.with_label_values(&[label]).inc();
+        }
+        drop(backlog);
+        self.wake.notify_one();
+    }
+
+    /// Sends a ping (RFC 6455 section 5.5.2).
+    pub(crate) fn ping(&self) {
+        self.push(&Bytes::from_static(&[0x89, 0]));
+    }
+
+    /// Notes that a lobby's missed events go on as soon as the backlog has drained.
+    pub(crate) fn pull_later(&self, lobby: &LobbyId) {
+        let mut backlog = self.lock();
+        if !backlog.pulls.contains(lobby) {
+            backlog.pulls.push(lobby.clone());
+        }
+        drop(backlog);
+        self.wake.notify_one();
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Closes a connection that does not keep up.
+    pub(crate) fn close_slow(&self) {
+        let mut backlog = self.lock();
+        if backlog.state == Flow::Open {
+            self.metrics.slow_consumers.inc();
+            backlog.keep_only_the_cut_frame();
+            self.close_in(&mut backlog, CloseCode::SlowConsumer, SLOW, Reconnect::Now, None);
+        }
+        drop(backlog);
+        self.wake.notify_one();
+    }
+
+    /// Writes the backlog as the socket takes it, until something is for the connection's task to do. Cancel safe:
+    /// what is written is noted before the next wait.
+    pub(crate) async fn drain(&self) -> Drained {
+        loop {
+            let wait = {
+                let mut backlog = self.lock();
+                match (backlog.state, backlog.queue.is_empty()) {
+                    (Flow::Broken, _) => return Drained::Broken,
+                    (Flow::Closing(code), true) => return Drained::Closed(code),
+                    (Flow::Open, true) if !backlog.dropped.is_empty() => {
+                        for (lobby, dropped) in std::mem::take(&mut backlog.dropped) {
+                            let lag = Event::Lag { lobby, dropped }.encode(self.encoding);
+                            backlog.append(self.encoding.websocket_frame(&lag), Shed::Never);
+                        }
+                        continue;
+                    }
+                    (Flow::Open, true) if !backlog.pulls.is_empty() => {
+                        return Drained::Pulls(std::mem::take(&mut backlog.pulls));
+                    }
+                    (Flow::Open, true) => true,
+                    (_, false) => false,
+                }
+            };
+            match wait {
+                true => self.wake.notified().await,
+                false => _ = self.drain_once().await,
+            }
+        }
+    }
+
+    /// Gets what waits out, in at most this time.
+    pub(crate) async fn finish(&self, time: std::time::Duration) {
+        if self.waiting_bytes() > 0 {
+            let drain = async {
+                while self.waiting_bytes() > 0 && !matches!(self.drain_once().await, Flow::Broken) {}
+            };
+            // A peer that does not take its last words in time does without them.
+            let _ = tokio::time::timeout(time, drain).await;
+        }
+    }
+
+    async fn drain_once(&self) -> Flow {
+        let chunk = {
+            let backlog = self.lock();
+            if backlog.queue.is_empty() || backlog.state == Flow::Broken {
+                return backlog.state;
+            }
+            backlog.chunk()
+        };
+        let outcome = self.wire.write(&chunk).await;
+        let mut backlog = self.lock();
+        match outcome {
+            Ok(written) => backlog.advance(written),
+            Err(_) => backlog.break_off(),
+        }
+        backlog.state
+    }
+
+    /// Ends the connection at once, as if the socket were gone.
+    pub(crate) fn break_off(&self) {
+        self.lock().break_off();
+        self.wake.notify_one();
+    }
+
+    /// Whether the socket is known to be gone, or a close frame is on its way.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().state != Flow::Open
+    }
+
+    /// Takes bytes of the WebSocket library: pongs and answers to a close.
+    fn push_raw(&self, bytes: &[u8]) {
+        self.push(&Bytes::copy_from_slice(bytes));
+    }
+}
+
+impl Backlog {
+    fn append(&mut self, bytes: Bytes, shed: Shed) {
+        if let Shed::Ephemeral { key: Some(key), .. } = &shed {
+            self.latest.insert(Arc::clone(key), self.left + self.queue.len() as u64);
+        }
+        self.bytes += bytes.len();
+        self.queue.push_back(Waiting { bytes, shed });
+    }
+
+    /// Empties the older frame of the same key, if it waits whole.
+    fn replace(&mut self, key: &Arc<LatestKey>) {
+        let Some(number) = self.latest.remove(key) else { return };
+        let Some(place) = number.checked_sub(self.left).and_then(|place| usize::try_from(place).ok()) else { return };
+        if place == 0 && self.front_written > 0 {
+            return;
+        }
+        if let Some(waiting) = self.queue.get_mut(place) {
+            self.bytes -= waiting.bytes.len();
+            waiting.bytes = Bytes::new();
+        }
+    }
+
+    /// Copies the next bytes to write: several small frames together.
+    fn chunk(&self) -> Bytes {
+        let front = self.queue.front().expect("the caller saw an entry").bytes.slice(self.front_written..);
+        if front.len() >= JOIN_BYTES || self.queue.len() == 1 {
+            return front;
+        }
+        let mut joined = BytesMut::with_capacity(JOIN_BYTES);
+        joined.extend_from_slice(&front);
+        for waiting in self.queue.iter().skip(1) {
+            if joined.len() + waiting.bytes.len() > JOIN_BYTES {
+                break;
+            }
+            joined.extend_from_slice(&waiting.bytes);
+        }
+        joined.freeze()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(front) = self.queue.front() {
+            let rest = front.bytes.len() - self.front_written;
+            if written < rest || (rest > 0 && written == 0) {
+                self.front_written += written;
+                return;
+            }
+            written -= rest;
+            self.front_written = 0;
+            if let Shed::Ephemeral { key: Some(key), .. } = &front.shed {
+                if self.latest.get(key) == Some(&self.left) {
+                    self.latest.remove(key);
+                }
+            }
+            self.queue.pop_front();
+            self.left += 1;
+        }
+    }
+
+    fn keep_only_the_cut_frame(&mut self) {
+        let keep = usize::from(self.front_written > 0);
+        self.queue.truncate(keep);
+        self.latest.clear();
+        self.dropped.clear();
+        self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written);
+    }
+
+    fn break_off(&mut self) {
+        *self = Backlog { state: Flow::Broken, ..Backlog::default() };
+    }
+}
+
+/// A close frame with its code and reason, cut to the 125 bytes of a control frame (RFC 6455 section 5.5).
+fn close_frame(code: u16, reason: &str) -> Vec<u8> {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut frame = vec![0x88, u8::try_from(end + 2).expect("at most 125")];
+    frame.extend_from_slice(&code.to_be_bytes());
+    frame.extend_from_slice(&reason.as_bytes()[..end]);
+    frame
+}
+
+/// The writing side that the WebSocket library sees: everything goes to the outbox, whole and at once.
+pub(crate) struct RawWriter(pub(crate) Arc<Outbox>);
+
+impl RawWriter {
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
+        self.0.push_raw(bytes);
+        bytes.len()
+    }
+}

@@ -1,0 +1,464 @@
+//! One session: reads and checks a player's frames, keeps its rates and its heartbeat, and hands commands to the
+//! workers that know the lobbies.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlms_protocol::command::{DecodeError, Join, ResumePoint};
+use mlms_protocol::reply::{Joined, encode_reply};
+use mlms_protocol::{
+    Answer, CloseCode, Command, Encoding, ErrorCode, Event, LobbyCommand, LobbyId, Millis, Reconnect, Refusal, Request,
+};
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::connection::{Connection, Incoming};
+use crate::limiter::{Bucket, Grant};
+use crate::lobby::{Caller, CommandKey};
+use crate::node::Node;
+use crate::outbox::{Drained, Outbox};
+use crate::worker::{Envelope, Origin, ToWorker};
+
+/// Time without any frame after a ping before the session is given up (protocol: 10 s).
+const PONG_TIME: Duration = Duration::from_secs(10);
+/// How long a peer may take to answer a close frame before the socket is dropped.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// How long a peer that does not read may take to receive what stands before its close frame.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(10);
+/// How long a command may wait for a worker or an owner (protocol: then `owner_unavailable`).
+pub(crate) const COMMAND_TIME: Duration = Duration::from_secs(2);
+
+/// What the rest of the node holds of a session.
+pub(crate) struct SessionHandle {
+    /// Unique in this process; cheaper to hash than the id.
+    pub(crate) number: u64,
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) outbox: Arc<Outbox>,
+    membership: Mutex<Membership>,
+}
+
+#[derive(Default)]
+struct Membership {
+    ended: bool,
+    lobbies: Vec<LobbyId>,
+}
+
+impl SessionHandle {
+    pub(crate) fn new(number: u64, caller: Caller, outbox: Arc<Outbox>) -> Self {
+        SessionHandle { number, caller: Arc::new(caller), outbox, membership: Mutex::default() }
+    }
+
+    fn membership(&self) -> std::sync::MutexGuard<'_, Membership> {
+        self.membership.lock().expect("no holder of a membership panics")
+    }
+
+    /// Notes that the session is in a lobby. `false`: it has ended, and must not be seated.
+    pub(crate) fn enter(&self, lobby: &LobbyId) -> bool {
+        let mut membership = self.membership();
+        if !membership.ended && !membership.lobbies.contains(lobby) {
+            membership.lobbies.push(lobby.clone());
+        }
+        !membership.ended
+    }
+
+    pub(crate) fn leave(&self, lobby: &LobbyId) {
+        self.membership().lobbies.retain(|known| known != lobby);
+    }
+
+    fn is_in(&self, lobby: &LobbyId) -> bool {
+        self.membership().lobbies.contains(lobby)
+    }
+
+    fn lobby_count(&self) -> usize {
+        self.membership().lobbies.len()
+    }
+
+    /// Ends the membership: nobody may seat the session any more. Gives the lobbies it was in.
+    fn end(&self) -> Vec<LobbyId> {
+        let mut membership = self.membership();
+        membership.ended = true;
+        std::mem::take(&mut membership.lobbies)
+    }
+
+    fn frame(&self, payload: &[u8]) -> Bytes {
+        self.outbox.encoding().websocket_frame(payload)
+    }
+
+    /// The frame that tells the session how its command came out, if there is one to send now.
+    pub(crate) fn reply_frame(
+        &self,
+        reply_to: &ReplyTo,
+        op: &'static str,
+        lobby: Option<&LobbyId>,
+        outcome: Result<Answer, Refusal>,
+    ) -> Option<Bytes> {
+        let encoding = self.outbox.encoding();
+        match (reply_to, outcome) {
+            (ReplyTo::Id(id), outcome) => Some(self.frame(&encode_reply(*id, &outcome, encoding))),
+            (ReplyTo::Snapshot, Ok(Answer::Joined(Joined { lobby, epoch, seq, state: Some(state), .. }))) => {
+                Some(self.frame(&Event::Snapshot { lobby, epoch, seq, state }.encode(encoding)))
+            }
+            (ReplyTo::Resume(gather, place), outcome) => {
+                gather.complete(*place, outcome);
+                None
+            }
+            (ReplyTo::Nobody | ReplyTo::Snapshot, Err(Refusal { code, message, retry_ms })) => {
+                let (op, lobby) = (Some(op.to_owned()), lobby.cloned());
+                Some(self.frame(&Event::Error { code, message, op, lobby, retry_ms }.encode(encoding)))
+            }
+            (ReplyTo::Nobody | ReplyTo::Snapshot, Ok(_)) => None,
+        }
+    }
+}
+
+/// How a session wants to hear the outcome of a command.
+#[derive(Clone)]
+pub(crate) enum ReplyTo {
+    /// The command had no id: only a failure is told, as an `error` event.
+    Nobody,
+    Id(u32),
+    /// The outcome comes as a `snapshot` or `error` event.
+    Snapshot,
+    /// One of several lobbies of a `resume`.
+    Resume(Arc<Gather>, usize),
+}
+
+/// Gathers the outcomes of a resume; the last one sends the reply, and then the missed events may flow.
+pub(crate) struct Gather {
+    id: Option<u32>,
+    session: Arc<SessionHandle>,
+    lobbies: Vec<LobbyId>,
+    outcomes: Mutex<Vec<Option<Result<Joined, (LobbyId, Refusal)>>>>,
+}
+
+impl Gather {
+    fn complete(&self, place: usize, outcome: Result<Answer, Refusal>) {
+        let lobby = self.lobbies[place].clone();
+        let outcome = match outcome {
+            Ok(Answer::Joined(joined)) => Ok(joined),
+            Ok(_) => Err((lobby, Refusal::new(ErrorCode::Internal, "the lobby gave no position"))),
+            Err(refusal) => Err((lobby, refusal)),
+        };
+        let mut outcomes = self.outcomes.lock().expect("no holder of the outcomes panics");
+        outcomes[place] = Some(outcome);
+        if !outcomes.iter().all(Option::is_some) {
+            return;
+        }
+        let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
+        let outbox = &self.session.outbox;
+        let joined: Vec<_> = outcomes.iter().flatten().map(|joined| joined.lobby.clone()).collect();
+        if let Some(id) = self.id {
+            let reply = encode_reply(id, &Ok(Answer::Resumed(outcomes)), outbox.encoding());
+            outbox.push(&outbox.encoding().websocket_frame(&reply));
+        }
+        for lobby in joined {
+            outbox.pull_later(&lobby);
+        }
+    }
+}
+
+/// Everything a session starts with.
+pub(crate) struct Start {
+    pub(crate) token_expires_at: Millis,
+    /// The lobby to join at once.
+    pub(crate) lobby: Option<LobbyId>,
+}
+
+struct Session {
+    handle: Arc<SessionHandle>,
+    node: Arc<Node>,
+    commands: Bucket,
+    chats: Bucket,
+    joins: Bucket,
+    token_expires_at: Millis,
+    /// Numbers the commands that carry no nonce.
+    counted: u64,
+}
+
+/// Runs a session to its end.
+pub(crate) async fn run(handle: Arc<SessionHandle>, mut connection: Connection, node: Arc<Node>, start: Start) {
+    let limits = Arc::clone(&node.limits);
+    let outbox = Arc::clone(&handle.outbox);
+    outbox.push_event(&Event::Welcome {
+        session: handle.caller.session.clone(),
+        user: handle.caller.user.clone(),
+        node: node.name.clone(),
+        heartbeat_ms: u64::try_from(node.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        limits: limits.as_ref().clone(),
+        now: node.clock.now(),
+    });
+    let mut session = Session {
+        commands: Bucket::new(limits.commands_per_s.into(), limits.commands_burst.into()),
+        chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),
+        joins: Bucket::new(limits.joins_per_s.into(), limits.lobbies_per_session_max as f64),
+        token_expires_at: start.token_expires_at,
+        counted: 0,
+        handle: Arc::clone(&handle),
+        node: Arc::clone(&node),
+    };
+    if let Some(lobby) = start.lobby {
+        let create = Some(mlms_protocol::lobby::Settings::default());
+        let join = LobbyCommand::Join(Join { create, ..Join::default() });
+        session.forward(lobby, ReplyTo::Snapshot, None, join).await;
+    }
+    session.serve(&mut connection, &outbox).await;
+    for lobby in handle.end() {
+        node.tell(&lobby, ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&handle) }).await;
+    }
+}
+
+impl Session {
+    async fn serve(&mut self, connection: &mut Connection, outbox: &Arc<Outbox>) {
+        let heartbeat = self.node.heartbeat;
+        // The first ping comes at a random point, so that sessions that began together do not stay together.
+        let first = heartbeat.mul_f64(rand::rng().random_range(0.5..=1.0));
+        let mut next_beat = Instant::now() + first;
+        let mut awaiting_life = false;
+        let mut closing: Option<Instant> = None;
+        let timer = tokio::time::sleep_until(next_beat);
+        tokio::pin!(timer);
+        loop {
+            let wake_at = closing.unwrap_or_else(|| next_beat.min(self.expiry()));
+            if timer.deadline() != wake_at {
+                timer.as_mut().reset(wake_at);
+            }
+            tokio::select! {
+                incoming = connection.receive(outbox) => {
+                    let Some(incoming) = incoming else {
+                        // The answer to a close, or the code of a broken frame.
+                        outbox.finish(CLOSE_TIME).await;
+                        return;
+                    };
+                    awaiting_life = false;
+                    if closing.is_none() && !outbox.is_closing() {
+                        self.take(incoming).await;
+                    }
+                }
+                drained = outbox.drain(), if closing.is_none() => match drained {
+                    Drained::Pulls(lobbies) => self.pull(lobbies).await,
+                    Drained::Closed(_) => closing = Some(Instant::now() + CLOSE_TIME),
+                    Drained::Broken => return,
+                },
+                () = &mut timer => {
+                    if closing.is_some() {
+                        return;
+                    }
+                    if Instant::now() >= self.expiry() {
+                        outbox.close(CloseCode::TokenExpired, "the token has expired", Reconnect::Now, None);
+                    } else if awaiting_life {
+                        outbox.close(CloseCode::NoPong, "no sign of life", Reconnect::Now, None);
+                    } else {
+                        outbox.ping();
+                        awaiting_life = true;
+                    }
+                    let wait = if awaiting_life { PONG_TIME.min(heartbeat) } else { heartbeat };
+                    next_beat = Instant::now() + wait;
+                    if outbox.is_closing() {
+                        // A peer that does not read gets a bounded time for its last words.
+                        let words = tokio::time::timeout(LAST_WORDS_TIME, outbox.drain()).await;
+                        if !matches!(words, Ok(Drained::Closed(_))) {
+                            return;
+                        }
+                        closing = Some(Instant::now() + CLOSE_TIME);
+                    }
+                }
+            }
+        }
+    }
+
+    fn expiry(&self) -> Instant {
+        let left = self.token_expires_at.0.saturating_sub(self.node.clock.now().0);
+        // A far expiry is looked at again each day: timers have an end.
+        Instant::now() + Duration::from_millis(left.min(86_400_000))
+    }
+
+    async fn pull(&self, lobbies: Vec<LobbyId>) {
+        for lobby in lobbies {
+            let session = Arc::clone(&self.handle);
+            self.node.tell(&lobby, ToWorker::Pull { lobby: lobby.clone(), session }).await;
+        }
+    }
+
+    async fn take(&mut self, incoming: Incoming) {
+        let encoding = self.handle.outbox.encoding();
+        let frame = match (incoming, encoding) {
+            (Incoming::Alive, _) => return,
+            (Incoming::Text(frame), Encoding::Json) | (Incoming::Binary(frame), Encoding::Msgpack) => frame,
+            _ => return self.close(CloseCode::ProtocolError, "the frame is of the other encoding"),
+        };
+        match self.commands.take() {
+            Grant::Flood => return self.close(CloseCode::Flood, "far too many commands"),
+            grant => match Request::decode(encoding, &frame) {
+                Err(DecodeError::Protocol) => {
+                    self.close(CloseCode::ProtocolError, "the frame is not one object with `op`");
+                }
+                Err(DecodeError::Refused { id, op, lobby, code, message }) => {
+                    self.refuse(id, &op, lobby, Refusal::new(code, message));
+                }
+                Ok(request) => match grant {
+                    Grant::Later(ms) => self.refuse_request(&request, rate_limited("commands", ms)),
+                    _ => self.carry_out(request).await,
+                },
+            },
+        }
+    }
+
+    fn close(&self, code: CloseCode, reason: &str) {
+        let reconnect = if code.invites_reconnect() { Reconnect::Now } else { Reconnect::Never };
+        self.handle.outbox.close(code, reason, reconnect, None);
+    }
+
+    fn refuse(&self, id: Option<u32>, op: &str, lobby: Option<LobbyId>, refusal: Refusal) {
+        self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+        let outbox = &self.handle.outbox;
+        let payload = match id {
+            Some(id) => encode_reply(id, &Err(refusal), outbox.encoding()),
+            None => {
+                let Refusal { code, message, retry_ms } = refusal;
+                Event::Error { code, message, op: Some(op.to_owned()), lobby, retry_ms }.encode(outbox.encoding())
+            }
+        };
+        outbox.push(&outbox.encoding().websocket_frame(&payload));
+    }
+
+    fn refuse_request(&self, request: &Request, refusal: Refusal) {
+        let lobby = match &request.command {
+            Command::Lobby(lobby, _) => Some(lobby.clone()),
+            _ => None,
+        };
+        self.refuse(request.id, request.command.op(), lobby, refusal);
+    }
+
+    fn answer(&self, id: Option<u32>, answer: Answer) {
+        if let Some(id) = id {
+            let outbox = &self.handle.outbox;
+            let reply = encode_reply(id, &Ok(answer), outbox.encoding());
+            outbox.push(&outbox.encoding().websocket_frame(&reply));
+        }
+    }
+
+    async fn carry_out(&mut self, request: Request) {
+        self.node.metrics.commands.with_label_values(&[request.command.op()]).inc();
+        if let Err(refusal) = self.check(&request) {
+            if refusal.code == ErrorCode::RateLimited && refusal.retry_ms.is_none() {
+                return self.close(CloseCode::Flood, "far too many messages");
+            }
+            return self.refuse_request(&request, refusal);
+        }
+        match request.command {
+            Command::Ping => self.answer(request.id, Answer::Pong { now: self.node.clock.now() }),
+            Command::Auth { ref token } => match self.authenticate(token).await {
+                Ok(expires_at) => self.answer(request.id, Answer::Auth { expires_at }),
+                Err(refusal) => self.refuse_request(&request, refusal),
+            },
+            Command::Resume(points) => self.resume(request.id, points).await,
+            Command::Find(_) => {
+                let refusal = Refusal::new(ErrorCode::UnknownOp, "`find` is not offered yet");
+                self.refuse(request.id, "find", None, refusal);
+            }
+            Command::Lobby(lobby, command) => {
+                let reply_to = request.id.map_or(ReplyTo::Nobody, ReplyTo::Id);
+                let key = request.nonce.map(CommandKey::Nonce);
+                self.forward(lobby, reply_to, key, command).await;
+            }
+        }
+    }
+
+    /// What the session itself can refuse.
+    fn check(&mut self, request: &Request) -> Result<(), Refusal> {
+        let limits = &self.node.limits;
+        match &request.command {
+            Command::Lobby(lobby, LobbyCommand::Join(_)) => {
+                match self.joins.take() {
+                    Grant::Yes => {}
+                    Grant::Later(ms) => return Err(rate_limited("joins", ms)),
+                    Grant::Flood => return Err(flood()),
+                }
+                if !self.handle.is_in(lobby) && self.handle.lobby_count() >= limits.lobbies_per_session_max {
+                    let text = format!("a session may be in {} lobbies", limits.lobbies_per_session_max);
+                    return Err(Refusal::new(ErrorCode::Conflict, text));
+                }
+            }
+            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => {
+                if send.body.as_text().is_some_and(|text| text.len() > limits.chat_bytes_max) {
+                    let text = format!("a chat has at most {} bytes", limits.chat_bytes_max);
+                    return Err(Refusal::new(ErrorCode::TooLarge, text));
+                }
+                match self.chats.take() {
+                    Grant::Yes => {}
+                    Grant::Later(ms) => return Err(rate_limited("chats", ms)),
+                    Grant::Flood => return Err(flood()),
+                }
+            }
+            Command::Resume(points) if points.len() > limits.lobbies_per_session_max => {
+                let text = format!("a resume names at most {} lobbies", limits.lobbies_per_session_max);
+                return Err(Refusal::new(ErrorCode::BadRequest, text));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn authenticate(&mut self, token: &str) -> Result<Millis, Refusal> {
+        let claims = self.node.verifier.verify(token).await;
+        let claims = claims.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        if claims.sub != self.handle.caller.user {
+            return Err(Refusal::new(ErrorCode::Forbidden, "the token is of another user"));
+        }
+        self.token_expires_at = Millis(claims.exp.saturating_mul(1_000));
+        Ok(self.token_expires_at)
+    }
+
+    async fn resume(&mut self, id: Option<u32>, points: Vec<ResumePoint>) {
+        let mut unique: Vec<ResumePoint> = Vec::with_capacity(points.len());
+        for point in points {
+            match unique.iter_mut().find(|known| known.lobby == point.lobby) {
+                Some(known) => *known = point,
+                None => unique.push(point),
+            }
+        }
+        if unique.is_empty() {
+            return self.answer(id, Answer::Resumed(Vec::new()));
+        }
+        let gather = Arc::new(Gather {
+            id,
+            session: Arc::clone(&self.handle),
+            lobbies: unique.iter().map(|point| point.lobby.clone()).collect(),
+            outcomes: Mutex::new(vec![None; unique.len()]),
+        });
+        for (place, ResumePoint { lobby, epoch, seq }) in unique.into_iter().enumerate() {
+            let since = Some(mlms_protocol::command::Position { epoch, seq });
+            let join = LobbyCommand::Join(Join { since, ..Join::default() });
+            self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
+        }
+    }
+
+    async fn forward(&mut self, lobby: LobbyId, reply_to: ReplyTo, key: Option<CommandKey>, command: LobbyCommand) {
+        let key = match key {
+            None if command.changes_state() && !matches!(command, LobbyCommand::Join(_)) => {
+                self.counted += 1;
+                Some(CommandKey::Counted(self.handle.caller.session.clone(), self.counted))
+            }
+            key => key,
+        };
+        let envelope = Envelope {
+            caller: Arc::clone(&self.handle.caller),
+            origin: Origin::Session(Arc::clone(&self.handle), reply_to),
+            lobby: lobby.clone(),
+            command,
+            key,
+            deadline: Instant::now() + COMMAND_TIME,
+        };
+        self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
+    }
+}
+
+fn rate_limited(what: &str, ms: u64) -> Refusal {
+    Refusal::new(ErrorCode::RateLimited, format!("too many {what}")).retry_after(ms)
+}
+
+/// Recognised by its missing `retry_ms`: it ends the session.
+fn flood() -> Refusal {
+    Refusal::new(ErrorCode::RateLimited, "far too many")
+}

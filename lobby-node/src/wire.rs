@@ -1,0 +1,72 @@
+//! What nodes say to each other over a link. The first byte is the format's version; a release reads its own and
+//! the one before.
+
+use mlms_protocol::command::Position;
+use mlms_protocol::{Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId, UserId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::lobby::{Caller, CommandKey, Passing};
+
+const VERSION: u8 = 1;
+
+/// One message about one lobby, or about a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum LinkMessage {
+    /// From a session's node to a lobby's owner.
+    ToOwner(LobbyId, ToOwner),
+    /// From a lobby's owner to a node whose sessions are in it.
+    FromOwner(LobbyId, FromOwner),
+    /// A newer session of the same user has come: close this one.
+    Replace(SessionId),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ToOwner {
+    /// `token` is the sender's own number of the command; the answer carries it.
+    Command { token: u64, caller: Caller, key: Option<CommandKey>, command: LobbyCommand },
+    /// All sessions of the sender in the lobby, and the last event that they were given.
+    Attach { token: u64, since: Position, sessions: Vec<Attaching> },
+    Detach { session: SessionId, user: UserId },
+    /// Asks for the events behind a seq.
+    Page { token: u64, after: Seq },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attaching {
+    pub caller: Caller,
+    pub wants_saved: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum FromOwner {
+    Answer { token: u64, outcome: Result<Answer, Refusal> },
+    /// The receiver of the command does not own the lobby; perhaps this node does.
+    Moved { token: u64, to: Option<NodeName> },
+    Event { epoch: Epoch, event: LobbyEvent },
+    Pass { epoch: Epoch, passing: Passing },
+    Attached { token: u64, epoch: Epoch, outcome: AttachOutcome },
+    Page { token: u64, events: Option<Vec<LobbyEvent>> },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum AttachOutcome {
+    /// The sessions are attached; these events followed the position they had. The refused ones are out.
+    Continue { events: Vec<LobbyEvent>, refused: Vec<(SessionId, Refusal)> },
+    /// The position cannot be continued: each session has to join anew and gets a snapshot.
+    Restart,
+}
+
+impl LinkMessage {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut bytes = vec![VERSION];
+        rmp_serde::encode::write(&mut bytes, self).expect("plain values written to memory cannot fail");
+        Bytes::from(bytes)
+    }
+
+    /// `None`: not of a format that this release reads.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<LinkMessage> {
+        let (&VERSION, rest) = bytes.split_first()? else { return None };
+        rmp_serde::from_slice(rest).ok()
+    }
+}

@@ -1,0 +1,282 @@
+//! A worker owns a part of all lobbies, on one thread: those that this node owns, and the audiences of those that
+//! it does not. It takes commands, decides, journals, fans out, and never waits for a member or another node.
+
+mod attachment;
+mod ownership;
+mod owner;
+mod shard;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use mlms_cluster::journal::{AppendError, EntryId};
+use mlms_protocol::placement::shard_of;
+use mlms_protocol::{Answer, ErrorCode, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard};
+use mlms_store::StoreError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::lobby::{Caller, CommandKey};
+use crate::node::Node;
+use crate::session::{ReplyTo, SessionHandle};
+use crate::wire::{FromOwner, LinkMessage, ToOwner};
+use attachment::Attachment;
+use ownership::Claimed;
+use shard::{OwnedShard, ShardSlot};
+
+/// Commands that may wait for a worker; a session that has one more waits with it, and reads nothing meanwhile.
+pub(crate) const INBOX_MAX: usize = 8_192;
+/// Messages taken in one go before what they caused is journaled and written.
+const BATCH_MAX: usize = 256;
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often everything a worker has is gone through: graces, memory, snapshots, lists.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A command on its way to a lobby's owner.
+pub(crate) struct Envelope {
+    pub caller: Arc<Caller>,
+    pub origin: Origin,
+    pub lobby: LobbyId,
+    pub command: LobbyCommand,
+    pub key: Option<CommandKey>,
+    pub deadline: Instant,
+}
+
+/// Who is to hear the outcome of a command.
+pub(crate) enum Origin {
+    Session(Arc<SessionHandle>, ReplyTo),
+    Node { node: NodeName, token: u64 },
+}
+
+/// What a worker is told.
+pub(crate) enum ToWorker {
+    Command(Box<Envelope>),
+    /// A session has ended.
+    Detach { lobby: LobbyId, session: Arc<SessionHandle> },
+    /// A connection has drained, and takes more missed events.
+    Pull { lobby: LobbyId, session: Arc<SessionHandle> },
+    FromNode { from: NodeName, lobby: LobbyId, message: ToOwner },
+    FromOwner { from: NodeName, lobby: LobbyId, message: Box<FromOwner> },
+    /// Something between this node and that one may be lost.
+    LinkReset { peer: NodeName, restarted: bool },
+    ViewChanged,
+    /// Bring everything to rest: journal, snapshots, event store. Answered when done.
+    Rest(oneshot::Sender<()>),
+}
+
+/// What a worker started and has to hear of.
+enum Done {
+    Appended { shard: Shard, batch: u64, result: Result<EntryId, AppendError>, took: Duration },
+    Claimed { shard: Shard, claimed: Claimed },
+    Loaded { lobby: LobbyId, result: Result<Option<(Seq, Vec<u8>)>, StoreError> },
+    History { envelope: Box<Envelope>, result: Result<(Vec<LobbyEvent>, bool), StoreError> },
+    Archived { marks: Vec<(Shard, EntryId)>, saved: Vec<(LobbyId, Seq)>, events: usize, result: Result<(), StoreError> },
+    Snapshotted { shard: Shard, covers: EntryId, saved: Vec<(LobbyId, Seq)>, result: Result<(), AppendError> },
+    Unloaded { lobby: LobbyId, seq: Seq, result: Result<(), StoreError> },
+    Nothing,
+}
+
+/// The state of one worker.
+pub(crate) struct Worker {
+    node: Arc<Node>,
+    shards: HashMap<Shard, ShardSlot>,
+    /// The audiences of this node's sessions, of lobbies owned here and elsewhere.
+    attachments: HashMap<LobbyId, Attachment>,
+    /// Lobbies with something staged.
+    staged: HashSet<LobbyId>,
+    /// Shards with something to append.
+    gathered: HashSet<Shard>,
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    archiving: bool,
+    next_token: u64,
+    live_nodes: Vec<(NodeName, mlms_protocol::Incarnation)>,
+    resting: Vec<oneshot::Sender<()>>,
+    next_sweep: Instant,
+    /// Lobbies and backlog as last counted in the metrics.
+    counted: (i64, i64),
+}
+
+impl Worker {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Worker {
+            node,
+            shards: HashMap::new(),
+            attachments: HashMap::new(),
+            staged: HashSet::new(),
+            gathered: HashSet::new(),
+            under_way: FuturesUnordered::new(),
+            archiving: false,
+            next_token: 1,
+            live_nodes: Vec::new(),
+            resting: Vec::new(),
+            next_sweep: Instant::now() + SWEEP,
+            counted: (0, 0),
+        }
+    }
+
+    /// Runs until the inbox is closed.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<ToWorker>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.node.stop.cancelled() => break,
+                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.on_done(done),
+                _ = tick.tick() => self.on_tick(),
+                taken = inbox.recv_many(&mut batch, BATCH_MAX) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    for message in batch.drain(..) {
+                        self.on_message(message);
+                    }
+                }
+            }
+            self.submit();
+            self.flush();
+            self.archive();
+            self.answer_resting();
+        }
+    }
+
+    fn on_message(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Command(envelope) => self.on_command(*envelope),
+            ToWorker::Detach { lobby, session } => self.on_detach(&lobby, &session),
+            ToWorker::Pull { lobby, session } => self.on_pull(&lobby, &session),
+            ToWorker::FromNode { from, lobby, message } => self.on_from_node(from, lobby, message),
+            ToWorker::FromOwner { from, lobby, message } => self.on_from_owner(&from, &lobby, *message),
+            ToWorker::LinkReset { peer, restarted } => self.on_link_reset(&peer, restarted),
+            ToWorker::ViewChanged => self.on_view_changed(),
+            ToWorker::Rest(answer) => self.rest(answer),
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Appended { shard, batch, result, took } => self.on_appended(shard, batch, result, took),
+            Done::Claimed { shard, claimed } => self.on_claimed(shard, claimed),
+            Done::Loaded { lobby, result } => self.on_loaded(&lobby, result),
+            Done::History { envelope, result } => self.on_history(*envelope, result),
+            Done::Archived { marks, saved, events, result } => self.on_archived(marks, saved, events, result),
+            Done::Snapshotted { shard, covers, saved, result } => self.on_snapshotted(shard, covers, &saved, result),
+            Done::Unloaded { lobby, seq, result } => self.on_unloaded(&lobby, seq, result),
+            Done::Nothing => {}
+        }
+    }
+
+    fn spawn(&mut self, future: impl Future<Output = Done> + Send + 'static) {
+        self.under_way.push(Box::pin(future));
+    }
+
+    fn send(&self, to: &NodeName, message: &LinkMessage) {
+        self.node.links.send(to, message.encode());
+    }
+
+    /// Tells whoever gave a command how it came out. For a session this is the plain way, outside of any lobby's
+    /// order; replies that have a place in it go through the audience.
+    fn reply(&mut self, envelope: &Envelope, outcome: Result<Answer, Refusal>) {
+        if let Err(refusal) = &outcome {
+            self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+        }
+        match &envelope.origin {
+            Origin::Session(session, reply_to) => {
+                let frame = session.reply_frame(reply_to, envelope.command.op(), Some(&envelope.lobby), outcome);
+                if let Some(frame) = frame {
+                    match self.attachments.get_mut(&envelope.lobby) {
+                        Some(attachment) => {
+                            attachment.audience.stage_ready(session, &frame);
+                            self.staged.insert(envelope.lobby.clone());
+                        }
+                        None => session.outbox.push(&frame),
+                    }
+                }
+            }
+            Origin::Node { node, token } => {
+                let answer = FromOwner::Answer { token: *token, outcome };
+                self.send(node, &LinkMessage::FromOwner(envelope.lobby.clone(), answer));
+            }
+        }
+    }
+
+    fn refuse(&mut self, envelope: &Envelope, code: ErrorCode, message: &str, retry_ms: Option<u64>) {
+        let mut refusal = Refusal::new(code, message);
+        refusal.retry_ms = retry_ms;
+        self.reply(envelope, Err(refusal));
+    }
+
+    /// Writes what is staged.
+    fn flush(&mut self) {
+        for lobby in self.staged.drain() {
+            if let Some(attachment) = self.attachments.get_mut(&lobby) {
+                attachment.audience.flush();
+                if attachment.is_idle() {
+                    self.attachments.remove(&lobby);
+                }
+            }
+        }
+    }
+
+    /// Starts an append for every shard that has gathered something and has none under way.
+    fn submit(&mut self) {
+        for shard in std::mem::take(&mut self.gathered) {
+            let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { continue };
+            if let Some(append) = owned.next_append(&self.node, shard) {
+                self.under_way.push(Box::pin(append));
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        self.expire_commands(now);
+        self.retry_claims(now);
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.sweep();
+        }
+    }
+
+    fn owned(&mut self, lobby: &LobbyId) -> Option<&mut OwnedShard> {
+        match self.shards.get_mut(&shard_of(lobby)) {
+            Some(ShardSlot::Owned(owned)) => Some(owned),
+            _ => None,
+        }
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn rest(&mut self, answer: oneshot::Sender<()>) {
+        self.resting.push(answer);
+        self.snapshot_all();
+    }
+
+    fn answer_resting(&mut self) {
+        if self.resting.is_empty() || !self.under_way.is_empty() || self.archiving {
+            return;
+        }
+        let busy = self.shards.values().any(|slot| matches!(slot, ShardSlot::Owned(owned) if owned.is_busy()));
+        if !busy {
+            for answer in self.resting.drain(..) {
+                // Whoever asked may have stopped waiting at its deadline.
+                let _ = answer.send(());
+            }
+        }
+    }
+}
+
+/// The payload of one event for peers is the same for all of them.
+fn event_message(lobby: &LobbyId, epoch: mlms_protocol::Epoch, event: &LobbyEvent) -> Bytes {
+    LinkMessage::FromOwner(lobby.clone(), FromOwner::Event { epoch, event: event.clone() }).encode()
+}

@@ -1,0 +1,210 @@
+//! A shard that this node owns: its lobbies, and the road of its entries into the journal, one batch at a time.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlms_cluster::journal::{AppendError, EntryId, Fence};
+use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
+use tokio::time::Instant;
+
+use super::{Done, Envelope};
+use crate::node::Node;
+use super::owner::LobbySlot;
+
+/// Bytes of a shard's journal that are kept for resuming before it is trimmed early.
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+pub(super) enum ShardSlot {
+    /// A claim is under way; commands wait for it.
+    Claiming { waiting: Vec<Envelope>, retry_at: Option<Instant> },
+    Owned(Box<OwnedShard>),
+}
+
+/// An entry that is in the journal.
+pub(super) struct Logged {
+    pub id: EntryId,
+    pub at: Millis,
+    pub bytes: usize,
+    pub events: Vec<Arc<LobbyEvent>>,
+}
+
+/// Entries on their way into the journal.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Bytes>,
+    events: Vec<Vec<Arc<LobbyEvent>>>,
+}
+
+pub(super) struct OwnedShard {
+    pub(super) epoch: Epoch,
+    pub(super) lobbies: HashMap<LobbyId, LobbySlot>,
+    /// Lobbies that have something to say when an append is committed.
+    pub(super) speaking: HashSet<LobbyId>,
+    pub(super) top: EntryId,
+    under_way: Option<Batch>,
+    gathering: Batch,
+    /// Something waits for an append, though it may hold no entry.
+    wanted: bool,
+    /// The number of the batch that gathers now. What is decided now is true when it is committed.
+    pub(super) gathering_batch: u64,
+    pub(super) committed_batch: u64,
+    /// Appends in a row that went unanswered.
+    pub(super) unclear: u32,
+    /// What is in the journal: first what is not archived yet.
+    pub(super) kept: VecDeque<Logged>,
+    kept_bytes: usize,
+    pub(super) archived: EntryId,
+    pub(super) snapshotted: EntryId,
+    pub(super) snapshotting: bool,
+    /// Snapshots that may be saved when the batch they include is committed.
+    pub(super) snapshots: Option<Snapshots>,
+    pub(super) next_snapshot: Instant,
+}
+
+/// States of lobbies, taken after the last decision of a batch.
+pub(super) struct Snapshots {
+    pub batch: u64,
+    pub states: Vec<(LobbyId, Seq, Bytes)>,
+}
+
+impl OwnedShard {
+    pub(super) fn new(epoch: Epoch, top: EntryId, next_snapshot: Instant) -> Self {
+        OwnedShard {
+            epoch,
+            lobbies: HashMap::new(),
+            speaking: HashSet::new(),
+            top,
+            under_way: None,
+            gathering: Batch::default(),
+            wanted: false,
+            gathering_batch: 1,
+            committed_batch: 0,
+            unclear: 0,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            archived: EntryId::default(),
+            snapshotted: EntryId::default(),
+            snapshotting: false,
+            snapshots: None,
+            next_snapshot,
+        }
+    }
+
+    pub(super) fn keep(&mut self, logged: Logged) {
+        self.kept_bytes += logged.bytes;
+        self.kept.push_back(logged);
+    }
+
+    /// Adds an entry to the batch that gathers.
+    pub(super) fn gather(&mut self, entry: Bytes, events: Vec<Arc<LobbyEvent>>) {
+        self.gathering.entries.push(entry);
+        self.gathering.events.push(events);
+        self.wanted = true;
+    }
+
+    /// Makes sure that an append begins after now, even an empty one: a read proves by it that this node still owns
+    /// the shard.
+    pub(super) fn want_append(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The journal does not answer; nothing new is taken until it does.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.unclear >= 3
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.under_way.is_some()
+            || self.wanted
+            || self.snapshotting
+            || self.snapshots.is_some()
+            || self.archived < self.top_of_kept()
+    }
+
+    fn top_of_kept(&self) -> EntryId {
+        self.kept.back().map_or(EntryId::default(), |logged| logged.id)
+    }
+
+    pub(super) fn fence(&self, node: &Node) -> Fence {
+        Fence { node: node.name.clone(), incarnation: node.incarnation, epoch: self.epoch, top: self.top }
+    }
+
+    pub(super) fn next_append(&mut self, node: &Node, shard: Shard) -> Option<impl Future<Output = Done> + Send + use<>> {
+        if self.under_way.is_some() || !self.wanted {
+            return None;
+        }
+        self.under_way = Some(std::mem::take(&mut self.gathering));
+        self.wanted = false;
+        self.gathering_batch += 1;
+        Some(self.append(node, shard))
+    }
+
+    /// The same append again, after a pause: absence of an answer proves nothing.
+    pub(super) fn repeat_append(&mut self, node: &Node, shard: Shard) -> impl Future<Output = Done> + Send + use<> {
+        self.append(node, shard)
+    }
+
+    fn append(&self, node: &Node, shard: Shard) -> impl Future<Output = Done> + Send + use<> {
+        let entries = self.under_way.as_ref().map(|batch| batch.entries.clone()).unwrap_or_default();
+        let (fence, journal) = (self.fence(node), node.journal.clone());
+        let batch = self.gathering_batch - 1;
+        let pause = match self.unclear {
+            0 => Duration::ZERO,
+            n => Duration::from_millis(20 << n.min(6)),
+        };
+        node.metrics.append_entries.observe(entries.len() as f64);
+        async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let began = Instant::now();
+            let result = journal.append(shard, &fence, &entries).await;
+            Done::Appended { shard, batch, result, took: began.elapsed() }
+        }
+    }
+
+    /// Takes the batch that was under way as committed.
+    pub(super) fn committed(&mut self, batch: u64, top: EntryId) {
+        self.unclear = 0;
+        self.committed_batch = batch;
+        let Some(Batch { entries, events }) = self.under_way.take() else { return };
+        let mut id = self.top.following(self.epoch);
+        for (entry, events) in entries.iter().zip(events) {
+            let at = events.last().map_or(Millis(0), |event| event.at);
+            self.keep(Logged { id, at, bytes: entry.len(), events });
+            id.n += 1;
+        }
+        self.top = top;
+    }
+
+    /// Entries that the event store does not have yet.
+    pub(super) fn unarchived(&self) -> impl Iterator<Item = &Logged> {
+        let archived = self.archived;
+        let skip = self.kept.partition_point(|logged| logged.id <= archived);
+        self.kept.range(skip..)
+    }
+
+    /// Forgets what nobody needs any more, and gives the place up to which the journal can be trimmed.
+    pub(super) fn trim(&mut self, now: Millis, resume: Duration) -> Option<EntryId> {
+        let safe = self.archived.min(self.snapshotted);
+        let mut through = None;
+        while let Some(oldest) = self.kept.front() {
+            let stale = oldest.at.after(resume) < now || self.kept_bytes > KEPT_BYTES_MAX;
+            if oldest.id > safe || !stale {
+                break;
+            }
+            through = Some(oldest.id);
+            self.kept_bytes -= oldest.bytes;
+            self.kept.pop_front();
+        }
+        through
+    }
+}
+
+/// Kept apart so that a deposed owner is told from one that only has no answer.
+pub(super) fn is_deposed(result: &Result<EntryId, AppendError>) -> bool {
+    matches!(result, Err(AppendError::Deposed))
+}

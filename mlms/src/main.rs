@@ -1,0 +1,109 @@
+//! The one server binary: every role of the service, and the tools around it.
+
+mod standalone;
+mod token;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use mlms_process::config::{ConfigErrors, SharedFlags, Sources, default_config};
+use mlms_process::{ProcessRole, Settings, install_crypto_provider, logging};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// MLMS, the multi lobby message service
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: SharedFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole service in this process, nothing else to install (the default)
+    Standalone(SharedFlags),
+    /// Print a token for a user
+    Token(token::Arguments),
+    /// Check the settings and print what they come to, secrets hidden
+    CheckConfig {
+        /// The role to check them for
+        #[arg(long, default_value = "standalone")]
+        role: Role,
+        #[command(flatten)]
+        flags: SharedFlags,
+    },
+    /// Print a configuration file with every setting, its default and its meaning
+    DefaultConfig,
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Role {
+    Standalone,
+    Broker,
+    LobbyNode,
+}
+
+impl From<Role> for ProcessRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Standalone => ProcessRole::Standalone,
+            Role::Broker => ProcessRole::Broker,
+            Role::LobbyNode => ProcessRole::LobbyNode,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    install_crypto_provider();
+    let Arguments { command, flags } = Arguments::parse();
+    let outcome = match command.unwrap_or(Command::Standalone(flags)) {
+        Command::Standalone(flags) => serve(&flags),
+        Command::Token(arguments) => token::print(&arguments),
+        Command::CheckConfig { role, flags } => check_config(role.into(), &flags),
+        Command::DefaultConfig => print(&default_config()),
+        Command::Version => print(&format!("mlms {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ConfigErrors>() => complain(&error.to_string(), 2),
+        Err(error) => complain(&format!("mlms: {error:#}"), 1),
+    }
+}
+
+fn serve(flags: &SharedFlags) -> anyhow::Result<()> {
+    let mut settings = Settings::load(ProcessRole::Standalone, &Sources::of_this_process(flags))?;
+    settings.prepare()?;
+    logging::init(&settings.log)?;
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(standalone::run(settings))
+}
+
+fn check_config(role: ProcessRole, flags: &SharedFlags) -> anyhow::Result<()> {
+    let settings = Settings::load(role, &Sources::of_this_process(flags))?;
+    for warning in settings.warnings() {
+        complain(&format!("warning: {warning}"), 0);
+    }
+    print(&settings.effective())
+}
+
+#[expect(clippy::print_stdout, reason = "the output of a command line tool")]
+fn print(text: &str) -> anyhow::Result<()> {
+    print!("{text}");
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "the complaint of a command line tool")]
+fn complain(text: &str, code: u8) -> ExitCode {
+    eprintln!("{text}");
+    ExitCode::from(code)
+}
