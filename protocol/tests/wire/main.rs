@@ -1,4 +1,5 @@
 //! The wire format of protocol version 1, from outside: golden files, round trips, hostile input.
+#![expect(clippy::unwrap_used, reason = "samples are fixed and valid, and a test may panic")]
 
 mod generators;
 mod golden;
