@@ -73,6 +73,28 @@ async fn connections_that_the_server_cut_are_replaced() {
 }
 
 #[tokio::test]
+async fn a_frozen_server_is_unavailable_in_time_and_used_again_when_it_thaws() {
+    let server = mariadb::Server::start().await;
+    mariadb::run(&server.url("mysql"), "CREATE DATABASE frozen").await.unwrap();
+    let store = ready(&server.url("frozen")).await;
+    store.save_events(&chats("a", 1, 1..=10)).await.unwrap();
+    server.signal("STOP");
+    // More calls at once than there are connections.
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let store = store.clone();
+        calls.spawn(async move { store.ping().await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        let error = answer.unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    server.signal("CONT");
+    assert_eq!(store.save_events(&chats("a", 1, 1..=20)).await.unwrap().inserted, 10);
+    assert_eq!(seqs(&store, "a", Range::Latest, 0, 100).await.len(), 20);
+}
+
+#[tokio::test]
 async fn a_schema_that_is_missing_or_newer_is_incompatible() {
     let folder = Folder::new();
     for url in [folder.sqlite_url(), mariadb::database().await] {

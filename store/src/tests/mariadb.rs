@@ -21,8 +21,8 @@ folder=$1
 mkdir -p "$folder"
 mariadb-install-db --no-defaults --user="$(id -un)" --datadir="$folder/data" --skip-test-db \
     --auth-root-authentication-method=normal >"$folder/install.log" 2>&1
-mariadbd --no-defaults --user="$(id -un)" --datadir="$folder/data" --socket="$folder/socket" --skip-networking \
-    >"$folder/server.log" 2>&1 &
+mariadbd --no-defaults --user="$(id -un)" --datadir="$folder/data" --socket="$folder/socket" --pid-file="$folder/pid" \
+    --skip-networking >"$folder/server.log" 2>&1 &
 server=$!
 cat >/dev/null
 exec 2>/dev/null
@@ -31,7 +31,7 @@ wait $server || true
 rm -rf "$folder"
 "#;
 
-struct Server {
+pub(crate) struct Server {
     folder: Folder,
     script: Child,
 }
@@ -39,7 +39,7 @@ struct Server {
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
 impl Server {
-    async fn start() -> Server {
+    pub(crate) async fn start() -> Server {
         for program in ["mariadbd", "mariadb-install-db"] {
             let found = std::env::var_os("PATH").is_some_and(|path| {
                 std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
@@ -62,7 +62,13 @@ impl Server {
         server
     }
 
-    fn url(&self, database: &str) -> String {
+    /// Sends the server a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.folder.0.join("pid")).unwrap();
+        assert!(Command::new("kill").args(["-s", name, pid.trim()]).status().unwrap().success());
+    }
+
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("mysql://root@localhost/{database}?socket={}/socket", self.folder.0.display())
     }
 
