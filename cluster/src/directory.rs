@@ -143,7 +143,11 @@ impl Directory {
     ///
     /// # Errors
     /// The directory is out of reach.
-    pub async fn lobbies(&self, after: Option<&LobbyId>, limit: usize) -> Result<Vec<LobbySummary>, Unavailable> {
+    pub async fn lobbies(
+        &self,
+        after: Option<&LobbyId>,
+        limit: usize,
+    ) -> Result<Vec<LobbySummary>, Unavailable> {
         self.0.lobbies(after, limit)
     }
 }

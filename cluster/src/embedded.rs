@@ -75,7 +75,10 @@ impl Embedded {
     ///
     /// # Errors
     /// The file cannot be opened, or another process uses it as its journal.
-    pub async fn on_disk(url: &str, sync_full: bool) -> Result<(Self, impl Future<Output = ()> + Send + use<>), DiskError> {
+    pub async fn on_disk(
+        url: &str,
+        sync_full: bool,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), DiskError> {
         let (disk, loaded, writer) = Disk::open(url, sync_full).await?;
         let mut state = State { shards: vec![None; placement_shards()], ..State::default() };
         for (shard, record) in loaded.epochs {
@@ -242,32 +245,52 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn lobbies(&self, after: Option<&LobbyId>, limit: usize) -> Result<Vec<LobbySummary>, Unavailable> {
+    pub(crate) fn lobbies(
+        &self,
+        after: Option<&LobbyId>,
+        limit: usize,
+    ) -> Result<Vec<LobbySummary>, Unavailable> {
         use std::ops::Bound;
         self.reachable("the directory")?;
         let state = self.lock();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let alive = |node: &NodeName| state.leases.get(node).is_some_and(|(_, until)| *until > Instant::now());
+        let alive =
+            |node: &NodeName| state.leases.get(node).is_some_and(|(_, until)| *until > Instant::now());
         let shown = |(node, summary): &&(NodeName, LobbySummary)| {
             alive(node) && summary.visibility == mlms_protocol::lobby::Visibility::Public
         };
         let range = state.lobbies.range::<LobbyId, _>((from, Bound::Unbounded));
-        Ok(range.map(|(_, entry)| entry).filter(shown).take(limit).map(|(_, summary)| summary.clone()).collect())
+        Ok(range
+            .map(|(_, entry)| entry)
+            .filter(shown)
+            .take(limit)
+            .map(|(_, summary)| summary.clone())
+            .collect())
     }
 
     // --- journal
 
-    pub(crate) async fn append(&self, shard: Shard, fence: &Fence, entries: &[Bytes]) -> Result<EntryId, AppendError> {
+    pub(crate) async fn append(
+        &self,
+        shard: Shard,
+        fence: &Fence,
+        entries: &[Bytes],
+    ) -> Result<EntryId, AppendError> {
         let lost_answer = match &self.faults {
             Some(faults) => faults.before_append().await?,
             None => false,
         };
         let first = fence.top.following(fence.epoch);
-        let last = EntryId { n: first.n + entries.len() as u64 - 1, ..first };
+        let last = match entries.len() as u64 {
+            0 => fence.top,
+            count => EntryId { n: first.n + count - 1, ..first },
+        };
         {
             let mut state = self.lock();
             let mine = state.record(shard).is_some_and(|record| {
-                record.node == fence.node && record.incarnation == fence.incarnation && record.epoch == fence.epoch
+                record.node == fence.node
+                    && record.incarnation == fence.incarnation
+                    && record.epoch == fence.epoch
             });
             if !mine {
                 return Err(AppendError::Deposed);
@@ -375,6 +398,9 @@ impl State {
     fn view(&self) -> View {
         let now = Instant::now();
         let alive = self.leases.iter().filter(|(_, (_, until))| *until > now);
-        View { nodes: alive.map(|(name, (record, _))| (name.clone(), record.clone())).collect(), shards: self.shards.clone() }
+        View {
+            nodes: alive.map(|(name, (record, _))| (name.clone(), record.clone())).collect(),
+            shards: self.shards.clone(),
+        }
     }
 }

@@ -77,7 +77,12 @@ impl Journal {
     ///
     /// # Errors
     /// See [`AppendError`].
-    pub async fn append(&self, shard: Shard, fence: &Fence, entries: &[Bytes]) -> Result<EntryId, AppendError> {
+    pub async fn append(
+        &self,
+        shard: Shard,
+        fence: &Fence,
+        entries: &[Bytes],
+    ) -> Result<EntryId, AppendError> {
         self.0.append(shard, fence, entries).await
     }
 

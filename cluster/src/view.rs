@@ -86,7 +86,10 @@ impl View {
     /// The ready nodes in the order in which a user's session should try them.
     #[must_use]
     pub fn nodes_for_user(&self, user: &UserId) -> Vec<&NodeRecord> {
-        placement::nodes_for_user(user, self.ready()).into_iter().filter_map(|name| self.nodes.get(name)).collect()
+        placement::nodes_for_user(user, self.ready())
+            .into_iter()
+            .filter_map(|name| self.nodes.get(name))
+            .collect()
     }
 
     /// The ready nodes in the order in which a session that names a lobby should try them: its live owner
@@ -97,7 +100,10 @@ impl View {
         let owner = self.owner(shard).filter(|node| node.state == NodeState::Ready);
         let heirs = placement::nodes_for_shard(shard, self.ready());
         let heirs = heirs.into_iter().filter_map(|name| self.nodes.get(name));
-        owner.into_iter().chain(heirs.filter(|node| Some(node.name.as_str()) != owner.map(|o| o.name.as_str()))).collect()
+        owner
+            .into_iter()
+            .chain(heirs.filter(|node| Some(node.name.as_str()) != owner.map(|o| o.name.as_str())))
+            .collect()
     }
 }
 
@@ -134,10 +140,13 @@ mod tests {
 
     #[test]
     fn a_lobby_goes_to_its_live_owner_first_and_never_to_a_dead_or_draining_one() {
-        let mut view = view(&[("a", 1, NodeState::Ready), ("b", 1, NodeState::Ready), ("c", 1, NodeState::Draining)]);
+        let mut view =
+            view(&[("a", 1, NodeState::Ready), ("b", 1, NodeState::Ready), ("c", 1, NodeState::Draining)]);
         let lobby = LobbyId::new("lounge").unwrap();
         let shard = placement::shard_of(&lobby);
-        for (owner, incarnation, first) in [("a", 1, Some("a")), ("b", 1, Some("b")), ("b", 0, None), ("c", 1, None)] {
+        for (owner, incarnation, first) in
+            [("a", 1, Some("a")), ("b", 1, Some("b")), ("b", 0, None), ("c", 1, None)]
+        {
             let node = NodeName::new(owner).unwrap();
             view.shards[usize::from(shard.0)] =
                 Some(ShardRecord { node, incarnation: Incarnation(incarnation), epoch: Epoch(1) });

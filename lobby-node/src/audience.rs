@@ -160,10 +160,6 @@ impl Audience {
         self.seats.iter().flatten().filter(|seat| seat.until == u32::MAX).map(|seat| &seat.session)
     }
 
-    pub(crate) fn has(&self, session: &SessionHandle) -> bool {
-        self.by_session.contains_key(&session.number)
-    }
-
     /// Seats a session: from now on it gets what is staged. With `behind`, it first pulls the events after that
     /// seq. `false`: the session has ended meanwhile.
     pub(crate) fn seat(
@@ -177,7 +173,9 @@ impl Audience {
             return false;
         }
         let from = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
-        let pull = behind.map(|(at, announce)| Box::new(Pull { at, seen: self.head, announce, held: Vec::new(), held_bytes: 0 }));
+        let pull = behind.map(|(at, announce)| {
+            Box::new(Pull { at, seen: self.head, announce, held: Vec::new(), held_bytes: 0 })
+        });
         let special = from > 0 || pull.is_some();
         let seat = Seat { session: Arc::clone(session), wants_saved, from, until: u32::MAX, special, pull };
         let index = match self.free.pop() {
@@ -224,9 +222,13 @@ impl Audience {
 
     /// Takes all sessions of a user out, behind what is staged.
     pub(crate) fn unseat_user(&mut self, user: &UserId) -> Vec<Arc<SessionHandle>> {
-        let sessions: Vec<_> = self.by_user.get(user).into_iter().flatten().filter_map(|index| {
-            self.seats[*index as usize].as_ref().map(|seat| Arc::clone(&seat.session))
-        }).collect();
+        let sessions: Vec<_> = self
+            .by_user
+            .get(user)
+            .into_iter()
+            .flatten()
+            .filter_map(|index| self.seats[*index as usize].as_ref().map(|seat| Arc::clone(&seat.session)))
+            .collect();
         for session in &sessions {
             self.unseat(session);
         }
@@ -248,8 +250,12 @@ impl Audience {
                 To::Only(users.iter().filter_map(|user| self.by_user.get(user)).flatten().copied().collect())
             }
             Target::Savers => To::Only(
-                self.seats.iter().zip(0..).filter(|(seat, _)| seat.as_ref().is_some_and(|seat| seat.wants_saved))
-                    .map(|(_, index)| index).collect(),
+                self.seats
+                    .iter()
+                    .zip(0..)
+                    .filter(|(seat, _)| seat.as_ref().is_some_and(|seat| seat.wants_saved))
+                    .map(|(_, index)| index)
+                    .collect(),
             ),
         };
         if matches!(&to, To::Only(seats) if seats.is_empty()) {
@@ -424,7 +430,8 @@ impl Audience {
 
     /// Whether a member asked for `saved` events.
     pub(crate) fn wants_saved(&self, session: &SessionHandle) -> bool {
-        let seat = self.by_session.get(&session.number).and_then(|index| self.seats[*index as usize].as_ref());
+        let seat =
+            self.by_session.get(&session.number).and_then(|index| self.seats[*index as usize].as_ref());
         seat.is_some_and(|seat| seat.wants_saved)
     }
 }

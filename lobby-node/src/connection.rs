@@ -72,7 +72,8 @@ impl Connection {
             .max_message_size(Some(frame_bytes_max))
             .max_frame_size(Some(frame_bytes_max));
         let stream =
-            WebSocketStream::from_partially_read(halves, read_already.to_vec(), Role::Server, Some(config)).await;
+            WebSocketStream::from_partially_read(halves, read_already.to_vec(), Role::Server, Some(config))
+                .await;
         (Connection { stream }, outbox)
     }
 
@@ -92,7 +93,9 @@ impl Connection {
                             let code = CloseCode::MessageTooBig;
                             outbox.close_plain(code.number(), "the frame is too large", code.as_str());
                         }
-                        Error::Protocol(_) => outbox.close_plain(1002, "not valid WebSocket", "websocket_protocol"),
+                        Error::Protocol(_) => {
+                            outbox.close_plain(1002, "not valid WebSocket", "websocket_protocol")
+                        }
                         Error::Utf8(_) => outbox.close_plain(1007, "text is not UTF-8", "websocket_utf8"),
                         _ => {}
                     }
@@ -115,7 +118,11 @@ struct Halves {
 }
 
 impl AsyncRead for Halves {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut self.read {
             Reading::Tcp(half) => Pin::new(half).poll_read(cx, buf),
             Reading::Pipe(half) => Pin::new(half).poll_read(cx, buf),

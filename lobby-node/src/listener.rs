@@ -65,9 +65,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name);
-    values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|item| {
-        item.trim().eq_ignore_ascii_case(token)
-    })
+    values
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
 /// The first subprotocol that this node speaks; without any the default.
@@ -84,7 +86,8 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
         refusal(status, text)
     };
     let headers = request.headers();
-    let upgrades = has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
+    let upgrades =
+        has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
     if !upgrades {
         return Err(refuse(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint", "no_upgrade"));
     }
@@ -100,7 +103,8 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
     let Some(token) = bearer(headers) else {
         return Err(refuse(StatusCode::UNAUTHORIZED, "a ticket is needed", "no_ticket"));
     };
-    let ticket = check_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
+    let ticket =
+        check_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
     if node.is_draining() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
     }
@@ -112,7 +116,9 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
         match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => {
                 let passenger = Passenger::from(ticket);
-                task_node.admit(Socket::Tcp(parts.io.into_inner()), parts.read_buf, encoding, passenger, held).await;
+                task_node
+                    .admit(Socket::Tcp(parts.io.into_inner()), parts.read_buf, encoding, passenger, held)
+                    .await;
             }
             Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
             Err(error) => tracing::debug!(%error, "a connection ended before its upgrade"),
@@ -154,7 +160,8 @@ async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Repl
     }
     let body = Limited::new(request.into_body(), BYE_BYTES_MAX).collect().await;
     let body = body.map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the list is too long"))?.to_bytes();
-    let bye: Bye = serde_json::from_slice(&body).map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
+    let bye: Bye = serde_json::from_slice(&body)
+        .map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
     for session in &bye.sessions {
         if let Some(handle) = node.session(session) {
             let text = "the broker is leaving";

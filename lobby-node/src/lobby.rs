@@ -1,11 +1,10 @@
 //! A lobby as a pure state machine: `decide` says what a command would do, `apply` does it. No I/O, no clock:
 //! the same events always give the same state.
 
-mod dedupe;
 mod decide;
+mod dedupe;
 mod recent;
 mod state;
-
 
 pub(crate) use decide::{Decision, Passing, PassingEvent, Rules, Target};
 pub(crate) use dedupe::{CommandKey, Outcome, Recorded};

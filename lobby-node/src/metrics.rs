@@ -37,23 +37,32 @@ impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Self {
         let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help));
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
-        let labelled =
-            |name: &str, help: &str, label: &str| register(registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+        let labelled = |name: &str, help: &str, label: &str| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+        };
         let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
             register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
         };
-        let buckets = |start, factor, count| exponential_buckets(start, factor, count).expect("constants are valid");
+        let buckets =
+            |start, factor, count| exponential_buckets(start, factor, count).expect("constants are valid");
         Metrics {
             sessions: gauge("mlms_sessions", "Open sessions."),
             lobbies: gauge("mlms_lobbies", "Lobbies in memory that this node owns."),
             shards: gauge("mlms_shards", "Shards that this node owns."),
-            refused_connects: labelled("mlms_connects_refused_total", "Sessions refused at connect.", "reason"),
+            refused_connects: labelled(
+                "mlms_connects_refused_total",
+                "Sessions refused at connect.",
+                "reason",
+            ),
             commands: labelled("mlms_commands_total", "Commands from sessions.", "op"),
             refusals: labelled("mlms_refusals_total", "Commands refused, by error code.", "code"),
             messages: labelled("mlms_messages_total", "Messages that lobbies took, by class.", "class"),
             deliveries: labelled("mlms_deliveries_total", "Events written to members, by class.", "class"),
             shed: counter("mlms_ephemeral_shed_total", "Ephemeral events not sent to slow connections."),
-            slow_consumers: counter("mlms_slow_consumers_total", "Connections closed because they did not keep up."),
+            slow_consumers: counter(
+                "mlms_slow_consumers_total",
+                "Connections closed because they did not keep up.",
+            ),
             closes: labelled("mlms_closes_total", "Sessions closed by the node, by code.", "code"),
             joins: labelled("mlms_joins_total", "Joins and resumes that succeeded, by status.", "status"),
             append_seconds: histogram(
@@ -61,14 +70,30 @@ impl Metrics {
                 "Time of an append to the journal.",
                 buckets(0.000_1, 2.0, 16),
             ),
-            append_entries: histogram("mlms_journal_append_entries", "Entries in one append.", buckets(1.0, 2.0, 12)),
-            appends_repeated: counter("mlms_journal_appends_repeated_total", "Appends repeated for want of an answer."),
-            depositions: counter("mlms_depositions_total", "Shards lost to another owner, found out at an append."),
+            append_entries: histogram(
+                "mlms_journal_append_entries",
+                "Entries in one append.",
+                buckets(1.0, 2.0, 12),
+            ),
+            appends_repeated: counter(
+                "mlms_journal_appends_repeated_total",
+                "Appends repeated for want of an answer.",
+            ),
+            depositions: counter(
+                "mlms_depositions_total",
+                "Shards lost to another owner, found out at an append.",
+            ),
             claims: labelled("mlms_claims_total", "Claims of shards, by outcome.", "outcome"),
-            quarantined: counter("mlms_lobbies_quarantined_total", "Lobbies taken out of service after a panic."),
+            quarantined: counter(
+                "mlms_lobbies_quarantined_total",
+                "Lobbies taken out of service after a panic.",
+            ),
             archived: counter("mlms_archive_events_total", "Events committed to the event store."),
             archive_failures: counter("mlms_archive_failures_total", "Failed writes to the event store."),
-            archive_backlog: gauge("mlms_archive_backlog_events", "Events journaled but not in the event store yet."),
+            archive_backlog: gauge(
+                "mlms_archive_backlog_events",
+                "Events journaled but not in the event store yet.",
+            ),
             link_resets: labelled("mlms_link_resets_total", "Resets of links between nodes.", "direction"),
             unreadable: labelled("mlms_unreadable_total", "Records this release cannot read.", "what"),
         }

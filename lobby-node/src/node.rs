@@ -214,7 +214,9 @@ type Thread = Option<std::sync::mpsc::Sender<WorkerThread>>;
 type WorkerThread = (Worker, mpsc::Receiver<ToWorker>);
 
 /// Makes the workers' inboxes, and the threads that wait for their worker.
-fn prepare_workers(threads: &Threads) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<(Thread, Option<std::thread::JoinHandle<()>>)>) {
+fn prepare_workers(
+    threads: &Threads,
+) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<(Thread, Option<std::thread::JoinHandle<()>>)>) {
     let (count, own) = match threads {
         Threads::Own(count) => ((*count).max(1), true),
         Threads::Shared(count) => ((*count).max(1), false),
@@ -577,8 +579,11 @@ impl Node {
 
     /// Counts the session among its user's, and closes the oldest beyond the limit.
     async fn count_session(&self, user: &UserId, session: &SessionId) {
-        let record =
-            SessionRecord { session: session.clone(), node: self.name.clone(), incarnation: self.incarnation };
+        let record = SessionRecord {
+            session: session.clone(),
+            node: self.name.clone(),
+            incarnation: self.incarnation,
+        };
         match self.directory.add_session(user, record, self.limits.sessions_per_user_max).await {
             Ok(oldest) => {
                 for SessionRecord { session, node, .. } in oldest {

@@ -26,7 +26,10 @@ const SLOW: &str = "the connection does not keep up";
 pub(crate) enum Shed {
     Never,
     /// Dropped when the connection is slow, and counted for the lobby's `lag`.
-    Ephemeral { lobby: LobbyId, key: Option<Arc<LatestKey>> },
+    Ephemeral {
+        lobby: LobbyId,
+        key: Option<Arc<LatestKey>>,
+    },
 }
 
 /// Of ephemeral frames with the same key only the newest waits.
@@ -134,14 +137,7 @@ pub(crate) enum Drained {
 
 impl Outbox {
     pub(crate) fn new(encoding: Encoding, bytes_max: usize, wire: Wire, metrics: Arc<Metrics>) -> Self {
-        Outbox {
-            encoding,
-            bytes_max,
-            wire,
-            backlog: Mutex::default(),
-            wake: Notify::new(),
-            metrics,
-        }
+        Outbox { encoding, bytes_max, wire, backlog: Mutex::default(), wake: Notify::new(), metrics }
     }
 
     pub(crate) fn encoding(&self) -> Encoding {
@@ -218,7 +214,13 @@ impl Outbox {
     }
 
     /// Sends `bye` and a close frame behind what waits; nothing can follow them.
-    pub(crate) fn close(&self, code: CloseCode, reason: &str, reconnect: Reconnect, window_ms: Option<(u64, u64)>) {
+    pub(crate) fn close(
+        &self,
+        code: CloseCode,
+        reason: &str,
+        reconnect: Reconnect,
+        window_ms: Option<(u64, u64)>,
+    ) {
         let mut backlog = self.lock();
         self.close_in(&mut backlog, code, reason, reconnect, window_ms);
         drop(backlog);
@@ -379,7 +381,9 @@ impl Backlog {
     /// Empties the older frame of the same key, if it waits whole.
     fn replace(&mut self, key: &Arc<LatestKey>) {
         let Some(number) = self.latest.remove(key) else { return };
-        let Some(place) = number.checked_sub(self.left).and_then(|place| usize::try_from(place).ok()) else { return };
+        let Some(place) = number.checked_sub(self.left).and_then(|place| usize::try_from(place).ok()) else {
+            return;
+        };
         if place == 0 && self.front_written > 0 {
             return;
         }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mlms_protocol::command::{DecodeError, Join, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
-    Answer, CloseCode, Command, Encoding, ErrorCode, Event, LobbyCommand, LobbyId, Millis, Reconnect, Refusal, Request,
+    Answer, CloseCode, Command, Encoding, ErrorCode, Event, LobbyCommand, LobbyId, Millis, Reconnect,
+    Refusal, Request,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -177,7 +178,12 @@ struct Session {
 }
 
 /// Runs a session to its end.
-pub(crate) async fn run(handle: Arc<SessionHandle>, mut connection: Connection, node: Arc<Node>, start: Start) {
+pub(crate) async fn run(
+    handle: Arc<SessionHandle>,
+    mut connection: Connection,
+    node: Arc<Node>,
+    start: Start,
+) {
     let limits = Arc::clone(&node.limits);
     let outbox = Arc::clone(&handle.outbox);
     outbox.push_event(&Event::Welcome {
@@ -316,7 +322,8 @@ impl Session {
             Some(id) => encode_reply(id, &Err(refusal), outbox.encoding()),
             None => {
                 let Refusal { code, message, retry_ms } = refusal;
-                Event::Error { code, message, op: Some(op.to_owned()), lobby, retry_ms }.encode(outbox.encoding())
+                Event::Error { code, message, op: Some(op.to_owned()), lobby, retry_ms }
+                    .encode(outbox.encoding())
             }
         };
         outbox.push(&outbox.encoding().websocket_frame(&payload));
@@ -434,7 +441,13 @@ impl Session {
         }
     }
 
-    async fn forward(&mut self, lobby: LobbyId, reply_to: ReplyTo, key: Option<CommandKey>, command: LobbyCommand) {
+    async fn forward(
+        &mut self,
+        lobby: LobbyId,
+        reply_to: ReplyTo,
+        key: Option<CommandKey>,
+        command: LobbyCommand,
+    ) {
         let key = match key {
             None if command.changes_state() && !matches!(command, LobbyCommand::Join(_)) => {
                 self.counted += 1;

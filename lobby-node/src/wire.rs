@@ -1,9 +1,11 @@
 //! What nodes say to each other over a link. The first byte is the format's version; a release reads its own and
 //! the one before.
 
-use mlms_protocol::command::Position;
-use mlms_protocol::{Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId, UserId};
 use bytes::Bytes;
+use mlms_protocol::command::Position;
+use mlms_protocol::{
+    Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId, UserId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::lobby::{Caller, CommandKey, Passing};
@@ -24,12 +26,27 @@ pub(crate) enum LinkMessage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum ToOwner {
     /// `token` is the sender's own number of the command; the answer carries it.
-    Command { token: u64, caller: Caller, key: Option<CommandKey>, command: LobbyCommand },
+    Command {
+        token: u64,
+        caller: Caller,
+        key: Option<CommandKey>,
+        command: LobbyCommand,
+    },
     /// All sessions of the sender in the lobby, and the last event that they were given.
-    Attach { token: u64, since: Position, sessions: Vec<Attaching> },
-    Detach { session: SessionId, user: UserId },
+    Attach {
+        token: u64,
+        since: Position,
+        sessions: Vec<Attaching>,
+    },
+    Detach {
+        session: SessionId,
+        user: UserId,
+    },
     /// Asks for the events behind a seq.
-    Page { token: u64, after: Seq },
+    Page {
+        token: u64,
+        after: Seq,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,13 +57,32 @@ pub(crate) struct Attaching {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum FromOwner {
-    Answer { token: u64, outcome: Result<Answer, Refusal> },
+    Answer {
+        token: u64,
+        outcome: Result<Answer, Refusal>,
+    },
     /// The receiver of the command does not own the lobby; perhaps this node does.
-    Moved { token: u64, to: Option<NodeName> },
-    Event { epoch: Epoch, event: LobbyEvent },
-    Pass { epoch: Epoch, passing: Passing },
-    Attached { token: u64, epoch: Epoch, outcome: AttachOutcome },
-    Page { token: u64, events: Option<Vec<LobbyEvent>> },
+    Moved {
+        token: u64,
+        to: Option<NodeName>,
+    },
+    Event {
+        epoch: Epoch,
+        event: LobbyEvent,
+    },
+    Pass {
+        epoch: Epoch,
+        passing: Passing,
+    },
+    Attached {
+        token: u64,
+        epoch: Epoch,
+        outcome: AttachOutcome,
+    },
+    Page {
+        token: u64,
+        events: Option<Vec<LobbyEvent>>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +96,7 @@ pub(crate) enum AttachOutcome {
 impl LinkMessage {
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = vec![VERSION];
-        rmp_serde::encode::write(&mut bytes, self).expect("plain values written to memory cannot fail");
+        rmp_serde::encode::write_named(&mut bytes, self).expect("plain values written to memory cannot fail");
         Bytes::from(bytes)
     }
 

@@ -2,8 +2,8 @@
 //! it does not. It takes commands, decides, journals, fans out, and never waits for a member or another node.
 
 mod attachment;
-mod ownership;
 mod owner;
+mod ownership;
 mod shard;
 
 use std::collections::{HashMap, HashSet};
@@ -58,13 +58,30 @@ pub(crate) enum Origin {
 pub(crate) enum ToWorker {
     Command(Box<Envelope>),
     /// A session has ended.
-    Detach { lobby: LobbyId, session: Arc<SessionHandle> },
+    Detach {
+        lobby: LobbyId,
+        session: Arc<SessionHandle>,
+    },
     /// A connection has drained, and takes more missed events.
-    Pull { lobby: LobbyId, session: Arc<SessionHandle> },
-    FromNode { from: NodeName, lobby: LobbyId, message: ToOwner },
-    FromOwner { from: NodeName, lobby: LobbyId, message: Box<FromOwner> },
+    Pull {
+        lobby: LobbyId,
+        session: Arc<SessionHandle>,
+    },
+    FromNode {
+        from: NodeName,
+        lobby: LobbyId,
+        message: ToOwner,
+    },
+    FromOwner {
+        from: NodeName,
+        lobby: LobbyId,
+        message: Box<FromOwner>,
+    },
     /// Something between this node and that one may be lost.
-    LinkReset { peer: NodeName, restarted: bool },
+    LinkReset {
+        peer: NodeName,
+        restarted: bool,
+    },
     ViewChanged,
     /// Bring everything to rest: journal, snapshots, event store. Answered when done.
     Rest(oneshot::Sender<()>),
@@ -72,13 +89,41 @@ pub(crate) enum ToWorker {
 
 /// What a worker started and has to hear of.
 enum Done {
-    Appended { shard: Shard, batch: u64, result: Result<EntryId, AppendError>, took: Duration },
-    Claimed { shard: Shard, claimed: Claimed },
-    Loaded { lobby: LobbyId, result: Result<Option<(Seq, Vec<u8>)>, StoreError> },
-    History { envelope: Box<Envelope>, result: Result<(Vec<LobbyEvent>, bool), StoreError> },
-    Archived { marks: Vec<(Shard, EntryId)>, saved: Vec<(LobbyId, Seq)>, events: usize, result: Result<(), StoreError> },
-    Snapshotted { shard: Shard, covers: EntryId, saved: Vec<(LobbyId, Seq)>, result: Result<(), AppendError> },
-    Unloaded { lobby: LobbyId, seq: Seq, result: Result<(), StoreError> },
+    Appended {
+        shard: Shard,
+        batch: u64,
+        result: Result<EntryId, AppendError>,
+        took: Duration,
+    },
+    Claimed {
+        shard: Shard,
+        claimed: Claimed,
+    },
+    Loaded {
+        lobby: LobbyId,
+        result: Result<Option<(Seq, Vec<u8>)>, StoreError>,
+    },
+    History {
+        envelope: Box<Envelope>,
+        result: Result<(Vec<LobbyEvent>, bool), StoreError>,
+    },
+    Archived {
+        marks: Vec<(Shard, EntryId)>,
+        saved: Vec<(LobbyId, Seq)>,
+        events: usize,
+        result: Result<(), StoreError>,
+    },
+    Snapshotted {
+        shard: Shard,
+        covers: EntryId,
+        saved: Vec<(LobbyId, Seq)>,
+        result: Result<(), AppendError>,
+    },
+    Unloaded {
+        lobby: LobbyId,
+        seq: Seq,
+        result: Result<(), StoreError>,
+    },
     Nothing,
 }
 
@@ -167,7 +212,9 @@ impl Worker {
             Done::Loaded { lobby, result } => self.on_loaded(&lobby, result),
             Done::History { envelope, result } => self.on_history(*envelope, result),
             Done::Archived { marks, saved, events, result } => self.on_archived(marks, saved, events, result),
-            Done::Snapshotted { shard, covers, saved, result } => self.on_snapshotted(shard, covers, &saved, result),
+            Done::Snapshotted { shard, covers, saved, result } => {
+                self.on_snapshotted(shard, covers, &saved, result)
+            }
             Done::Unloaded { lobby, seq, result } => self.on_unloaded(&lobby, seq, result),
             Done::Nothing => {}
         }
@@ -189,7 +236,8 @@ impl Worker {
         }
         match &envelope.origin {
             Origin::Session(session, reply_to) => {
-                let frame = session.reply_frame(reply_to, envelope.command.op(), Some(&envelope.lobby), outcome);
+                let frame =
+                    session.reply_frame(reply_to, envelope.command.op(), Some(&envelope.lobby), outcome);
                 if let Some(frame) = frame {
                     match self.attachments.get_mut(&envelope.lobby) {
                         Some(attachment) => {
@@ -266,7 +314,8 @@ impl Worker {
         if self.resting.is_empty() || !self.under_way.is_empty() || self.archiving {
             return;
         }
-        let busy = self.shards.values().any(|slot| matches!(slot, ShardSlot::Owned(owned) if owned.is_busy()));
+        let busy =
+            self.shards.values().any(|slot| matches!(slot, ShardSlot::Owned(owned) if owned.is_busy()));
         if !busy {
             for answer in self.resting.drain(..) {
                 // Whoever asked may have stopped waiting at its deadline.

@@ -7,8 +7,8 @@ use mlms_protocol::command::{History, Join, Recipients, Send};
 use mlms_protocol::event::PassingMessage;
 use mlms_protocol::lobby::Member;
 use mlms_protocol::{
-    Answer, Change, Class, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole, Millis, Refusal, Role, Seq,
-    UserId,
+    Answer, Change, Class, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole, Millis, Refusal,
+    Role, Seq, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +170,8 @@ impl State {
             return Err(Refusal::new(ErrorCode::LobbyFull, "the lobby is full").retry_after(5_000));
         }
         let wanted = join.role.unwrap_or(MemberRole::Player);
-        let role = if self.host.is_none() && wanted == MemberRole::Player { MemberRole::Host } else { wanted };
+        let role =
+            if self.host.is_none() && wanted == MemberRole::Player { MemberRole::Host } else { wanted };
         changes.push(Change::Joined { user: caller.user.clone(), name: caller.name.clone(), role });
         Ok(Decision::Attach(changes))
     }
@@ -209,7 +210,8 @@ impl State {
     fn decide_send(&self, member: &Member, send: &Send, now: Millis) -> Decision {
         let from = Some(member.user.clone());
         if send.class == Class::Durable {
-            let message = Change::Message { kind: send.kind.clone(), from, body: send.body.clone(), nonce: None };
+            let message =
+                Change::Message { kind: send.kind.clone(), from, body: send.body.clone(), nonce: None };
             return Decision::Change(vec![message], Recorded::Sent);
         }
         let to = match &send.to {
@@ -225,7 +227,12 @@ impl State {
             at: now,
             body: send.body.clone(),
         };
-        Decision::Pass(Passing { event: PassingEvent::Message(message), class: send.class, key: send.key.clone(), to })
+        Decision::Pass(Passing {
+            event: PassingEvent::Message(message),
+            class: send.class,
+            key: send.key.clone(),
+            to,
+        })
     }
 
     fn decide_typing(&self, member: &Member) -> Decision {
@@ -244,7 +251,9 @@ impl State {
             return refuse(ErrorCode::BadRequest, "`limit` must be 1 to 100");
         }
         let place = cursor.map(str::parse).transpose();
-        let Ok(place) = place else { return refuse(ErrorCode::BadRequest, "`cursor` is not one of this lobby") };
+        let Ok(place) = place else {
+            return refuse(ErrorCode::BadRequest, "`cursor` is not one of this lobby");
+        };
         let mut members = self.members_after(place);
         let page: Vec<_> = members.by_ref().take(limit as usize).collect();
         let next = members.next().and_then(|_| page.last().map(|(place, _)| place.to_string()));

@@ -65,6 +65,8 @@ impl Dedupe {
 
     /// Oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&UserId, &CommandKey, &Outcome)> {
-        self.by_age.iter().filter_map(|entry| self.outcomes.get(entry).map(|outcome| (&entry.0, &entry.1, outcome)))
+        self.by_age
+            .iter()
+            .filter_map(|entry| self.outcomes.get(entry).map(|outcome| (&entry.0, &entry.1, outcome)))
     }
 }

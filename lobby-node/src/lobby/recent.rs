@@ -67,7 +67,13 @@ impl Recent {
 
     /// The number of events behind a position, if a client at it can go on from there: nothing behind it is
     /// forgotten, and its epoch fits the events on both sides.
-    pub(super) fn missed_since(&self, position: Position, head: Seq, head_epoch: Epoch, owner: Epoch) -> Option<u64> {
+    pub(super) fn missed_since(
+        &self,
+        position: Position,
+        head: Seq,
+        head_epoch: Epoch,
+        owner: Epoch,
+    ) -> Option<u64> {
         if position.seq > head || position.epoch > owner {
             return None;
         }

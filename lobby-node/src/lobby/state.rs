@@ -40,7 +40,9 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 
 fn decode<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Unreadable> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => rmp_serde::from_slice(rest).map_err(|why| Unreadable { what, why: why.to_string() }),
+        Some((&VERSION, rest)) => {
+            rmp_serde::from_slice(rest).map_err(|why| Unreadable { what, why: why.to_string() })
+        }
         Some((version, _)) => Err(Unreadable { what, why: format!("format {version}") }),
         None => Err(Unreadable { what, why: "no bytes".to_owned() }),
     }
@@ -184,12 +186,14 @@ impl State {
                     ready: false,
                     attributes: serde_json::Map::new(),
                 };
+                self.insert(member);
                 if *role == MemberRole::Host {
                     self.host = Some(user.clone());
                 }
-                self.insert(member);
             }
-            Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. } => self.remove(user),
+            Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. } => {
+                self.remove(user)
+            }
             Change::HostChanged { user, .. } => self.set_host(user.as_ref()),
             Change::Updated { settings, user, role, attributes, .. } => {
                 if let Some(settings) = settings {
@@ -289,7 +293,8 @@ impl State {
     pub(crate) fn view(&self, user: &UserId, is_away: impl Fn(&UserId) -> bool) -> LobbyState {
         let seen = |member: &Member| Member { away: is_away(&member.user), ..member.clone() };
         let own = self.member(user).map(seen);
-        let others = self.members.values().filter(|member| member.user != *user).take(STATE_MEMBERS_MAX).map(seen);
+        let others =
+            self.members.values().filter(|member| member.user != *user).take(STATE_MEMBERS_MAX).map(seen);
         LobbyState {
             settings: self.settings.clone(),
             host: self.host.clone(),
@@ -312,7 +317,11 @@ impl State {
             open: self.open,
             floor: self.floor,
             messages: self.messages.iter().cloned().collect(),
-            outcomes: self.dedupe.iter().map(|(user, key, outcome)| (user.clone(), key.clone(), *outcome)).collect(),
+            outcomes: self
+                .dedupe
+                .iter()
+                .map(|(user, key, outcome)| (user.clone(), key.clone(), *outcome))
+                .collect(),
         })
     }
 

@@ -9,8 +9,8 @@ use mlms_protocol::command::{Join, Position};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
-    Answer, Change, Class, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq,
-    SessionId,
+    Answer, Change, Class, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName,
+    Refusal, Seq, SessionId,
 };
 use tokio::time::Instant;
 
@@ -38,13 +38,19 @@ pub(super) struct Attachment {
     feed: Feed,
     /// Commands without an answer, in their order. The flag: it was sent to the present owner.
     unanswered: BTreeMap<u64, (Envelope, bool)>,
-    pages: HashMap<u64, Arc<SessionHandle>>,
+    /// Pages that were asked for: for whom, and behind which event.
+    pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
 }
 
 enum Feed {
     /// The lobby is owned here. Not attached: the owner will say what came between.
-    Local { attached: bool },
-    Remote { owner: NodeName, attach: Attach },
+    Local {
+        attached: bool,
+    },
+    Remote {
+        owner: NodeName,
+        attach: Attach,
+    },
     /// Nobody is known to own the lobby.
     Lost,
 }
@@ -174,7 +180,12 @@ impl Worker {
             Attachment::new(lobby.clone(), feed, metrics)
         });
         if attachment.unanswered.len() >= UNANSWERED_MAX {
-            return self.refuse(&envelope, ErrorCode::Overloaded, "the lobby's node does not keep up", Some(500));
+            return self.refuse(
+                &envelope,
+                ErrorCode::Overloaded,
+                "the lobby's node does not keep up",
+                Some(500),
+            );
         }
         self.next_token += 1;
         attachment.unanswered.insert(self.next_token, (envelope, false));
@@ -225,7 +236,8 @@ impl Worker {
             attachment.feed = Feed::Remote { owner, attach: Attach::Attached };
             return self.send_unsent(lobby);
         }
-        attachment.feed = Feed::Remote { owner: owner.clone(), attach: Attach::Asked { token, at: Instant::now() } };
+        attachment.feed =
+            Feed::Remote { owner: owner.clone(), attach: Attach::Asked { token, at: Instant::now() } };
         let attach = ToOwner::Attach { token, since: attachment.position, sessions: attachment.attaching() };
         self.send(&owner, &LinkMessage::ToOwner(lobby.clone(), attach));
     }
@@ -242,10 +254,9 @@ impl Worker {
     /// Sends attaches again that were not answered, and looks for owners of lobbies without one.
     pub(super) fn attach_again(&mut self) {
         let now = Instant::now();
-        let late = |attachment: &Attachment| {
-            matches!(attachment.feed, Feed::Remote { attach: Attach::Asked { at, .. }, .. } if at + ATTACH_AGAIN <= now)
-        };
-        let due: Vec<_> = self.attachments.iter().filter(|(_, one)| late(one)).map(|(id, _)| id.clone()).collect();
+        let late = |attachment: &Attachment| matches!(attachment.feed, Feed::Remote { attach: Attach::Asked { at, .. }, .. } if at + ATTACH_AGAIN <= now);
+        let due: Vec<_> =
+            self.attachments.iter().filter(|(_, one)| late(one)).map(|(id, _)| id.clone()).collect();
         for lobby in due {
             self.turn_again(&lobby);
         }
@@ -276,7 +287,12 @@ impl Worker {
                 // It may have happened: only the owner knows.
                 self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));
             } else {
-                self.refuse(&envelope, ErrorCode::OwnerUnavailable, "the lobby's node is out of reach", Some(1_000));
+                self.refuse(
+                    &envelope,
+                    ErrorCode::OwnerUnavailable,
+                    "the lobby's node is out of reach",
+                    Some(1_000),
+                );
             }
             if let Some(attachment) = self.attachments.get(&envelope.lobby) {
                 if attachment.is_idle() && !attachment.audience.has_staged() {
@@ -324,7 +340,8 @@ impl Worker {
             }),
             ToOwner::Attach { token, since, sessions } => match self.route(shard) {
                 Route::Here => {
-                    let task = AttachTask { lobby: lobby.clone(), from: Some((from, token)), since, sessions };
+                    let task =
+                        AttachTask { lobby: lobby.clone(), from: Some((from, token)), since, sessions };
                     self.on_owned(shard, &lobby, Task::Attach(task));
                 }
                 // The node asks again: by then the claim is decided.
@@ -340,7 +357,8 @@ impl Worker {
                     Some(LobbySlot::Live(lobby)) => lobby.events_between(after, PAGE_EVENTS),
                     _ => None,
                 };
-                let events = events.map(|events| events.iter().map(|event| LobbyEvent::clone(event)).collect());
+                let events =
+                    events.map(|events| events.iter().map(|event| LobbyEvent::clone(event)).collect());
                 self.send(&from, &LinkMessage::FromOwner(lobby, FromOwner::Page { token, events }));
             }
         }
@@ -424,14 +442,19 @@ impl Worker {
             }
             FromOwner::Pass { epoch, passing } => {
                 let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-                if attachment.is_fed_by(from) && attachment.is_attached() && epoch >= attachment.position.epoch {
+                if attachment.is_fed_by(from)
+                    && attachment.is_attached()
+                    && epoch >= attachment.position.epoch
+                {
                     attachment.audience.stage_passing(passing);
                     self.staged.insert(lobby.clone());
                 }
             }
             FromOwner::Attached { token, epoch, outcome } => {
                 let asked = match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
-                    Some(Feed::Remote { owner, attach: Attach::Asked { token, .. } }) if owner == from => Some(*token),
+                    Some(Feed::Remote { owner, attach: Attach::Asked { token, .. } }) if owner == from => {
+                        Some(*token)
+                    }
                     _ => None,
                 };
                 if asked == Some(token) {
@@ -440,7 +463,11 @@ impl Worker {
             }
             FromOwner::Page { token, events } => {
                 let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-                let Some(session) = attachment.pages.remove(&token) else { return };
+                let Some((session, after)) = attachment.pages.remove(&token) else { return };
+                if attachment.audience.pulling_at(&session) != Some(after) {
+                    // It was seated anew meanwhile, and has asked for another page.
+                    return;
+                }
                 let events = events.map(|events| events.into_iter().map(Arc::new).collect::<Vec<_>>());
                 let pulled = attachment.audience.pull(&session, |at| {
                     events.map(|events| events.into_iter().skip_while(|event| event.seq <= at).collect())
@@ -480,7 +507,9 @@ impl Worker {
                 attachment.position.epoch = attachment.position.epoch.max(epoch);
                 let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
                 for (id, refusal) in refused {
-                    let Some(session) = sessions.iter().find(|session| session.caller.session == id) else { continue };
+                    let Some(session) = sessions.iter().find(|session| session.caller.session == id) else {
+                        continue;
+                    };
                     attachment.audience.unseat(session);
                     let frame = session.reply_frame(&ReplyTo::Nobody, "resume", Some(lobby), Err(refusal));
                     if let Some(frame) = frame {
@@ -586,7 +615,7 @@ impl Worker {
     pub(super) fn on_detach(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
         if let Some(attachment) = self.attachments.get_mut(lobby) {
             attachment.audience.unseat(session);
-            attachment.pages.retain(|_, puller| puller.number != session.number);
+            attachment.pages.retain(|_, (puller, _)| puller.number != session.number);
             self.staged.insert(lobby.clone());
         }
         let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
@@ -606,7 +635,7 @@ impl Worker {
         let Some(at) = attachment.audience.pulling_at(session) else { return };
         if at < attachment.audience.head() {
             if let Feed::Remote { owner, .. } = &attachment.feed {
-                attachment.pages.insert(token, Arc::clone(session));
+                attachment.pages.insert(token, (Arc::clone(session), at));
                 let page = ToOwner::Page { token, after: at };
                 self.node.links.send(owner, LinkMessage::ToOwner(lobby.clone(), page).encode());
                 return;
@@ -620,8 +649,9 @@ impl Worker {
             Some(LobbySlot::Live(live)) => Some(live),
             _ => None,
         };
-        let pulled =
-            attachment.audience.pull(session, |at| live.and_then(|lobby| lobby.events_between(at, PAGE_EVENTS)));
+        let pulled = attachment
+            .audience
+            .pull(session, |at| live.and_then(|lobby| lobby.events_between(at, PAGE_EVENTS)));
         if pulled == Pulled::OutOfReach {
             self.restart(lobby, session);
         }

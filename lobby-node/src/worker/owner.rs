@@ -12,8 +12,8 @@ use mlms_protocol::command::{History, Join, Position};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
-    Answer, Change, Class, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, Millis, NodeName, Refusal,
-    Seq, SessionId, Shard, UserId,
+    Answer, Change, Class, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, Millis, NodeName,
+    Refusal, Seq, SessionId, Shard, UserId,
 };
 use mlms_store::{Range, StoreError};
 use tokio::time::Instant;
@@ -21,7 +21,9 @@ use tokio::time::Instant;
 use super::shard::{OwnedShard, ShardSlot, is_deposed};
 use super::{Done, Envelope, Origin, Worker};
 use crate::limiter::Grant;
-use crate::lobby::{Caller, CommandKey, Decision, Entry, Outcome, Passing, PassingEvent, Recorded, State, Target};
+use crate::lobby::{
+    Caller, CommandKey, Decision, Entry, Outcome, Passing, PassingEvent, Recorded, State, Target,
+};
 use crate::node::Node;
 use crate::wire::{Attaching, FromOwner, LinkMessage};
 
@@ -49,7 +51,10 @@ pub(super) struct AttachTask {
 
 pub(super) enum LobbySlot {
     /// It is read from the database; `tail` are its entries in the journal.
-    Loading { waiting: Vec<Task>, tail: Vec<Entry> },
+    Loading {
+        waiting: Vec<Task>,
+        tail: Vec<Entry>,
+    },
     Live(Box<Lobby>),
     /// Its code panicked. It answers `internal` until another process owns it.
     Quarantined,
@@ -107,17 +112,32 @@ pub(super) enum Output {
 pub(super) enum Emit {
     Event(Arc<LobbyEvent>, Epoch, Vec<NodeName>),
     Pass(Passing, Epoch, Vec<NodeName>),
-    Reply { envelope: Envelope, outcome: Result<Answer, Refusal> },
+    Reply {
+        envelope: Envelope,
+        outcome: Result<Answer, Refusal>,
+    },
     /// `recent` are the events of the answer that are in memory.
-    History { envelope: Envelope, query: History, recent: Vec<Arc<LobbyEvent>>, recent_floor: Seq, floor: Seq },
-    Attached { task: AttachTask, refused: Vec<(SessionId, Refusal)>, events: Option<Vec<Arc<LobbyEvent>>>, epoch: Epoch },
+    History {
+        envelope: Envelope,
+        query: History,
+        recent: Vec<Arc<LobbyEvent>>,
+        recent_floor: Seq,
+        floor: Seq,
+    },
+    Attached {
+        task: AttachTask,
+        refused: Vec<(SessionId, Refusal)>,
+        events: Option<Vec<Arc<LobbyEvent>>>,
+        epoch: Epoch,
+    },
 }
 
 impl Lobby {
     fn new(state: State, now: Millis) -> Self {
         // Nobody is attached yet: every member gets a full grace from now.
         let everybody = state.members_after(None).map(|(_, member)| member.user.clone());
-        let presence = everybody.map(|user| (user, Presence { sessions: Vec::new(), gone_at: Some(now) })).collect();
+        let presence =
+            everybody.map(|user| (user, Presence { sessions: Vec::new(), gone_at: Some(now) })).collect();
         let released = Position { epoch: state.epoch, seq: state.seq };
         Lobby {
             state,
@@ -141,7 +161,8 @@ impl Lobby {
     /// Whether no other session of the caller's user is here.
     fn is_alone(&self, caller: &Caller) -> bool {
         let presence = self.presence.get(&caller.user);
-        presence.is_none_or(|presence| presence.sessions.iter().all(|(session, _)| *session == caller.session))
+        presence
+            .is_none_or(|presence| presence.sessions.iter().all(|(session, _)| *session == caller.session))
     }
 
     fn node_names(&self) -> Vec<NodeName> {
@@ -177,9 +198,16 @@ impl Lobby {
     }
 
     /// Says an event without a seq: at once, or behind what its own sender has under way.
-    pub(super) fn pass(&mut self, epoch: Epoch, passing: Passing, envelope: Option<Envelope>, out: &mut Vec<Emit>) {
+    pub(super) fn pass(
+        &mut self,
+        epoch: Epoch,
+        passing: Passing,
+        envelope: Option<Envelope>,
+        out: &mut Vec<Emit>,
+    ) {
         let sender = passing.event.from().cloned();
-        let under_way = self.pending.iter().rev().find(|pending| sender.is_some() && pending.sender == sender);
+        let under_way =
+            self.pending.iter().rev().find(|pending| sender.is_some() && pending.sender == sender);
         let batch = under_way.map(|pending| pending.batch);
         let Some(batch) = batch else {
             if let Some(envelope) = envelope {
@@ -197,7 +225,13 @@ impl Lobby {
     }
 
     /// Queues what may be said when the batch that gathers now is committed.
-    pub(super) fn speak_behind(&mut self, owned: &mut OwnedShard, sender: Option<UserId>, envelope: Option<Envelope>, outputs: Vec<Output>) {
+    pub(super) fn speak_behind(
+        &mut self,
+        owned: &mut OwnedShard,
+        sender: Option<UserId>,
+        envelope: Option<Envelope>,
+        outputs: Vec<Output>,
+    ) {
         owned.want_append();
         owned.speaking.insert(self.state.lobby.clone());
         self.pending.push_back(Pending { batch: owned.gathering_batch, sender, envelope, outputs });
@@ -243,7 +277,8 @@ impl Lobby {
             }
         }
         if self.pending.len() >= PENDING_MAX {
-            let refusal = Refusal::new(ErrorCode::Overloaded, "the lobby has too much under way").retry_after(500);
+            let refusal =
+                Refusal::new(ErrorCode::Overloaded, "the lobby has too much under way").retry_after(500);
             out.push(Emit::Reply { envelope, outcome: Err(refusal) });
             return;
         }
@@ -284,14 +319,27 @@ impl Lobby {
         }
     }
 
-    fn join(&mut self, owned: &mut OwnedShard, node: &Node, envelope: Envelope, changes: Vec<Change>, now: Millis) {
+    fn join(
+        &mut self,
+        owned: &mut OwnedShard,
+        node: &Node,
+        envelope: Envelope,
+        changes: Vec<Change>,
+        now: Millis,
+    ) {
         let sender = envelope.caller.user.clone();
         let LobbyCommand::Join(join) = &envelope.command else { return };
         let since = join.since;
         if !self.state.open {
             if let Grant::Later(ms) = node.creates.take(&sender) {
-                let refusal = Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
-                return self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
+                let refusal =
+                    Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
+                return self.speak_behind(
+                    owned,
+                    Some(sender),
+                    Some(envelope),
+                    vec![Output::Reply(Err(refusal))],
+                );
             }
         }
         let mut outputs = Vec::new();
@@ -397,7 +445,9 @@ impl Lobby {
                         self.released = Position { epoch: event.epoch, seq: event.seq };
                         let names = self.node_names();
                         match &event.change {
-                            Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. } => {
+                            Change::Left { user, .. }
+                            | Change::Kicked { user, .. }
+                            | Change::Banned { user, .. } => {
                                 self.close_ports(Some(user));
                             }
                             Change::Closed { .. } => self.close_ports(None),
@@ -408,9 +458,12 @@ impl Lobby {
                     Output::Pass(passing) => out.push(Emit::Pass(passing, epoch, self.node_names())),
                     Output::Reply(outcome) => {
                         let Some(envelope) = envelope.take() else { continue };
-                        if let (Ok(Answer::Joined(_)), Origin::Node { node, .. }) = (&outcome, &envelope.origin) {
+                        if let (Ok(Answer::Joined(_)), Origin::Node { node, .. }) =
+                            (&outcome, &envelope.origin)
+                        {
                             let port = self.nodes.entry(node.clone()).or_default();
-                            port.sessions.insert(envelope.caller.session.clone(), envelope.caller.user.clone());
+                            port.sessions
+                                .insert(envelope.caller.session.clone(), envelope.caller.user.clone());
                         }
                         out.push(Emit::Reply { envelope, outcome });
                     }
@@ -419,13 +472,17 @@ impl Lobby {
                         out.push(self.history(envelope, query));
                     }
                     Output::Attached(task, refused) => {
-                        let events = self.state.missed_since(task.since, epoch, limits).and_then(|_| {
-                            self.events_between(task.since.seq, usize::MAX)
-                        });
+                        let events = self
+                            .state
+                            .missed_since(task.since, epoch, limits)
+                            .and_then(|_| self.events_between(task.since.seq, usize::MAX));
                         if let (Some((name, _)), Some(_)) = (&task.from, &events) {
                             let sessions = task.sessions.iter().map(|one| &one.caller);
-                            let sessions = sessions.filter(|caller| refused.iter().all(|(id, _)| *id != caller.session));
-                            let sessions = sessions.map(|caller| (caller.session.clone(), caller.user.clone())).collect();
+                            let sessions =
+                                sessions.filter(|caller| refused.iter().all(|(id, _)| *id != caller.session));
+                            let sessions = sessions
+                                .map(|caller| (caller.session.clone(), caller.user.clone()))
+                                .collect();
                             self.nodes.insert(name.clone(), Port { sessions, confirm_by: None });
                         }
                         out.push(Emit::Attached { task, refused, events, epoch });
@@ -470,14 +527,14 @@ impl Lobby {
         Emit::History { envelope, query, recent, recent_floor, floor: self.state.floor }
     }
 
-    pub(super) fn summary(&self) -> LobbySummary {
+    pub(super) fn summary(&self, members_max: usize) -> LobbySummary {
         let limit = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let settings = &self.state.settings;
         LobbySummary {
             lobby: self.state.lobby.clone(),
             name: settings.name.clone().unwrap_or_else(|| self.state.lobby.to_string()),
             members: limit(self.state.members_total()),
-            capacity: settings.capacity.unwrap_or(0),
+            capacity: settings.capacity.unwrap_or_else(|| limit(members_max)),
             visibility: settings.visibility,
         }
     }
@@ -564,7 +621,13 @@ impl Worker {
         self.after_run(shard, lobby_id, ran, out);
     }
 
-    fn after_run(&mut self, shard: Shard, lobby_id: &LobbyId, ran: std::thread::Result<Box<Lobby>>, out: Vec<Emit>) {
+    fn after_run(
+        &mut self,
+        shard: Shard,
+        lobby_id: &LobbyId,
+        ran: std::thread::Result<Box<Lobby>>,
+        out: Vec<Emit>,
+    ) {
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
         match ran {
             Ok(lobby) => _ = owned.lobbies.insert(lobby_id.clone(), LobbySlot::Live(lobby)),
@@ -618,7 +681,11 @@ impl Worker {
         });
     }
 
-    pub(super) fn on_loaded(&mut self, lobby_id: &LobbyId, result: Result<Option<(Seq, Vec<u8>)>, StoreError>) {
+    pub(super) fn on_loaded(
+        &mut self,
+        lobby_id: &LobbyId,
+        result: Result<Option<(Seq, Vec<u8>)>, StoreError>,
+    ) {
         let shard = shard_of(lobby_id);
         let now = self.node.clock.now();
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
@@ -706,7 +773,9 @@ impl Worker {
                 Emit::History { envelope, query, recent, recent_floor, floor } => {
                     self.answer_history(envelope, query, recent, recent_floor, floor);
                 }
-                Emit::Attached { task, refused, events, epoch } => self.attached(task, refused, events, epoch),
+                Emit::Attached { task, refused, events, epoch } => {
+                    self.attached(task, refused, events, epoch)
+                }
             }
         }
     }
@@ -726,7 +795,8 @@ impl Worker {
             (None, before) if before.is_some_and(|before| before.0 <= floor.0 + 1) => recent_floor,
             (None, _) => floor,
         };
-        let shared = |events: &[Arc<LobbyEvent>]| events.iter().map(|event| LobbyEvent::clone(event)).collect();
+        let shared =
+            |events: &[Arc<LobbyEvent>]| events.iter().map(|event| LobbyEvent::clone(event)).collect();
         if wanted_from >= recent_floor {
             let more = recent.len() > limit;
             let events = match query.after {
@@ -765,7 +835,11 @@ impl Worker {
         });
     }
 
-    pub(super) fn on_history(&mut self, envelope: Envelope, result: Result<(Vec<LobbyEvent>, bool), StoreError>) {
+    pub(super) fn on_history(
+        &mut self,
+        envelope: Envelope,
+        result: Result<(Vec<LobbyEvent>, bool), StoreError>,
+    ) {
         match result {
             Ok((events, more)) => self.answer_session(envelope, Ok(Answer::History { events, more })),
             Err(error) => {

@@ -34,7 +34,10 @@ const SNAPSHOT_PERIOD: Duration = Duration::from_secs(30);
 
 /// How a claim came out.
 pub(super) enum Claimed {
-    Won { epoch: Epoch, loaded: Loaded },
+    Won {
+        epoch: Epoch,
+        loaded: Loaded,
+    },
     /// Somebody else owns the shard.
     Lost,
     /// The directory or the journal did not answer.
@@ -223,7 +226,8 @@ impl Worker {
 
     /// The audiences that were fed from elsewhere are fed from here now.
     fn attach_here(&mut self, shard: Shard) {
-        let lobbies: Vec<_> = self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect();
+        let lobbies: Vec<_> =
+            self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect();
         for lobby in lobbies {
             let Some(attachment) = self.attachments.get_mut(&lobby) else { continue };
             let unanswered = attachment.become_local();
@@ -254,10 +258,12 @@ impl Worker {
                 LobbySlot::Live(mut lobby) => {
                     homeless.extend(lobby.pending.drain(..).filter_map(|pending| pending.envelope));
                 }
-                LobbySlot::Loading { waiting, .. } => homeless.extend(waiting.into_iter().filter_map(|task| match task {
-                    Task::Command(envelope) => Some(envelope),
-                    Task::Attach(_) => None,
-                })),
+                LobbySlot::Loading { waiting, .. } => {
+                    homeless.extend(waiting.into_iter().filter_map(|task| match task {
+                        Task::Command(envelope) => Some(envelope),
+                        Task::Attach(_) => None,
+                    }))
+                }
                 LobbySlot::Quarantined => {}
             }
         }
@@ -341,7 +347,8 @@ impl Worker {
     pub(super) fn sweep(&mut self) {
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
-        let (mut changed, mut removed, mut unload, mut told, mut snapshots) = (vec![], vec![], vec![], vec![], vec![]);
+        let (mut changed, mut removed, mut unload, mut told, mut snapshots) =
+            (vec![], vec![], vec![], vec![], vec![]);
         let mut lobbies_here = 0;
         let mut backlog = 0;
         for (shard, slot) in &mut self.shards {
@@ -366,7 +373,7 @@ impl Worker {
                 if !degraded && sweep_lobby(lobby, owned, &node, now) {
                     self.gathered.insert(*shard);
                 }
-                let summary = lobby.summary();
+                let summary = lobby.summary(node.limits.members_per_lobby_max);
                 if lobby.listed.as_ref() != Some(&summary) {
                     lobby.listed = Some(summary.clone());
                     if lobby.state.open { changed.push(summary) } else { removed.push(id.clone()) }
@@ -463,7 +470,11 @@ impl Worker {
             return;
         }
         // Somebody may have come back meanwhile.
-        if lobby.state.seq != seq || lobby.empty_since.is_none() || !lobby.is_at_rest() || owned.snapshots.is_some() {
+        if lobby.state.seq != seq
+            || lobby.empty_since.is_none()
+            || !lobby.is_at_rest()
+            || owned.snapshots.is_some()
+        {
             return;
         }
         owned.lobbies.remove(lobby_id);
@@ -545,7 +556,9 @@ impl Worker {
                 }
             }
             Err(AppendError::Deposed) => self.on_deposed(shard),
-            Err(AppendError::Unclear) => tracing::warn!(%shard, "snapshots could not be saved; they are taken again"),
+            Err(AppendError::Unclear) => {
+                tracing::warn!(%shard, "snapshots could not be saved; they are taken again")
+            }
         }
     }
 

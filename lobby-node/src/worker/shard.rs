@@ -10,16 +10,19 @@ use mlms_cluster::journal::{AppendError, EntryId, Fence};
 use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
+use super::owner::LobbySlot;
 use super::{Done, Envelope};
 use crate::node::Node;
-use super::owner::LobbySlot;
 
 /// Bytes of a shard's journal that are kept for resuming before it is trimmed early.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 pub(super) enum ShardSlot {
     /// A claim is under way; commands wait for it.
-    Claiming { waiting: Vec<Envelope>, retry_at: Option<Instant> },
+    Claiming {
+        waiting: Vec<Envelope>,
+        retry_at: Option<Instant>,
+    },
     Owned(Box<OwnedShard>),
 }
 
@@ -132,7 +135,11 @@ impl OwnedShard {
         Fence { node: node.name.clone(), incarnation: node.incarnation, epoch: self.epoch, top: self.top }
     }
 
-    pub(super) fn next_append(&mut self, node: &Node, shard: Shard) -> Option<impl Future<Output = Done> + Send + use<>> {
+    pub(super) fn next_append(
+        &mut self,
+        node: &Node,
+        shard: Shard,
+    ) -> Option<impl Future<Output = Done> + Send + use<>> {
         if self.under_way.is_some() || !self.wanted {
             return None;
         }
@@ -143,7 +150,11 @@ impl OwnedShard {
     }
 
     /// The same append again, after a pause: absence of an answer proves nothing.
-    pub(super) fn repeat_append(&mut self, node: &Node, shard: Shard) -> impl Future<Output = Done> + Send + use<> {
+    pub(super) fn repeat_append(
+        &mut self,
+        node: &Node,
+        shard: Shard,
+    ) -> impl Future<Output = Done> + Send + use<> {
         self.append(node, shard)
     }
 
