@@ -1,0 +1,46 @@
+# Everyday commands. CI runs the same ones: ./test calls what stands here.
+
+# Run the service on http://localhost:8080.
+run *ARGS:
+    cargo run --release -- {{ARGS}}
+
+# Run every test, or the named parts (./test --list).
+test *PARTS:
+    ./test {{PARTS}}
+
+# Check what a compiler, a formatter and a shell can check.
+lint:
+    ./test format shell repository clippy
+
+# Format all crates.
+fmt:
+    cargo fmt --all
+
+# Run N seeds of every simulation.
+simulate N='1000':
+    MLMS_SEEDS={{N}} MLMS_SIMULATE={{N}} cargo test --release --workspace --lib --tests simulation -- --nocapture
+
+# Run the simulations for hours; stops at the first failure.
+soak N='100000': (simulate N)
+
+# Run the Autobahn cases against the codec, directly and through the broker.
+conformance:
+    ./test install conformance
+
+# Run the tests of the page in headless Chromium.
+page:
+    ./test install build page
+
+# Feed random frames to the parsers, SECONDS for each target (takes a nightly compiler and cargo-fuzz).
+fuzz SECONDS='60':
+    cd protocol && for target in client_frames server_frames; do cargo +nightly fuzz run $target -- -max_total_time={{SECONDS}}; done
+
+# Check licences, bans and sources of the dependencies (takes cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# Write the table of settings into README.md, and build the API's documentation.
+doc:
+    cargo build --release
+    node tests/readme/settings.js
+    cargo doc --release --workspace --no-deps
