@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::Unavailable;
 use crate::embedded::Shared;
+use crate::redis::{Lifeline, RedisDirectory};
 use crate::view::{LobbySummary, NodeRecord, ShardRecord, View};
 
 /// How long a node counts as alive after its last renewal.
@@ -41,29 +42,48 @@ pub struct SessionRecord {
 
 /// A handle to the directory.
 #[derive(Clone)]
-pub struct Directory(Arc<Shared>);
+pub struct Directory(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Embedded(Arc<Shared>),
+    Redis(Arc<RedisDirectory>, #[expect(dead_code, reason = "acts when it is dropped")] Lifeline),
+}
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Directory(embedded)")
+        f.write_str(match self.0 {
+            Kind::Embedded(_) => "Directory(embedded)",
+            Kind::Redis(..) => "Directory(Redis)",
+        })
     }
 }
 
 impl Directory {
     pub(crate) fn embedded(shared: Arc<Shared>) -> Self {
-        Directory(shared)
+        Directory(Kind::Embedded(shared))
+    }
+
+    pub(crate) fn redis(directory: Arc<RedisDirectory>, lifeline: Lifeline) -> Self {
+        Directory(Kind::Redis(directory, lifeline))
     }
 
     /// The view as last known; never waits.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        self.0.view()
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.view(),
+            Kind::Redis(redis, _) => redis.view(),
+        }
     }
 
     /// Tells of every change of the view.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
-        self.0.watch()
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.watch(),
+            Kind::Redis(redis, _) => redis.watch(),
+        }
     }
 
     /// Reads the whole view again.
@@ -71,7 +91,10 @@ impl Directory {
     /// # Errors
     /// The directory is out of reach; the last known view stays.
     pub async fn refresh(&self) -> Result<Arc<View>, Unavailable> {
-        self.0.refresh()
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.refresh(),
+            Kind::Redis(redis, _) => redis.refresh().await,
+        }
     }
 
     /// Takes or renews a node's lease, and tells its state and load.
@@ -79,7 +102,10 @@ impl Directory {
     /// # Errors
     /// The directory is out of reach.
     pub async fn renew(&self, record: &NodeRecord) -> Result<Renewal, Unavailable> {
-        self.0.renew(record)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.renew(record),
+            Kind::Redis(redis, _) => redis.renew(record).await,
+        }
     }
 
     /// Ends a node's lease at once, as its last act.
@@ -87,20 +113,30 @@ impl Directory {
     /// # Errors
     /// The directory is out of reach; the lease runs out by itself.
     pub async fn retire(&self, node: &NodeName, incarnation: Incarnation) -> Result<(), Unavailable> {
-        self.0.retire(node, incarnation)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.retire(node, incarnation),
+            Kind::Redis(redis, _) => redis.retire(node, incarnation).await,
+        }
     }
 
-    /// Replaces a shard's record if it is what the claimant expects. The new record's epoch must be higher.
+    /// Replaces a shard's record if it is what the claimant expects. The new record's epoch must be higher. An owner
+    /// gives its shard to whom it likes; a restarted node takes what its former run owned; nobody else takes a
+    /// shard from a node whose lease lives.
     ///
     /// # Errors
-    /// The directory is out of reach: the claim may have been won; claiming again tells.
+    /// The directory is out of reach: the claim may have been won; claiming again tells. Or the owner's lease is
+    /// gone, but not long enough to prove that the node is: after an outage of the directory all leases are. A
+    /// claimant that keeps its own lease is let through within [`LEASE`] of unbroken contact.
     pub async fn claim(
         &self,
         shard: Shard,
         expected: Option<&ShardRecord>,
         new: &ShardRecord,
     ) -> Result<Claim, Unavailable> {
-        self.0.claim(shard, expected, new).await
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.claim(shard, expected, new).await,
+            Kind::Redis(redis, _) => redis.claim(shard, expected, new).await,
+        }
     }
 
     /// Adds a session of a user, and gives the oldest ones beyond `max`, which are to be closed. Sessions on
@@ -114,7 +150,10 @@ impl Directory {
         session: SessionRecord,
         max: usize,
     ) -> Result<Vec<SessionRecord>, Unavailable> {
-        self.0.add_session(user, session, max)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.add_session(user, session, max),
+            Kind::Redis(redis, _) => redis.add_session(user, session, max).await,
+        }
     }
 
     /// Removes a session that has ended.
@@ -122,8 +161,13 @@ impl Directory {
     /// # Errors
     /// The directory is out of reach; the record dies with its node's lease.
     pub async fn remove_session(&self, user: &UserId, session: &SessionId) -> Result<(), Unavailable> {
-        self.0.remove_session(user, session);
-        Ok(())
+        match &self.0 {
+            Kind::Embedded(embedded) => {
+                embedded.remove_session(user, session);
+                Ok(())
+            }
+            Kind::Redis(redis, _) => redis.remove_session(user, session).await,
+        }
     }
 
     /// Publishes what changed in the list of lobbies that a node owns.
@@ -136,7 +180,10 @@ impl Directory {
         changed: Vec<LobbySummary>,
         removed: Vec<LobbyId>,
     ) -> Result<(), Unavailable> {
-        self.0.publish_lobbies(node, changed, removed)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.publish_lobbies(node, changed, removed),
+            Kind::Redis(redis, _) => redis.publish_lobbies(node, changed, removed).await,
+        }
     }
 
     /// Public lobbies whose owner lives, ascending by id, from behind `after`.
@@ -148,6 +195,9 @@ impl Directory {
         after: Option<&LobbyId>,
         limit: usize,
     ) -> Result<Vec<LobbySummary>, Unavailable> {
-        self.0.lobbies(after, limit)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.lobbies(after, limit),
+            Kind::Redis(redis, _) => redis.lobbies(after, limit).await,
+        }
     }
 }

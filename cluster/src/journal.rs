@@ -1,5 +1,5 @@
 //! The fenced journal: one log a shard, to which only the shard's present owner can append. An ok is true
-//! because its entry stands here.
+//! because its entry stands here. It is a Redis Stream a shard, or a table of this process.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Unavailable;
 use crate::embedded::Shared;
+use crate::redis::{Lifeline, RedisJournal};
 
 /// An entry's place in its shard's log: the epoch of its writer, and a number from 1 within it. Ids ascend but
 /// are not gapless: a new epoch starts over.
@@ -59,17 +60,30 @@ pub struct Loaded {
 
 /// A handle to the journal of all shards.
 #[derive(Clone)]
-pub struct Journal(Arc<Shared>);
+pub struct Journal(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Embedded(Arc<Shared>),
+    Redis(Arc<RedisJournal>, #[expect(dead_code, reason = "acts when it is dropped")] Lifeline),
+}
 
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Journal(embedded)")
+        f.write_str(match self.0 {
+            Kind::Embedded(_) => "Journal(embedded)",
+            Kind::Redis(..) => "Journal(Redis)",
+        })
     }
 }
 
 impl Journal {
     pub(crate) fn embedded(shared: Arc<Shared>) -> Self {
-        Journal(shared)
+        Journal(Kind::Embedded(shared))
+    }
+
+    pub(crate) fn redis(journal: Arc<RedisJournal>, lifeline: Lifeline) -> Self {
+        Journal(Kind::Redis(journal, lifeline))
     }
 
     /// Appends all entries, or none; an empty append only proves that the writer still owns the shard. Gives the
@@ -83,7 +97,10 @@ impl Journal {
         fence: &Fence,
         entries: &[Bytes],
     ) -> Result<EntryId, AppendError> {
-        self.0.append(shard, fence, entries).await
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.append(shard, fence, entries).await,
+            Kind::Redis(redis, _) => redis.append(shard, fence, entries).await,
+        }
     }
 
     /// Reads everything that is kept of a shard.
@@ -91,7 +108,10 @@ impl Journal {
     /// # Errors
     /// The journal is out of reach.
     pub async fn load(&self, shard: Shard) -> Result<Loaded, Unavailable> {
-        self.0.load(shard)
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.load(shard),
+            Kind::Redis(redis, _) => redis.load(shard).await,
+        }
     }
 
     /// Replaces (or, with `None`, removes) snapshots of lobbies, if the writer still owns the shard.
@@ -104,15 +124,21 @@ impl Journal {
         fence: &Fence,
         changed: Vec<(LobbyId, Option<Bytes>)>,
     ) -> Result<(), AppendError> {
-        self.0.save_snapshots(shard, fence, changed).await
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.save_snapshots(shard, fence, changed).await,
+            Kind::Redis(redis, _) => redis.save_snapshots(shard, fence, changed).await,
+        }
     }
 
-    /// Forgets entries up to and including `through`. The caller has made sure that snapshots and the event
-    /// store cover them.
+    /// Forgets entries up to and including `through`; the newest may stay. The caller has made sure that snapshots
+    /// and the event store cover them.
     ///
     /// # Errors
     /// The journal is out of reach; trimming again later is enough.
     pub async fn trim(&self, shard: Shard, through: EntryId) -> Result<(), Unavailable> {
-        self.0.trim(shard, through).await
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.trim(shard, through).await,
+            Kind::Redis(redis, _) => redis.trim(shard, through).await,
+        }
     }
 }

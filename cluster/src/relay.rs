@@ -1,5 +1,5 @@
 //! Lossy publish and subscribe between nodes: one inbox a node, batches of bytes, no promise that one arrives,
-//! arrives once, or arrives in order. `link` makes a reliable road of it. The embedded relay lives in one
+//! arrives once, or arrives in order. `link` makes a reliable road of it. It is Redis pub/sub, or lives in one
 //! process and can be told to fail.
 
 mod faults;
@@ -13,11 +13,12 @@ use mlms_protocol::NodeName;
 use tokio::time::Instant;
 
 use crate::Unavailable;
+use crate::redis::{Lifeline, RedisRelay};
 
 pub use faults::{FaultRates, RelayFaults};
 pub use inbox::Inbox;
 
-use inbox::Mailbox;
+pub(crate) use inbox::Mailbox;
 
 /// The relay of all nodes; clones are the same relay.
 #[derive(Clone)]
@@ -26,6 +27,7 @@ pub struct Relay(Kind);
 #[derive(Clone)]
 enum Kind {
     Embedded(Arc<Embedded>),
+    Redis(Arc<RedisRelay>, #[expect(dead_code, reason = "acts when it is dropped")] Lifeline),
 }
 
 /// The mailboxes of all nodes in this process.
@@ -41,13 +43,20 @@ impl Relay {
         Relay(Kind::Embedded(Arc::new(Embedded { mailboxes: Mutex::default(), faults })))
     }
 
-    /// Subscribes to a node's inbox. A later subscription for the same node (a restart) replaces this one,
-    /// whose `recv` then ends.
+    pub(crate) fn redis(relay: Arc<RedisRelay>, lifeline: Lifeline) -> Relay {
+        Relay(Kind::Redis(relay, lifeline))
+    }
+
+    /// Subscribes to a node's inbox. A later subscription for the same node (a restart) in this process replaces
+    /// this one, whose `recv` then ends; one in another process does not, and both receive.
     #[must_use]
     pub fn inbox(&self, node: &NodeName) -> Inbox {
-        let Kind::Embedded(embedded) = &self.0;
         let mailbox = Arc::new(Mailbox::default());
-        if let Some(older) = embedded.mailboxes().insert(node.clone(), Arc::clone(&mailbox)) {
+        let older = match &self.0 {
+            Kind::Embedded(embedded) => embedded.mailboxes().insert(node.clone(), Arc::clone(&mailbox)),
+            Kind::Redis(redis, _) => redis.subscribe(node, Arc::clone(&mailbox)),
+        };
+        if let Some(older) = older {
             older.close();
         }
         Inbox::new(self.clone(), node.clone(), mailbox)
@@ -63,15 +72,15 @@ impl Relay {
         tokio::task::coop::consume_budget().await;
         match &self.0 {
             Kind::Embedded(embedded) => embedded.publish(from, to, batch),
+            Kind::Redis(redis, _) => redis.publish(to, batch).await,
         }
     }
 
     /// Ends a subscription, unless a newer one has replaced it.
     fn unsubscribe(&self, node: &NodeName, mailbox: &Arc<Mailbox>) {
-        let Kind::Embedded(embedded) = &self.0;
-        let mut mailboxes = embedded.mailboxes();
-        if mailboxes.get(node).is_some_and(|current| Arc::ptr_eq(current, mailbox)) {
-            mailboxes.remove(node);
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.unsubscribe(node, mailbox),
+            Kind::Redis(redis, _) => redis.unsubscribe(node, mailbox),
         }
     }
 }
@@ -79,6 +88,13 @@ impl Relay {
 impl Embedded {
     fn mailboxes(&self) -> MutexGuard<'_, HashMap<NodeName, Arc<Mailbox>>> {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsubscribe(&self, node: &NodeName, mailbox: &Arc<Mailbox>) {
+        let mut mailboxes = self.mailboxes();
+        if mailboxes.get(node).is_some_and(|current| Arc::ptr_eq(current, mailbox)) {
+            mailboxes.remove(node);
+        }
     }
 
     fn publish(&self, from: &NodeName, to: &NodeName, batch: Bytes) -> Result<usize, Unavailable> {

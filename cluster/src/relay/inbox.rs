@@ -66,7 +66,7 @@ impl Drop for Inbox {
 
 /// The shared side of an inbox, into which publishers put.
 #[derive(Default)]
-pub(super) struct Mailbox {
+pub(crate) struct Mailbox {
     state: Mutex<State>,
     arrival: Notify,
 }
@@ -89,7 +89,7 @@ enum Taken {
 }
 
 impl Mailbox {
-    pub(super) fn put(&self, batch: Bytes) {
+    pub(crate) fn put(&self, batch: Bytes) {
         let mut state = self.state();
         if state.admit(&batch) {
             state.ready.push_back(batch);
@@ -109,9 +109,14 @@ impl Mailbox {
         }
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.state() = State { closed: true, ..State::default() };
         self.arrival.notify_one();
+    }
+
+    /// Notes that batches were lost on their way here.
+    pub(crate) fn count_dropped(&self, batches: u64) {
+        self.state().dropped += batches;
     }
 
     fn take(&self, now: Instant) -> Taken {
