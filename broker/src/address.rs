@@ -73,7 +73,7 @@ impl Places {
     pub(crate) fn take(self: &Arc<Self>, key: AddressKey) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.get(&key).copied().unwrap_or(0);
-        if count >= self.max {
+        if self.max > 0 && count >= self.max {
             return None;
         }
         taken.insert(key, count + 1);

@@ -174,7 +174,7 @@ impl LobbyNode {
         let (links, link_events, links_task) =
             Links::start(self.config.name.clone(), incarnation, self.relay.clone(), LinkConfig::default());
         let limits = Arc::new(self.config.limits.clone());
-        let (workers, inboxes, threads) = prepare_workers(&self.threads);
+        let (workers, inboxes, threads) = prepare_workers(&self.threads, &self.shutdown);
         let node = Arc::new(Node {
             name: self.config.name.clone(),
             incarnation,
@@ -213,9 +213,23 @@ type Thread = Option<std::sync::mpsc::Sender<WorkerThread>>;
 /// What a worker's thread runs.
 type WorkerThread = (Worker, mpsc::Receiver<ToWorker>);
 
+/// A worker that panics outside of any lobby's code leaves lobbies behind that nobody serves: the process stops, and
+/// what starts in its place rebuilds them from the journal.
+struct Alarm(Shutdown);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a worker panicked; stopping");
+            self.0.begin();
+        }
+    }
+}
+
 /// Makes the workers' inboxes, and the threads that wait for their worker.
 fn prepare_workers(
     threads: &Threads,
+    shutdown: &Shutdown,
 ) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<(Thread, Option<std::thread::JoinHandle<()>>)>) {
     let (count, own) = match threads {
         Threads::Own(count) => ((*count).max(1), true),
@@ -232,7 +246,9 @@ fn prepare_workers(
                 .expect("the system gives a worker its event queue at the start");
             handles.push(WorkerHandle { inbox, runtime: runtime.handle().clone() });
             let (give, take) = std::sync::mpsc::channel::<WorkerThread>();
+            let alarm = Alarm(shutdown.clone());
             let thread = std::thread::Builder::new().name(format!("lobbies-{number}")).spawn(move || {
+                let _alarm = alarm;
                 if let Ok((worker, receiver)) = take.recv() {
                     runtime.block_on(worker.run(receiver));
                 }

@@ -219,13 +219,15 @@ impl Session {
         let heartbeat = self.node.heartbeat;
         // The first ping comes at a random point, so that sessions that began together do not stay together.
         let first = heartbeat.mul_f64(rand::rng().random_range(0.5..=1.0));
-        let mut next_beat = Instant::now() + first;
-        let mut awaiting_life = false;
+        let mut next_ping = Instant::now() + first;
+        // The oldest ping that no frame has followed.
+        let mut unanswered: Option<Instant> = None;
         let mut closing: Option<Instant> = None;
-        let timer = tokio::time::sleep_until(next_beat);
+        let timer = tokio::time::sleep_until(next_ping);
         tokio::pin!(timer);
         loop {
-            let wake_at = closing.unwrap_or_else(|| next_beat.min(self.expiry()));
+            let pong_due = unanswered.map_or(next_ping, |pinged| pinged + PONG_TIME);
+            let wake_at = closing.unwrap_or_else(|| next_ping.min(pong_due).min(self.expiry()));
             if timer.deadline() != wake_at {
                 timer.as_mut().reset(wake_at);
             }
@@ -236,7 +238,7 @@ impl Session {
                         outbox.finish(CLOSE_TIME).await;
                         return;
                     };
-                    awaiting_life = false;
+                    unanswered = None;
                     if closing.is_none() && !outbox.is_closing() {
                         self.take(incoming).await;
                     }
@@ -250,16 +252,16 @@ impl Session {
                     if closing.is_some() {
                         return;
                     }
-                    if Instant::now() >= self.expiry() {
+                    let now = Instant::now();
+                    if self.node.clock.now() >= self.token_expires_at {
                         outbox.close(CloseCode::TokenExpired, "the token has expired", Reconnect::Now, None);
-                    } else if awaiting_life {
+                    } else if unanswered.is_some_and(|pinged| now >= pinged + PONG_TIME) {
                         outbox.close(CloseCode::NoPong, "no sign of life", Reconnect::Now, None);
-                    } else {
+                    } else if now >= next_ping {
                         outbox.ping();
-                        awaiting_life = true;
+                        unanswered.get_or_insert(now);
+                        next_ping = now + heartbeat;
                     }
-                    let wait = if awaiting_life { PONG_TIME.min(heartbeat) } else { heartbeat };
-                    next_beat = Instant::now() + wait;
                     if outbox.is_closing() {
                         // A peer that does not read gets a bounded time for its last words.
                         let words = tokio::time::timeout(LAST_WORDS_TIME, outbox.drain()).await;

@@ -21,15 +21,15 @@ pub struct Limits {
     pub chats_per_s: u32,
     /// Chat messages a session may send at once after a pause.
     pub chats_burst: u32,
-    /// Joins (and lobbies resumed) a second and session; a session may spend a hundred seconds' worth at once.
+    /// Joins a second and session; `lobbies_per_session_max` of them may come at once.
     pub joins_per_s: u32,
     /// Lobbies one user may create in a minute, per node.
     pub creates_per_minute: u32,
     /// Bytes that may wait for one slow connection before it is closed with 4002.
     pub outbox_bytes_max: usize,
-    /// Sessions of one user; a further one closes the oldest with 4506.
+    /// Sessions of one user; a further one closes the oldest with 4506. 0: no limit.
     pub sessions_per_user_max: usize,
-    /// Connections from one client address at one broker.
+    /// Connections from one client address at one broker. 0: no limit.
     pub connections_per_address_max: usize,
     /// Members of one lobby, unless its settings say less.
     pub members_per_lobby_max: usize,

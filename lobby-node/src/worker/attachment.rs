@@ -251,6 +251,16 @@ impl Worker {
         self.turn_to(lobby, owner);
     }
 
+    /// A join was answered too late, and the owner counts a session that nobody seated: it is told who is here.
+    fn name_sessions(&mut self, owner: &NodeName, lobby: &LobbyId) {
+        if self.attachments.get(lobby).is_some_and(|attachment| !attachment.audience.is_empty()) {
+            return self.turn_again(lobby);
+        }
+        let since = Position { epoch: Epoch(0), seq: Seq(0) };
+        let nobody = ToOwner::Attach { token: self.token(), since, sessions: Vec::new() };
+        self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
+    }
+
     /// Sends attaches again that were not answered, and looks for owners of lobbies without one.
     pub(super) fn attach_again(&mut self) {
         let now = Instant::now();
@@ -401,11 +411,17 @@ impl Worker {
     pub(super) fn on_from_owner(&mut self, from: &NodeName, lobby: &LobbyId, message: FromOwner) {
         match message {
             FromOwner::Answer { token, outcome } => {
-                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-                let Some((envelope, _)) = attachment.unanswered.remove(&token) else {
-                    // Answered too late: if it was a join, the owner counts a session that nobody seated.
-                    return self.turn_again(lobby);
+                let Some((envelope, _)) = self
+                    .attachments
+                    .get_mut(lobby)
+                    .and_then(|attachment| attachment.unanswered.remove(&token))
+                else {
+                    if matches!(outcome, Ok(Answer::Joined(_))) {
+                        self.name_sessions(from, lobby);
+                    }
+                    return;
                 };
+                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
                 if let Ok(Answer::Joined(joined)) = &outcome {
                     let live = joined.seq.0 + joined.missed;
                     if !attachment.audience.is_empty() && attachment.position.seq.0 != live {

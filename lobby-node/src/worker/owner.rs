@@ -89,6 +89,8 @@ pub(super) struct Presence {
     pub(super) sessions: Vec<(SessionId, Option<NodeName>)>,
     /// When the last one was lost.
     pub(super) gone_at: Option<Millis>,
+    /// The others were told that the member is away.
+    told: bool,
 }
 
 /// What is decided but may not be said yet.
@@ -137,7 +139,7 @@ impl Lobby {
         // Nobody is attached yet: every member gets a full grace from now.
         let everybody = state.members_after(None).map(|(_, member)| member.user.clone());
         let presence =
-            everybody.map(|user| (user, Presence { sessions: Vec::new(), gone_at: Some(now) })).collect();
+            everybody.map(|user| (user, Presence { gone_at: Some(now), ..Presence::default() })).collect();
         let released = Position { epoch: state.epoch, seq: state.seq };
         Lobby {
             state,
@@ -169,12 +171,13 @@ impl Lobby {
         if self.nodes.is_empty() { Vec::new() } else { self.nodes.keys().cloned().collect() }
     }
 
-    /// Notes a session. `true`: its user was away before.
+    /// Notes a session. `true`: the others think that its user is away.
     fn attach(&mut self, caller: &Caller, node: Option<&NodeName>) -> bool {
         let presence = self.presence.entry(caller.user.clone()).or_default();
         presence.sessions.retain(|(session, _)| *session != caller.session);
         presence.sessions.push((caller.session.clone(), node.cloned()));
-        presence.gone_at.take().is_some()
+        presence.gone_at = None;
+        std::mem::take(&mut presence.told)
     }
 
     /// Forgets a session. `true`: it was the last one of a member.
@@ -193,7 +196,7 @@ impl Lobby {
             self.presence.remove(user);
             return false;
         }
-        presence.gone_at = Some(now);
+        (presence.gone_at, presence.told) = (Some(now), true);
         true
     }
 
@@ -413,8 +416,9 @@ impl Lobby {
                     }
                 }
             }
-            // Nobody was told that they were away: a new owner only did not know them yet.
-            self.attach(caller, from.as_ref());
+            if self.attach(caller, from.as_ref()) {
+                outputs.push(Output::Pass(presence_event(&self.state.lobby, &caller.user, false)));
+            }
         }
         // Sessions that the node does not name any more are gone.
         let gone: Vec<_> = self
@@ -476,7 +480,12 @@ impl Lobby {
                             .state
                             .missed_since(task.since, epoch, limits)
                             .and_then(|_| self.events_between(task.since.seq, usize::MAX));
-                        if let (Some((name, _)), Some(_)) = (&task.from, &events) {
+                        if let Some((name, _)) = &task.from {
+                            self.nodes.remove(name);
+                        }
+                        if let (Some((name, _)), Some(_), false) =
+                            (&task.from, &events, task.sessions.is_empty())
+                        {
                             let sessions = task.sessions.iter().map(|one| &one.caller);
                             let sessions =
                                 sessions.filter(|caller| refused.iter().all(|(id, _)| *id != caller.session));

@@ -507,7 +507,7 @@ impl Worker {
         let mut states = Vec::new();
         for (id, slot) in &owned.lobbies {
             if let LobbySlot::Live(lobby) = slot {
-                if lobby.state.seq > lobby.snapshot_seq && !lobby.unloading {
+                if lobby.state.seq > lobby.snapshot_seq {
                     states.push((id.clone(), lobby.state.seq, Bytes::from(lobby.state.snapshot())));
                 }
             }
