@@ -35,9 +35,9 @@ page:
 fuzz SECONDS='60':
     cd protocol && for target in client_frames server_frames; do cargo +nightly fuzz run $target -- -max_total_time={{SECONDS}}; done
 
-# Check licences, bans and sources of the dependencies (takes cargo-deny).
+# Check licences, bans and sources of the dependencies.
 deny:
-    cargo deny check licenses bans sources
+    ./test install deny
 
 # Write the table of settings into README.md, and build the API's documentation.
 doc:
