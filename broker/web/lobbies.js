@@ -17,7 +17,12 @@ export function showLobbies(on) {
   const rows = new Map();
   let pages = 1;
   let timer;
+  /** The id of the open lobby. @type {string | undefined} */
   let current;
+  /** What its own events tell of it, which is newer than any list. @type {any} */
+  let entered;
+  /** @type {any[]} */
+  let found = [];
   let stopped = false;
 
   async function refresh() {
@@ -37,31 +42,34 @@ export function showLobbies(on) {
   }
 
   async function read() {
-    const found = [];
+    const lobbies = [];
     let cursor;
     for (let page = 0; page < pages; page += 1) {
       const response = await readLobbies(await guestToken('first'), cursor);
       if (!response.ok) throw new Error(`HTTP ${response.status}`);
       const body = await response.json();
-      found.push(...body.lobbies);
+      lobbies.push(...body.lobbies);
       cursor = body.next;
       if (!cursor) break;
     }
     if (stopped) return;
-    render(found);
+    found = lobbies;
+    render();
     byId('list-more').hidden = !cursor || pages >= PAGES_MAX;
   }
 
   /** Rows stay the same elements, so that the keyboard's focus stays where it is. */
-  function render(found) {
-    const here = new Set(found.map(({ lobby }) => lobby));
+  function render() {
+    const told = found.map((lobby) => (lobby.lobby === entered?.lobby ? entered : lobby));
+    if (entered && !told.includes(entered)) told.unshift(entered);
+    const here = new Set(told.map(({ lobby }) => lobby));
     for (const [id, row] of rows) {
       if (!here.has(id)) {
         row.remove();
         rows.delete(id);
       }
     }
-    found.forEach((lobby, at) => {
+    told.forEach((lobby, at) => {
       let row = rows.get(lobby.lobby);
       if (!row) {
         row = makeRow(lobby.lobby);
@@ -70,7 +78,7 @@ export function showLobbies(on) {
       fillRow(row, lobby);
       if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
     });
-    byId('list-empty').hidden = found.length > 0;
+    byId('list-empty').hidden = told.length > 0;
     mark();
   }
 
@@ -103,6 +111,9 @@ export function showLobbies(on) {
 
   open.onclick = () => toggle(form.hidden);
   byId('create-cancel').onclick = () => toggle(false);
+  form.onkeydown = (event) => {
+    if (event.key === 'Escape') toggle(false);
+  };
   form.onsubmit = (event) => {
     event.preventDefault();
     const name = byId('create-name').value.trim();
@@ -127,7 +138,14 @@ export function showLobbies(on) {
     /** Marks the lobby that the player is in. */
     setCurrent(id) {
       current = id;
+      entered = undefined;
       mark();
+    },
+    /** Tells of the lobby that the player is in, or that it is in none any more. */
+    tell(lobby) {
+      if (stopped || (lobby && lobby.lobby !== current)) return;
+      entered = lobby;
+      render();
     },
     stop() {
       stopped = true;

@@ -28,7 +28,7 @@ export class LobbyView {
   /**
    * @param {import('/client/index.js').Client} client
    * @param {string} id
-   * @param {{entered: () => void, left: () => void}} on
+   * @param {{entered: () => void, left: () => void, told: (lobby?: object) => void}} on
    */
   constructor(client, id, on) {
     this.client = client;
@@ -59,6 +59,9 @@ export class LobbyView {
     byId('lobby-leave').onclick = () => this.#leave();
     byId('lobby-link').onclick = () => this.#copyLink();
     byId('lobby-members').onclick = () => this.#toggleMembers();
+    byId('lobby-view').onkeydown = (event) => {
+      if (event.key === 'Escape') this.#toggleMembers(false);
+    };
     this.#toggleMembers(false);
   }
 
@@ -88,7 +91,7 @@ export class LobbyView {
   close() {
     this.#gone = true;
     drafts.set(this.id, byId('text').value);
-    for (const timer of this.#typers.values()) clearTimeout(timer);
+    this.#forgetTypers();
     this.#lobby?.leave().catch(() => {}); // not a member any more, or a grace time will do it
   }
 
@@ -121,6 +124,7 @@ export class LobbyView {
         return;
       case 'ended':
         this.#enable(false);
+        this.on.told();
         this.#notice(sentence(event), 'Join again', () => this.enter());
         return;
       case 'message':
@@ -129,6 +133,9 @@ export class LobbyView {
         document.title = this.title;
         return;
       case 'status':
+        this.#log.tellUnsent();
+        if (event === 'interrupted') this.#forgetTypers();
+        return;
       case 'caught_up':
       case 'lag':
       case 'gap':
@@ -150,7 +157,10 @@ export class LobbyView {
 
   #drawMembers() {
     this.#drawing = false;
-    if (!this.#gone) drawMembers(this.#lobby, this.client.user);
+    if (this.#gone) return;
+    const lobby = this.#lobby;
+    drawMembers(lobby, this.client.user);
+    if (lobby.status !== 'ended') this.on.told({ lobby: this.id, name: lobby.settings.name, members: lobby.membersTotal, capacity: lobby.settings.capacity });
   }
 
   #enable(enabled) {
@@ -207,6 +217,13 @@ export class LobbyView {
     this.#drawTyping();
   }
 
+  /** Nobody is known to type while the connection is away. */
+  #forgetTypers() {
+    for (const timer of this.#typers.values()) clearTimeout(timer);
+    this.#typers.clear();
+    this.#drawTyping();
+  }
+
   #drawTyping() {
     const names = [...this.#typers.keys()].map((user) => this.#log.nameOf(user));
     const shown = names.slice(0, TYPING_NAMES_MAX).join(', ');
@@ -231,11 +248,15 @@ export class LobbyView {
     try {
       await navigator.clipboard.writeText(link);
       say(label, 'Copied');
+      byId('lobby-link').classList.add('done');
     } catch {
       // Not a secure page, or not allowed: the address bar has the same link.
       this.#notice(`Share this address: ${link}`, 'Close', () => this.#notice(null));
       return;
     }
-    setTimeout(() => say(label, 'Copy link'), 2_000);
+    setTimeout(() => {
+      say(label, 'Copy link');
+      byId('lobby-link').classList.remove('done');
+    }, 2_000);
   }
 }

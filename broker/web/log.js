@@ -74,7 +74,7 @@ export class Log {
 
   /** Shows an own message as under way until its event comes; a refused one can be sent again. */
   async send(text, nonce, resend) {
-    const note = element('span', { class: 'note' }, 'sending…');
+    const note = element('span', { class: 'note' }, this.#underWay());
     const row = this.#bubble({ from: this.me(), at: Date.now(), body: text }, note);
     row.classList.add('pending');
     this.#unsent.set(nonce, { row });
@@ -106,6 +106,15 @@ export class Log {
       );
       this.toEnd();
     }
+  }
+
+  /** Says of the messages under way whether they move or wait for the connection. */
+  tellUnsent() {
+    for (const note of this.unsent.querySelectorAll('.pending .note')) say(note, this.#underWay());
+  }
+
+  #underWay() {
+    return this.lobby.status === 'interrupted' ? 'waits for the connection' : 'sending…';
   }
 
   /** The name to show for a user. */

@@ -49,7 +49,7 @@ function follow() {
   byId('sign-out').hidden = visit === null;
   if (visit && id && view?.id !== id) {
     view?.close();
-    view = new LobbyView(visit.client, id, { entered: () => void visit?.lobbies.refresh(), left: leave });
+    view = new LobbyView(visit.client, id, { entered: () => void visit?.lobbies.refresh(), left: leave, told: (lobby) => visit?.lobbies.tell(lobby) });
     void view.enter(creating.get(id));
     creating.delete(id);
     visit.lobbies.setCurrent(id);
@@ -60,6 +60,8 @@ function follow() {
   byId('nothing-view').hidden = visit === null || view !== null;
   document.title = view?.title ?? 'Lobbies';
   if (visit === null) byId('name-input').focus();
+  // Whoever uses the keyboard goes on where the view begins, not at the top of the page.
+  else if (!id && !document.activeElement?.offsetParent) byId('list-title').focus();
 }
 
 function leave() {

@@ -47,7 +47,7 @@ export function closing({ code, reason }) {
   return CLOSINGS[code] ?? (reason ? `Disconnected: ${reason}.` : 'Disconnected.');
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
 const day = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric', month: 'short' });
 
 /** A time of today as a clock, an older one with its day. */
