@@ -22,6 +22,7 @@ after(async () => {
 /** Two windows of one browser, which are two players. */
 async function windows(t, { url = service.url, ...look } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...look });
+  context.setDefaultTimeout(60_000); // the machine may be busy
   t.after(() => context.close());
   return {
     context,
@@ -81,11 +82,79 @@ test('a_reload_keeps_the_name_and_the_lobby', async (t) => {
   await ann.creates('Home');
   await ann.says('still here');
   await ann.hasMessages(['still here']);
+  const user = await ann.user();
   await ann.page.reload();
   await ann.isIn();
   await ann.hasMessages(['still here']);
   await ann.hasMembers(['Ann you host']);
+  assert.equal(await ann.user(), user);
   ann.isContent();
+});
+
+test('a_closed_window_is_away_and_comes_back', async (t) => {
+  const { context, named } = await windows(t);
+  const [ann, bob] = [await named('Ann'), await named('Bob')];
+  const id = await ann.creates('Doorway');
+  await bob.joins(id);
+  await ann.hasMembers(['Ann you host', 'Bob']);
+  const guest = await bob.page.evaluate(() => sessionStorage.getItem('mlms.guest'));
+  await bob.page.close();
+  await ann.hasMembers(['Ann you host', 'Bob away']);
+  await ann.says('where did you go?');
+  // The same guest again, as a browser restores a closed tab.
+  const page = await context.newPage();
+  await page.addInitScript((kept) => sessionStorage.setItem('mlms.guest', kept), guest);
+  await page.goto(`${service.url}#/lobby/${id}`);
+  bob.page = page;
+  await bob.isIn();
+  await bob.hasMessages(['where did you go?']);
+  await ann.hasMembers(['Ann you host', 'Bob']);
+  await bob.hasMembers(['Ann host', 'Bob you']);
+  ann.isContent();
+  bob.isContent();
+});
+
+test('the_keyboard_alone_is_enough', async (t) => {
+  const { context, named } = await windows(t);
+  const ann = await Player.open(context, service.url);
+  await ann.hasFocusOn('#name-input');
+  await ann.page.keyboard.type('Ann');
+  await ann.presses('Enter');
+  await ann.hasFocusOn('#list-title');
+  await ann.tabsTo('#create-open');
+  await ann.presses('Enter');
+  await ann.hasFocusOn('#create-name');
+  await ann.presses('Escape');
+  await ann.hasFocusOn('#create-open');
+  await ann.presses('Enter');
+  await ann.hasFocusOn('#create-name');
+  await ann.page.keyboard.type('Keys');
+  await ann.presses('Enter');
+  await ann.isIn();
+  await ann.hasFocusOn('#text');
+  await ann.page.keyboard.type('no mouse');
+  await ann.presses('Shift+Enter');
+  await ann.page.keyboard.type('at all');
+  await ann.presses('Enter');
+  await ann.hasMessages(['no mouse\nat all']);
+  await ann.hasFocusOn('#text');
+  const id = await ann.page.evaluate(() => location.hash.slice('#/lobby/'.length));
+  await ann.tabsTo('#scroll', 'Shift+Tab');
+  await ann.tabsTo('#lobby-leave', 'Shift+Tab');
+  await ann.presses('Enter');
+  await ann.hasFocusOn('#list-title');
+  // Another one finds the lobby in the list, while Ann goes back to it.
+  const bob = await named('Bob');
+  for (const player of [ann, bob]) {
+    await player.page.locator(`#list [data-lobby="${id}"]`).waitFor();
+    await player.tabsTo(`#list [data-lobby="${id}"] a`);
+    await player.presses('Enter');
+    await player.isIn();
+  }
+  await bob.hasMessages(['no mouse\nat all']);
+  await ann.hasMembers(['Ann you host', 'Bob']);
+  ann.isContent();
+  bob.isContent();
 });
 
 test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
@@ -100,7 +169,7 @@ test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
   for (const player of [ann, bob]) await player.sees('#connection', 'The connection is lost.');
   await ann.says('while away');
   await ann.sees('#unsent .pending', 'while away');
-  await ann.sees('#unsent .pending', 'sending…');
+  await ann.sees('#unsent .pending', 'waits for the connection');
   await ann.says('and again');
   await own.run();
   for (const player of [ann, bob]) {
@@ -109,6 +178,14 @@ test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
   }
   await bob.says('after');
   for (const player of [ann, bob]) await player.hasMessages(['before', 'while away', 'and again', 'after']);
+  assert.deepEqual(await ann.members(), ['Ann you host', 'Bob']);
+  // The token of before is good after it.
+  const user = await bob.user();
+  await bob.page.reload();
+  await bob.isIn();
+  assert.equal(await bob.user(), user);
+  await bob.hasMessages(['before', 'while away', 'and again', 'after']);
+  await bob.hasMembers(['Ann host', 'Bob you']);
   ann.isContent();
   bob.isContent();
 });
@@ -141,6 +218,37 @@ test('a_cut_cable_loses_and_doubles_nothing', async (t) => {
     await ann.hasMessages(said);
     await ann.hasMembers(['Ann you host', 'Bob']);
   }
+  ann.isContent();
+  bob.isContent();
+});
+
+test('who_was_away_too_long_to_resume_begins_again_with_nothing_missing', async (t) => {
+  const own = await Service.start({ MLMS_LIMIT_RESUME_EVENTS_MAX: '10', MLMS_LIMIT_CHATS_PER_S: '0' });
+  t.after(() => own.stop());
+  const cable = await Cable.to(own);
+  t.after(() => cable.close());
+  const { named } = await windows(t, { url: own.url });
+  const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
+  const id = await ann.creates('Long night');
+  await bob.joins(id);
+  await bob.says('before');
+  await ann.hasMessages(['before']);
+  cable.cut();
+  await bob.sees('#connection', 'The connection is lost.');
+  await bob.says('mine');
+  const texts = Array.from({ length: 80 }, (_, i) => `message ${i}`);
+  await crowd(ann, id, texts);
+  cable.mend();
+  await bob.page.evaluate(() => document.getElementById('connection-retry').click());
+  await ann.hasMessages(['before', ...texts, 'mine']);
+  await bob.sees('#log .body', 'mine');
+  await bob.page.locator('#scroll').focus();
+  // The snapshot shows the newest; what is older is read on the way up.
+  for (const first of [texts[0], 'before']) {
+    await bob.page.keyboard.press('Home');
+    await bob.sees('#log .body', first);
+  }
+  await bob.hasMessages(['before', ...texts, 'mine']);
   ann.isContent();
   bob.isContent();
 });
@@ -272,52 +380,51 @@ test('a_changed_name_is_a_new_player', async (t) => {
   await ann.hasMembers(['Ann you host', 'Rob']);
 });
 
-for (const [width, height] of [[360, 740], [1280, 800]]) {
-  for (const colorScheme of ['light', 'dark']) {
-    test(`looks_well_at_${width}_in_${colorScheme}`, async (t) => {
-      const folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-look-'));
-      t.diagnostic(`pictures in ${folder}`);
-      const { context, named } = await windows(t, { viewport: { width, height }, colorScheme });
-      const picture = async (player, name) => {
-        await player.isWellMade();
-        await player.page.screenshot({ path: path.join(folder, `${name}-${width}-${colorScheme}.png`) });
-      };
-      const cable = await Cable.to(service);
-      t.after(() => cable.close());
-      const nobody = await Player.open(context, service.url);
-      await picture(nobody, 'name');
-      const ann = await named('Ann', cable.url);
-      const id = await ann.creates('Friday night ⚔️', 8);
-      const bob = await named('Bartholomew the Magnificent');
-      await picture(bob, 'list');
-      await bob.page.getByRole('button', { name: 'New lobby' }).click();
-      await picture(bob, 'create');
-      await bob.joins(id);
-      const talk = [
-        [bob, 'Hi! Is this the lobby for tonight?'], [ann, 'It is. Two more places are free.'], [ann, 'Bring snacks 🍕'],
-        [bob, 'A longer message, to see how it wraps when somebody explains the rules of the game at some length: everyone draws two cards, the youngest begins, and whoever laughs first loses.'],
-        [ann, 'Deal.'],
-      ];
-      const said = [];
-      for (const [player, text] of talk) {
-        await player.says(text);
-        said.push(text);
-        await bob.hasMessages(said);
-      }
-      await ann.hasMessages(said);
-      await bob.page.getByLabel('Message', { exact: true }).pressSequentially('hm');
-      await ann.sees('#typing', 'typing');
-      await picture(ann, 'lobby');
-      cable.cut();
-      await ann.sees('#connection', 'The connection is lost.');
-      await bob.hasMembers(['Ann host away', 'Bartholomew the Magnificent you']);
-      await ann.says('Are you still there?');
-      await picture(ann, 'lost');
-      await picture(bob, 'away');
-      if (width < 800) {
-        await bob.page.getByRole('button', { name: 'Members' }).click();
-        await picture(bob, 'members');
-      }
-    });
-  }
+// The layout follows the width and the contrast the scheme: two of the four see all of both.
+for (const [width, height, colorScheme] of [[360, 740, 'light'], [1280, 800, 'dark']]) {
+  test(`looks_well_at_${width}_in_${colorScheme}`, async (t) => {
+    const folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-look-'));
+    t.diagnostic(`pictures in ${folder}`);
+    const { context, named } = await windows(t, { viewport: { width, height }, colorScheme });
+    const picture = async (player, name) => {
+      await player.isWellMade();
+      await player.page.screenshot({ path: path.join(folder, `${name}-${width}-${colorScheme}.png`) });
+    };
+    const cable = await Cable.to(service);
+    t.after(() => cable.close());
+    const nobody = await Player.open(context, service.url);
+    await picture(nobody, 'name');
+    const ann = await named('Ann', cable.url);
+    const id = await ann.creates('Friday night ⚔️', 8);
+    const bob = await named('Bartholomew the Magnificent');
+    await picture(bob, 'list');
+    await bob.page.getByRole('button', { name: 'New lobby' }).click();
+    await picture(bob, 'create');
+    await bob.joins(id);
+    const talk = [
+      [bob, 'Hi! Is this the lobby for tonight?'], [ann, 'It is. Two more places are free.'], [ann, 'Bring snacks 🍕'],
+      [bob, 'A longer message, to see how it wraps when somebody explains the rules of the game at some length: everyone draws two cards, the youngest begins, and whoever laughs first loses.'],
+      [ann, 'Deal.'],
+    ];
+    const said = [];
+    for (const [player, text] of talk) {
+      await player.says(text);
+      said.push(text);
+      await bob.hasMessages(said);
+    }
+    await ann.hasMessages(said);
+    await bob.page.getByLabel('Message', { exact: true }).pressSequentially('hm');
+    await ann.sees('#typing', 'typing');
+    await picture(ann, 'lobby');
+    cable.cut();
+    await ann.sees('#connection', 'The connection is lost.');
+    await bob.hasMembers(['Ann host away', 'Bartholomew the Magnificent you']);
+    await ann.says('Are you still there?');
+    await picture(ann, 'lost');
+    await picture(bob, 'away');
+    if (width < 800) {
+      await bob.page.getByRole('button', { name: 'Members' }).click();
+      await picture(bob, 'members');
+    }
+  });
 }

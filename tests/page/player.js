@@ -114,16 +114,47 @@ export class Player {
     await this.page.waitForFunction(read, all).catch(async () => assert.deepEqual(await this.members(), expected));
   }
 
-  /** No rule of accessibility is broken, and nothing is wider than the window. */
+  /** No rule of accessibility is broken, and the page is exactly as large as the window. */
   async isWellMade() {
+    await this.page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
     await this.page.evaluate(axe);
     const broken = await this.page.evaluate(async () => {
       const { violations } = await globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] });
       return violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
     });
     assert.deepEqual(broken, []);
-    const [wide, window] = await this.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-    assert.ok(wide <= window, `the page is ${wide} px wide in a window of ${window}`);
+    const [width, height, bottom] = await this.page.evaluate(() => {
+      const { scrollWidth, scrollHeight } = document.documentElement;
+      return [scrollWidth - innerWidth, scrollHeight - innerHeight, document.querySelector('main').getBoundingClientRect().bottom - innerHeight];
+    });
+    assert.ok(width <= 0, `the page is ${width} px wider than the window`);
+    assert.ok(height <= 0, `the page is ${height} px higher than the window`);
+    assert.ok(Math.abs(bottom) < 1, `the page ends ${bottom} px from the end of the window`);
+  }
+
+  /** Presses keys one after the other, as someone without a mouse. */
+  async presses(...keys) {
+    for (const key of keys) await this.page.keyboard.press(key);
+  }
+
+  /** Goes on with the tabulator until the focus is on the element. */
+  async tabsTo(selector, key = 'Tab') {
+    for (let i = 0; i < 50; i += 1) {
+      if (await this.page.evaluate((wanted) => document.activeElement?.matches(wanted), selector)) return;
+      await this.page.keyboard.press(key);
+    }
+    assert.fail(`${selector} cannot be reached with ${key}; the focus is on ${await this.page.evaluate(() => document.activeElement?.outerHTML.slice(0, 200))}`);
+  }
+
+  /** Waits until the focus is on the element. */
+  async hasFocusOn(selector) {
+    await this.page.waitForFunction((wanted) => document.activeElement?.matches(wanted), selector)
+      .catch(async () => assert.fail(`the focus is not on ${selector} but on ${await this.page.evaluate(() => document.activeElement?.outerHTML.slice(0, 200))}`));
+  }
+
+  /** The own user id. */
+  user() {
+    return this.page.evaluate(() => JSON.parse(sessionStorage.getItem('mlms.guest')).user);
   }
 
   isContent() {

@@ -9,6 +9,9 @@ import { fileURLToPath } from 'node:url';
 
 const binary = process.env.MLMS_BIN ?? fileURLToPath(new URL('../../target/release/mlms', import.meta.url));
 
+/** Generous: the machine may be busy. */
+const START_MS = 60_000;
+
 async function freePort() {
   const server = net.createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -40,7 +43,8 @@ export class Service {
   /** Starts the process and waits until it takes sessions. */
   async run() {
     const env = {
-      ...process.env,
+      // The server refuses settings that it does not know, such as our MLMS_BIN.
+      ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('MLMS_'))),
       MLMS_LISTEN: `127.0.0.1:${this.port}`,
       MLMS_ADMIN_LISTEN: `127.0.0.1:${this.adminPort}`,
       MLMS_DATABASE_URL: `sqlite://${path.join(this.folder, 'mlms.db')}`,
@@ -54,7 +58,8 @@ export class Service {
     let gone = null;
     child.on('error', (error) => (gone = error));
     child.on('exit', (code, signal) => (gone ??= new Error(`it exited with ${code ?? signal}`)));
-    for (const deadline = Date.now() + 30_000; ; ) {
+    process.once('exit', () => child.kill('SIGKILL')); // a test that breaks off leaves nothing behind
+    for (const deadline = Date.now() + START_MS; ; ) {
       if (gone) throw new Error(`${binary} does not run: ${gone.message}\n${this.#log}`);
       const ready = await fetch(`http://127.0.0.1:${this.adminPort}/ready`).then((response) => response.ok, () => false);
       if (ready) return;
@@ -68,6 +73,13 @@ export class Service {
     const exited = once(this.#child, 'exit');
     this.#child.kill('SIGKILL');
     await exited;
+  }
+
+  /** As a rolling update: everybody is told, everything is flushed. @returns {Promise<number | null>} the exit code */
+  async drain() {
+    const exited = once(this.#child, 'exit');
+    this.#child.kill('SIGTERM');
+    return (await exited)[0];
   }
 
   async stop() {
