@@ -362,6 +362,8 @@ async fn hold_lease(node: Arc<Node>, config: NodeConfig, gate: Gate, health: Com
         tokio::select! {
             _ = ticker.tick() => {}
             () = shutdown.drain().cancelled(), if !node.is_draining() => node.draining.store(true, Ordering::Relaxed),
+            // Killed: a dead node renews nothing.
+            () = node.stop.cancelled() => return,
         }
         let count = |value: i64| u32::try_from(value).unwrap_or(0);
         let record = NodeRecord {
@@ -574,21 +576,22 @@ impl Node {
         let Passenger { session, user, name, roles, token_expires_at, lobby } = passenger;
         let metrics = Arc::clone(&self.metrics);
         let (frame_max, outbox_max) = (self.limits.frame_bytes_max, self.limits.outbox_bytes_max);
-        let (connection, outbox) =
-            Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics).await;
+        // What runs once is boxed: its room would otherwise be part of every session for its whole life.
+        let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
+        let (connection, outbox) = Box::pin(open).await;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
         let caller = Caller { session: session.clone(), user: user.clone(), name, roles };
         let handle = Arc::new(SessionHandle::new(number, caller, outbox));
         self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
         self.metrics.sessions.inc();
         let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
-        self.count_session(&user, &session).await;
+        Box::pin(self.count_session(&user, &session)).await;
         if self.is_draining() {
             handle.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Now, None);
         }
         session::run(handle, connection, Arc::clone(&self), session::Start { token_expires_at, lobby }).await;
         drop(ended);
-        if self.directory.remove_session(&user, &session).await.is_err() {
+        if Box::pin(self.directory.remove_session(&user, &session)).await.is_err() {
             tracing::debug!("a session's record could not be removed; it dies with the node's lease");
         }
     }

@@ -206,11 +206,12 @@ pub(crate) async fn run(
     if let Some(lobby) = start.lobby {
         let create = Some(mlms_protocol::lobby::Settings::default());
         let join = LobbyCommand::Join(Join { create, ..Join::default() });
-        session.forward(lobby, ReplyTo::Snapshot, None, join).await;
+        Box::pin(session.forward(lobby, ReplyTo::Snapshot, None, join)).await;
     }
     session.serve(&mut connection, &outbox).await;
     for lobby in handle.end() {
-        node.tell(&lobby, ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&handle) }).await;
+        let detach = ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&handle) };
+        Box::pin(node.tell(&lobby, detach)).await;
     }
 }
 
@@ -235,16 +236,17 @@ impl Session {
                 incoming = connection.receive(outbox) => {
                     let Some(incoming) = incoming else {
                         // The answer to a close, or the code of a broken frame.
-                        outbox.finish(CLOSE_TIME).await;
+                        Box::pin(outbox.finish(CLOSE_TIME)).await;
                         return;
                     };
                     unanswered = None;
                     if closing.is_none() && !outbox.is_closing() {
-                        self.take(incoming).await;
+                        // Boxed: an idle session must not hold room for a command.
+                        Box::pin(self.take(incoming)).await;
                     }
                 }
                 drained = outbox.drain(), if closing.is_none() => match drained {
-                    Drained::Pulls(lobbies) => self.pull(lobbies).await,
+                    Drained::Pulls(lobbies) => Box::pin(self.pull(lobbies)).await,
                     Drained::Closed(_) => closing = Some(Instant::now() + CLOSE_TIME),
                     Drained::Broken => return,
                 },
@@ -264,7 +266,7 @@ impl Session {
                     }
                     if outbox.is_closing() {
                         // A peer that does not read gets a bounded time for its last words.
-                        let words = tokio::time::timeout(LAST_WORDS_TIME, outbox.drain()).await;
+                        let words = Box::pin(tokio::time::timeout(LAST_WORDS_TIME, outbox.drain())).await;
                         if !matches!(words, Ok(Drained::Closed(_))) {
                             return;
                         }

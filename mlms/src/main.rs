@@ -1,5 +1,7 @@
 //! The one server binary: every role of the service, and the tools around it.
 
+mod frame;
+mod roles;
 mod standalone;
 mod token;
 
@@ -27,6 +29,10 @@ struct Arguments {
 enum Command {
     /// Run the whole service in this process, nothing else to install (the default)
     Standalone(SharedFlags),
+    /// Run a broker: the public listener of a deployment over Redis
+    Broker(SharedFlags),
+    /// Run a lobby node of a deployment over Redis
+    LobbyNode(SharedFlags),
     /// Print a token for a user
     Token(token::Arguments),
     /// Check the settings and print what they come to, secrets hidden
@@ -64,7 +70,9 @@ fn main() -> ExitCode {
     install_crypto_provider();
     let Arguments { command, flags } = Arguments::parse();
     let outcome = match command.unwrap_or(Command::Standalone(flags)) {
-        Command::Standalone(flags) => serve(&flags),
+        Command::Standalone(flags) => serve(ProcessRole::Standalone, &flags, standalone::run),
+        Command::Broker(flags) => serve(ProcessRole::Broker, &flags, roles::broker),
+        Command::LobbyNode(flags) => serve(ProcessRole::LobbyNode, &flags, roles::lobby_node),
         Command::Token(arguments) => token::print(&arguments),
         Command::CheckConfig { role, flags } => check_config(role.into(), &flags),
         Command::DefaultConfig => print(&default_config()),
@@ -77,15 +85,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(flags: &SharedFlags) -> anyhow::Result<()> {
-    let mut settings = Settings::load(ProcessRole::Standalone, &Sources::of_this_process(flags))?;
+fn serve<F: Future<Output = anyhow::Result<()>>>(
+    role: ProcessRole,
+    flags: &SharedFlags,
+    run: impl FnOnce(Settings) -> F,
+) -> anyhow::Result<()> {
+    let mut settings = Settings::load(role, &Sources::of_this_process(flags))?;
     settings.prepare()?;
     logging::init(&settings.log)?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(standalone::run(settings))
+    runtime.block_on(run(settings))
 }
 
 fn check_config(role: ProcessRole, flags: &SharedFlags) -> anyhow::Result<()> {

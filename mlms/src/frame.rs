@@ -1,0 +1,191 @@
+//! What every serving role has around it: tokens' keys, health, metrics, the operator's listener, signals, and the
+//! way to stop.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use mlms_broker::{Broker, BrokerConfig};
+use mlms_cluster::relay::Relay;
+use mlms_cluster::{Directory, Embedded, Journal, Redis};
+use mlms_lobby_node::{Clock, LobbyNode, NodeConfig, Threads};
+use mlms_process::admin::Admin;
+use mlms_process::config::MayCreate;
+use mlms_process::jwt::{Minter, Verifier};
+use mlms_process::metrics::Metrics;
+use mlms_process::shutdown::Tasks;
+use mlms_process::{Health, Readiness, Settings, Shutdown};
+use mlms_protocol::NodeName;
+use mlms_protocol::ticket::ClusterKeys;
+use mlms_store::Store;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Time for the last writes, beyond the sessions' own.
+const REST: Duration = Duration::from_secs(15);
+
+/// A process that is being put together.
+pub(crate) struct Frame {
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+    shutdown: Shutdown,
+    health: Health,
+    readiness: Readiness,
+    metrics: Metrics,
+    verifier: Verifier,
+    keys: ClusterKeys,
+    admin_listener: TcpListener,
+}
+
+/// The cluster, whichever it is.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) directory: Directory,
+    pub(crate) journal: Journal,
+    pub(crate) relay: Relay,
+}
+
+impl From<Embedded> for Cluster {
+    fn from(embedded: Embedded) -> Self {
+        Cluster { directory: embedded.directory(), journal: embedded.journal(), relay: embedded.relay() }
+    }
+}
+
+impl Frame {
+    pub(crate) async fn new(settings: Settings) -> anyhow::Result<Frame> {
+        let shutdown = Shutdown::new();
+        let health = Health::new();
+        let (verifier, key_refresh) = Verifier::new(&settings.jwt)?;
+        let keys = settings.cluster_keys.clone().context("the settings were prepared")?;
+        let admin_listener = bind(settings.admin_listen, "admin_listen").await?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &settings.role.to_string());
+        let mut tasks = Tasks::new();
+        tasks.spawn("keys", key_refresh.run(health.component("keys"), shutdown.drain().clone()));
+        Ok(Frame {
+            readiness: Readiness::new(),
+            settings,
+            tasks,
+            shutdown,
+            health,
+            metrics,
+            verifier,
+            keys,
+            admin_listener,
+        })
+    }
+
+    /// Connects to the Redis of the settings.
+    pub(crate) async fn redis(&mut self) -> anyhow::Result<Cluster> {
+        let url = self.settings.redis.url.as_ref().context("the settings name a Redis")?;
+        let (redis, task) = Redis::connect(url.expose_secret(), &self.settings.redis.prefix).await?;
+        self.tasks.spawn("redis", task);
+        Ok(Cluster { directory: redis.directory(), journal: redis.journal(), relay: redis.relay() })
+    }
+
+    /// Starts a lobby node.
+    pub(crate) fn start_node(
+        &mut self,
+        cluster: &Cluster,
+        store: &Store,
+        name: NodeName,
+        address: String,
+        listener: TcpListener,
+        workers: usize,
+    ) {
+        let settings = &self.settings;
+        let node = LobbyNode {
+            config: NodeConfig {
+                address,
+                public_url: settings.node.public_url.clone(),
+                limits: settings.limits.clone(),
+                heartbeat: settings.heartbeat,
+                grace: settings.lobby.grace,
+                empty_ttl: settings.lobby.empty_ttl,
+                creators: match &settings.lobby.create {
+                    MayCreate::Anyone => None,
+                    MayCreate::Roles(roles) => Some(roles.clone()),
+                },
+                drain: settings.drain,
+                connections_max: BrokerConfig::from(settings).connections_max,
+                name: name.clone(),
+            },
+            directory: cluster.directory.clone(),
+            journal: cluster.journal.clone(),
+            relay: cluster.relay.clone(),
+            store: store.clone(),
+            verifier: self.verifier.clone(),
+            keys: self.keys.clone(),
+            listener: Some(listener),
+            registry: self.metrics.part(&[("node", name.as_str())]),
+            health: self.health.clone(),
+            readiness: self.readiness.clone(),
+            shutdown: self.shutdown.clone(),
+            clock: Clock::System,
+            threads: Threads::Own(workers),
+        };
+        self.tasks.spawn("node", node.start().stopped());
+    }
+
+    /// Starts a broker, and gives the address of its public listener.
+    pub(crate) async fn start_broker(&mut self, cluster: &Cluster) -> anyhow::Result<SocketAddr> {
+        let broker = Broker {
+            config: BrokerConfig::from(&self.settings),
+            directory: cluster.directory.clone(),
+            verifier: self.verifier.clone(),
+            minter: if self.settings.guests { Minter::new(&self.settings.jwt) } else { None },
+            keys: self.keys.clone(),
+            listener: bind(self.settings.listen, "listen").await?,
+            registry: self.metrics.registry().clone(),
+            health: self.health.clone(),
+            readiness: self.readiness.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let broker = broker.start()?;
+        let address = broker.local_addr();
+        self.tasks.spawn_fallible("broker", broker.join());
+        Ok(address)
+    }
+
+    /// Serves until the process is told to stop, and has stopped.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, admin_listener, .. } =
+            self;
+        let ended = CancellationToken::new();
+        let admin =
+            Admin { health, readiness, metrics, verifier: Some(verifier), routes: axum::Router::new() };
+        let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
+        let signals = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.listen().await }
+        });
+        let outcome = tasks.run(&shutdown, settings.drain + REST).await;
+        ended.cancel();
+        signals.abort();
+        admin.await??;
+        outcome?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Opens an event store and brings its schema up to date.
+pub(crate) async fn open_store(url: &str) -> anyhow::Result<Store> {
+    let store = Store::open(url).await.context("the event store")?;
+    store.migrate().await.context("the event store")?;
+    Ok(store)
+}
+
+pub(crate) async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{address} cannot be listened on; is another service there? The setting is `{setting}`")
+    })
+}
+
+/// Worker threads for one of `nodes` nodes of this process.
+pub(crate) fn workers(settings: &Settings, nodes: usize) -> usize {
+    match settings.node.workers {
+        0 => (std::thread::available_parallelism().map_or(1, usize::from) / nodes).max(1),
+        workers => workers,
+    }
+}
