@@ -80,8 +80,7 @@ export class LobbyView {
       this.#open(lobby);
     } catch (error) {
       if (this.#gone) return;
-      if (error.code === 'not_found') this.#notice(sentence(error), 'Create it', () => this.enter({}));
-      else this.#notice(sentence(error), 'Try again', () => this.enter(settings));
+      this.#offer(error, 'Try again', () => this.enter(settings));
     } finally {
       if (!this.#gone) byId('lobby-view').classList.remove('joining');
     }
@@ -125,7 +124,7 @@ export class LobbyView {
       case 'ended':
         this.#enable(false);
         this.on.told();
-        this.#notice(sentence(event), 'Join again', () => this.enter());
+        this.#offer(event, 'Join again', () => this.enter());
         return;
       case 'message':
         this.#typing(event.from, false);
@@ -166,6 +165,12 @@ export class LobbyView {
   #enable(enabled) {
     byId('lobby-body').classList.toggle('off', !enabled);
     for (const control of byId('composer').elements) control.disabled = !enabled;
+  }
+
+  /** Tells why the player is not in, with what can be done about it. */
+  #offer(error, label, action) {
+    if (error.code === 'not_found') this.#notice(sentence(error), 'Create it', () => this.enter({}));
+    else this.#notice(sentence(error), label, action);
   }
 
   #notice(text, label, action) {

@@ -190,6 +190,32 @@ test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
   bob.isContent();
 });
 
+test('a_service_that_forgot_everything_is_entered_again_under_the_same_name', async (t) => {
+  const own = await Service.start();
+  t.after(() => own.stop());
+  const { named } = await windows(t, { url: own.url });
+  const ann = await named('Ann');
+  const id = await ann.creates('Sandcastle');
+  await ann.says('before the flood');
+  await ann.hasMessages(['before the flood']);
+  const user = await ann.user();
+  await ann.page.reload(); // now Ann is not the one who creates it when it is gone
+  await ann.isIn();
+  await own.kill();
+  await ann.sees('#connection', 'The connection is lost.');
+  await own.forget();
+  await own.run();
+  await ann.sees('#lobby-notice', 'There is no such lobby.');
+  await ann.page.getByRole('button', { name: 'Create it' }).click();
+  await ann.isIn();
+  await ann.hasMembers(['Ann you host']);
+  await ann.says('after the flood');
+  await ann.hasMessages(['after the flood']);
+  assert.notEqual(await ann.user(), user); // the old token was signed with a key that is gone
+  assert.equal(await ann.page.evaluate(() => location.hash), `#/lobby/${id}`);
+  ann.isContent();
+});
+
 test('a_cut_cable_loses_and_doubles_nothing', async (t) => {
   const cable = await Cable.to(service);
   t.after(() => cable.close());

@@ -1,7 +1,7 @@
 /** A real `mlms standalone` on free ports and a fresh database, which can be killed and started again. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -73,6 +73,12 @@ export class Service {
     const exited = once(this.#child, 'exit');
     this.#child.kill('SIGKILL');
     await exited;
+  }
+
+  /** Its disk is lost, while it does not run. */
+  async forget() {
+    await rm(this.folder, { recursive: true });
+    await mkdir(this.folder);
   }
 
   /** As a rolling update: everybody is told, everything is flushed. @returns {Promise<number | null>} the exit code */
