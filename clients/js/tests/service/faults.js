@@ -104,3 +104,15 @@ test('killed_services_lose_and_double_nothing', { timeout: 240_000 }, async (t) 
     await service.run();
   });
 });
+
+test('drained_services_lose_and_double_nothing', { timeout: 240_000 }, async (t) => {
+  const service = await Service.start({ ...settings, MLMS_DRAIN_SECONDS: '1' });
+  t.after(() => service.stop());
+  await talkThrough(t, service, async (n, talkers) => {
+    if (n % 40 !== 10) return;
+    const told = talkers.map((talker) => talker.client.next('bye'));
+    assert.equal(await service.drain(), 0);
+    for (const bye of await Promise.all(told)) assert.notEqual(bye.reconnect, 'never');
+    await service.run();
+  });
+});
