@@ -18,7 +18,7 @@ fmt:
 
 # Run N seeds of every simulation.
 simulate N='1000':
-    MLMS_SEEDS={{N}} MLMS_SIMULATE={{N}} cargo test --release --workspace --lib --tests simulation -- --nocapture
+    MLMS_SEEDS={{N}} MLMS_SIMULATE={{N}} cargo test --release --workspace simulation -- --nocapture
 
 # Run the simulations for hours; stops at the first failure.
 soak N='100000': (simulate N)
