@@ -271,7 +271,7 @@ impl Shared {
     // --- journal
 
     pub(crate) async fn append(
-        &self,
+        self: &Arc<Self>,
         shard: Shard,
         fence: &Fence,
         entries: &[Bytes],
@@ -314,19 +314,23 @@ impl Shared {
         }
         let ids = (0..).map(|i| EntryId { n: first.n + i, ..first });
         let numbered: Vec<_> = ids.zip(entries.iter().cloned()).collect();
-        let written = match &self.disk {
-            Some(disk) => disk.write(Op::Append { shard, entries: numbered.clone() }).await,
-            None => Ok(()),
+        let Some(disk) = &self.disk else {
+            self.lock().logs.entry(shard).or_default().extend(numbered);
+            return if lost_answer { Err(AppendError::Unclear) } else { Ok(last) };
         };
-        let mut state = self.lock();
-        let log = state.logs.entry(shard).or_default();
-        log.busy = false;
-        if written.is_err() {
-            return Err(AppendError::Unclear);
+        // Memory follows the table even when nobody waits for this append any more.
+        let busy = Busy { shared: Arc::clone(self), shard };
+        let op = Op::Append { shard, entries: numbered.clone() };
+        let then = move |written: Result<(), DiskError>| {
+            if written.is_ok() {
+                busy.shared.lock().logs.entry(busy.shard).or_default().extend(numbered);
+            }
+            written
+        };
+        match disk.write_then(op, then).await {
+            Some(Ok(())) => Ok(last),
+            _ => Err(AppendError::Unclear),
         }
-        log.entries.extend(numbered);
-        log.top = last;
-        if lost_answer { Err(AppendError::Unclear) } else { Ok(last) }
     }
 
     pub(crate) fn load(&self, shard: Shard) -> Result<Loaded, Unavailable> {
@@ -387,6 +391,26 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+/// An append of a shard is on its way to the disk. It ends with its commit, or when it is given up before it was
+/// queued.
+struct Busy {
+    shared: Arc<Shared>,
+    shard: Shard,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shared.lock().logs.entry(self.shard).or_default().busy = false;
+    }
+}
+
+impl Log {
+    fn extend(&mut self, entries: Vec<(EntryId, Bytes)>) {
+        self.top = entries.last().map_or(self.top, |(id, _)| *id);
+        self.entries.extend(entries);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The cluster over Redis 7: directory, journal and relay for a process of a real deployment, on one server or a
-//! Redis Cluster. Nothing of the client library is seen outside.
+//! Redis Cluster. Nothing of the client library is seen outside; futures leave boxed, so that crates which await
+//! them do not compile the client's generic code again, each by itself.
 
 mod connection;
 mod contact;
@@ -18,6 +19,7 @@ use fred::error::Error;
 use fred::interfaces::{ClientLike, ClusterInterface, KeysInterface};
 use fred::types::config::{Config, Server};
 use fred::types::{Expiration, InfoKind, SetOptions};
+use futures_util::future::BoxFuture;
 use mlms_protocol::placement::SHARD_COUNT;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -85,6 +87,17 @@ impl Redis {
         url: &str,
         prefix: &str,
     ) -> Result<(Redis, impl Future<Output = ()> + Send + use<>), ConnectError> {
+        Redis::open(url, prefix).await
+    }
+
+    fn open<'a>(
+        url: &'a str,
+        prefix: &'a str,
+    ) -> BoxFuture<'a, Result<(Redis, BoxFuture<'static, ()>), ConnectError>> {
+        Box::pin(Redis::open_all(url, prefix))
+    }
+
+    async fn open_all(url: &str, prefix: &str) -> Result<(Redis, BoxFuture<'static, ()>), ConnectError> {
         if prefix.chars().any(|c| matches!(c, '{' | '}' | ' ') || c.is_control()) {
             return Err(ConnectError::Prefix);
         }
@@ -120,7 +133,7 @@ impl Redis {
             );
             tokio::join!(first.close(), journal.close(), publisher.close(), subscriber.close());
         };
-        Ok((redis, task))
+        Ok((redis, Box::pin(task)))
     }
 
     #[must_use]

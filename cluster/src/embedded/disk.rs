@@ -99,10 +99,11 @@ pub(crate) enum Op {
     Trim { shard: Shard, through: EntryId },
 }
 
-type Answer = oneshot::Sender<Result<(), DiskError>>;
+/// What follows a commit. The writer calls it whether or not anybody still waits for the answer.
+type Answer = Box<dyn FnOnce(Result<(), DiskError>) + Send>;
 
 /// A handle to the writer. The writer ends, and lets go of the file, when the last handle is gone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Disk {
     queue: mpsc::Sender<(Op, Answer)>,
     #[cfg_attr(not(test), expect(dead_code, reason = "tests count how many callers share a commit"))]
@@ -156,10 +157,29 @@ impl Disk {
     /// # Errors
     /// `NotWritten` when the commit failed, as it did for everybody in it; `Refused` or `Closed`.
     pub(crate) async fn write(&self, op: Op) -> Result<(), DiskError> {
-        op.check()?;
+        self.write_then(op, |written| written).await.unwrap_or(Err(DiskError::Closed))
+    }
+
+    /// Writes an operation and does what follows from it, even when nobody waits any more; gives what that gave, or
+    /// nothing when the writer has ended. Dropped before the operation is queued, neither happens.
+    ///
+    /// # Errors
+    /// As [`Disk::write`], handed to `then`.
+    pub(crate) async fn write_then<T: Send + 'static>(
+        &self,
+        op: Op,
+        then: impl FnOnce(Result<(), DiskError>) -> T + Send + 'static,
+    ) -> Option<T> {
+        if let Err(error) = op.check() {
+            return Some(then(Err(error)));
+        }
         let (answer, answered) = oneshot::channel();
-        self.queue.send((op, answer)).await.map_err(|_| DiskError::Closed)?;
-        answered.await.unwrap_or(Err(DiskError::Closed))
+        let answer = Box::new(move |written| {
+            // A caller that went away needs no answer.
+            _ = answer.send(then(written));
+        });
+        self.queue.send((op, answer)).await.ok()?;
+        answered.await.ok()
     }
 }
 
@@ -297,8 +317,7 @@ impl Writer {
             }
             let written = self.commit(&ops).await;
             for answer in answers {
-                // A caller that went away needs no answer.
-                _ = answer.send(written.clone());
+                answer(written.clone());
             }
         }
         if let Err(error) = self.connection.close().await {

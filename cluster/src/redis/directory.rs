@@ -8,6 +8,7 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{HashesInterface, KeysInterface, SetsInterface, SortedSetsInterface};
 use fred::types::Value;
+use futures_util::future::BoxFuture;
 use mlms_protocol::lobby::Visibility;
 use mlms_protocol::{Incarnation, LobbyId, NodeName, SessionId, Shard, UserId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -99,11 +100,13 @@ impl RedisDirectory {
         _ = self.keeper.try_send(Request { answer: None });
     }
 
-    pub(crate) async fn refresh(&self) -> Result<Arc<View>, Unavailable> {
-        let (answer, answered) = oneshot::channel();
-        let unavailable = Unavailable("the directory");
-        self.keeper.send(Request { answer: Some(answer) }).await.map_err(|_| unavailable)?;
-        answered.await.unwrap_or(Err(unavailable))
+    pub(crate) fn refresh<'a>(&'a self) -> BoxFuture<'a, Result<Arc<View>, Unavailable>> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let unavailable = Unavailable("the directory");
+            self.keeper.send(Request { answer: Some(answer) }).await.map_err(|_| unavailable)?;
+            answered.await.unwrap_or(Err(unavailable))
+        })
     }
 
     /// Tells the other processes that something has changed. Who does not hear it finds out by reading.
@@ -116,15 +119,17 @@ impl RedisDirectory {
 
     // --- leases
 
-    pub(crate) async fn renew(&self, record: &NodeRecord) -> Result<Renewal, Unavailable> {
-        let began = Instant::now();
-        match self.try_renew(record, began).await {
-            Ok(renewal) => Ok(renewal),
-            Err(error) => {
-                self.contact().on_broken();
-                Err(unavailable("renew")(error))
+    pub(crate) fn renew<'a>(&'a self, record: &'a NodeRecord) -> BoxFuture<'a, Result<Renewal, Unavailable>> {
+        Box::pin(async move {
+            let began = Instant::now();
+            match self.try_renew(record, began).await {
+                Ok(renewal) => Ok(renewal),
+                Err(error) => {
+                    self.contact().on_broken();
+                    Err(unavailable("renew")(error))
+                }
             }
-        }
+        })
     }
 
     async fn try_renew(&self, record: &NodeRecord, began: Instant) -> Result<Renewal, Error> {
@@ -132,11 +137,16 @@ impl RedisDirectory {
         let milliseconds = i64::try_from(LEASE.as_millis()).expect("a lease is short");
         let arguments = vec![write_incarnation(record.incarnation).into(), json.into(), milliseconds.into()];
         let keys = vec![self.keys.node(&record.name)];
-        // The name first: a lease that nobody lists would be a node that nobody finds.
-        let (listed, answer) = tokio::join!(
+        let lobbies = self.keys.lobbies(&record.name);
+        let (listed, answer, kept) = tokio::join!(
             self.client.sadd::<i64, _, _>(self.keys.nodes(), record.name.as_str()),
             RENEW.run(&self.client, keys, arguments),
+            self.client.pexpire::<i64, _>(lobbies.as_str(), LOBBIES_KEPT_MS, None),
         );
+        if let Err(error) = kept {
+            tracing::debug!(%error, "the list of lobbies was not renewed");
+        }
+        // A lease that nobody lists would be a node that nobody finds.
         listed?;
         if answer?.as_i64() != Some(1) {
             return Ok(Renewal::Superseded);
@@ -144,9 +154,9 @@ impl RedisDirectory {
         let is_new = self.contact().on_renewed(&record.name, record.incarnation, began);
         if is_new {
             // The list of a former run.
-            self.client.del::<i64, _>(self.keys.lobbies(&record.name)).await?;
-        } else {
-            self.client.pexpire::<i64, _>(self.keys.lobbies(&record.name), LOBBIES_KEPT_MS, None).await?;
+            if let Err(error) = self.client.del::<i64, _>(lobbies).await {
+                tracing::debug!(%error, "the list of lobbies of a former run stays");
+            }
         }
         let announced = self.announced().insert(record.name.clone(), record.state);
         if is_new || announced != Some(record.state) {
@@ -159,48 +169,56 @@ impl RedisDirectory {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn retire(&self, node: &NodeName, incarnation: Incarnation) -> Result<(), Unavailable> {
-        self.contact().on_retired(node);
-        self.announced().remove(node);
-        let keys = vec![self.keys.node(node)];
-        let arguments = vec![write_incarnation(incarnation).into()];
-        let answer = RETIRE.run(&self.client, keys, arguments).await.map_err(unavailable("retire"))?;
-        if answer.as_i64() == Some(1) {
-            self.tell("nodes".to_owned()).await;
-        }
-        Ok(())
+    pub(crate) fn retire<'a>(
+        &'a self,
+        node: &'a NodeName,
+        incarnation: Incarnation,
+    ) -> BoxFuture<'a, Result<(), Unavailable>> {
+        Box::pin(async move {
+            self.contact().on_retired(node);
+            self.announced().remove(node);
+            let keys = vec![self.keys.node(node)];
+            let arguments = vec![write_incarnation(incarnation).into()];
+            let answer = RETIRE.run(&self.client, keys, arguments).await.map_err(unavailable("retire"))?;
+            if answer.as_i64() == Some(1) {
+                self.tell("nodes".to_owned()).await;
+            }
+            Ok(())
+        })
     }
 
     // --- shards
 
-    pub(crate) async fn claim(
-        &self,
+    pub(crate) fn claim<'a>(
+        &'a self,
         shard: Shard,
-        expected: Option<&ShardRecord>,
-        new: &ShardRecord,
-    ) -> Result<Claim, Unavailable> {
-        self.contact().check_clock().map_err(Unavailable)?;
-        if let Some(owner) = expected {
-            let is_own = owner.node == new.node || self.contact().runs(owner);
-            if !is_own && self.lives(owner, new).await? {
-                return Ok(Claim::Lost(Some(owner.clone())));
+        expected: Option<&'a ShardRecord>,
+        new: &'a ShardRecord,
+    ) -> BoxFuture<'a, Result<Claim, Unavailable>> {
+        Box::pin(async move {
+            self.contact().check_clock().map_err(Unavailable)?;
+            if let Some(owner) = expected {
+                let is_own = owner.node == new.node || self.contact().runs(owner);
+                if !is_own && self.lives(owner, new).await? {
+                    return Ok(Claim::Lost(Some(owner.clone())));
+                }
             }
-        }
-        let expected = expected.map(write_owner).unwrap_or_default();
-        let arguments = vec![expected.into(), write_owner(new).into()];
-        let keys = vec![self.keys.own(shard)];
-        let answer = CLAIM.run(&self.client, keys, arguments).await.map_err(unavailable("claim"))?;
-        let mut answer = answer.into_array().into_iter();
-        let is_won = answer.next().and_then(|won| won.as_i64()) == Some(1);
-        let present = answer.next().and_then(|text| read_owner(&text.as_str()?));
-        if let Some(present) = &present {
-            self.apply(shard, present);
-        }
-        if !is_won {
-            return Ok(Claim::Lost(present));
-        }
-        self.tell(format!("own {} {}", shard.0, write_owner(new))).await;
-        Ok(Claim::Won)
+            let expected = expected.map(write_owner).unwrap_or_default();
+            let arguments = vec![expected.into(), write_owner(new).into()];
+            let keys = vec![self.keys.own(shard)];
+            let answer = CLAIM.run(&self.client, keys, arguments).await.map_err(unavailable("claim"))?;
+            let mut answer = answer.into_array().into_iter();
+            let is_won = answer.next().and_then(|won| won.as_i64()) == Some(1);
+            let present = answer.next().and_then(|text| read_owner(&text.as_str()?));
+            if let Some(present) = &present {
+                self.apply(shard, present);
+            }
+            if !is_won {
+                return Ok(Claim::Lost(present));
+            }
+            self.tell(format!("own {} {}", shard.0, write_owner(new))).await;
+            Ok(Claim::Won)
+        })
     }
 
     /// Whether the owner of a shard still holds its lease. That it does not counts only after an unbroken contact.
@@ -220,114 +238,128 @@ impl RedisDirectory {
 
     // --- sessions
 
-    pub(crate) async fn add_session(
-        &self,
-        user: &UserId,
+    pub(crate) fn add_session<'a>(
+        &'a self,
+        user: &'a UserId,
         session: SessionRecord,
         max: usize,
-    ) -> Result<Vec<SessionRecord>, Unavailable> {
-        let key = self.keys.user(user);
-        let place = format!("{} {}", session.incarnation.0, session.node);
-        let arguments = vec![session.session.as_str().into(), place.into(), SESSIONS_KEPT_MS.into()];
-        let answer = ADD_SESSION
-            .run(&self.client, vec![key.clone()], arguments)
-            .await
-            .map_err(unavailable("session"))?;
-        let Some((now, mut known)) = read_sessions(answer) else { return Err(Unavailable("the directory")) };
-        let view = self.view();
-        let mut gone = Vec::new();
-        known.retain(|(since, record)| {
-            let lives =
-                view.nodes.get(&record.node).is_some_and(|node| node.incarnation == record.incarnation)
-                    || record.session == session.session;
-            if !lives && now.saturating_sub(*since) > UNKNOWN_KEPT_US {
-                gone.push(record.session.to_string());
+    ) -> BoxFuture<'a, Result<Vec<SessionRecord>, Unavailable>> {
+        Box::pin(async move {
+            let key = self.keys.user(user);
+            let place = format!("{} {}", session.incarnation.0, session.node);
+            let arguments = vec![session.session.as_str().into(), place.into(), SESSIONS_KEPT_MS.into()];
+            let answer = ADD_SESSION
+                .run(&self.client, vec![key.clone()], arguments)
+                .await
+                .map_err(unavailable("session"))?;
+            let Some((now, mut known)) = read_sessions(answer) else {
+                return Err(Unavailable("the directory"));
+            };
+            let view = self.view();
+            let mut gone = Vec::new();
+            known.retain(|(since, record)| {
+                let lives =
+                    view.nodes.get(&record.node).is_some_and(|node| node.incarnation == record.incarnation)
+                        || record.session == session.session;
+                if !lives && now.saturating_sub(*since) > UNKNOWN_KEPT_US {
+                    gone.push(record.session.to_string());
+                }
+                lives
+            });
+            known.sort_by(|a, b| (a.0, a.1.session.as_str()).cmp(&(b.0, b.1.session.as_str())));
+            let excess = if max == 0 { 0 } else { known.len().saturating_sub(max) };
+            let excess: Vec<SessionRecord> = known.drain(..excess).map(|(_, record)| record).collect();
+            gone.extend(excess.iter().map(|record| record.session.to_string()));
+            if !gone.is_empty() {
+                // What is not removed now is found again the next time.
+                if let Err(error) = self.client.hdel::<i64, _, _>(key, gone).await {
+                    tracing::debug!(%error, "sessions of a user could not be removed");
+                }
             }
-            lives
-        });
-        known.sort_by(|a, b| (a.0, a.1.session.as_str()).cmp(&(b.0, b.1.session.as_str())));
-        let excess = if max == 0 { 0 } else { known.len().saturating_sub(max) };
-        let excess: Vec<SessionRecord> = known.drain(..excess).map(|(_, record)| record).collect();
-        gone.extend(excess.iter().map(|record| record.session.to_string()));
-        if !gone.is_empty() {
-            // What is not removed now is found again the next time.
-            if let Err(error) = self.client.hdel::<i64, _, _>(key, gone).await {
-                tracing::debug!(%error, "sessions of a user could not be removed");
-            }
-        }
-        Ok(excess)
+            Ok(excess)
+        })
     }
 
-    pub(crate) async fn remove_session(&self, user: &UserId, session: &SessionId) -> Result<(), Unavailable> {
-        let removed = self.client.hdel::<i64, _, _>(self.keys.user(user), session.as_str()).await;
-        removed.map(drop).map_err(unavailable("session"))
+    pub(crate) fn remove_session<'a>(
+        &'a self,
+        user: &'a UserId,
+        session: &'a SessionId,
+    ) -> BoxFuture<'a, Result<(), Unavailable>> {
+        Box::pin(async move {
+            let removed = self.client.hdel::<i64, _, _>(self.keys.user(user), session.as_str()).await;
+            removed.map(drop).map_err(unavailable("session"))
+        })
     }
 
     // --- lobbies
 
-    pub(crate) async fn publish_lobbies(
-        &self,
-        node: &NodeName,
+    pub(crate) fn publish_lobbies<'a>(
+        &'a self,
+        node: &'a NodeName,
         changed: Vec<LobbySummary>,
         removed: Vec<LobbyId>,
-    ) -> Result<(), Unavailable> {
-        let removed = removed.into_iter().map(|lobby| (lobby, String::new()));
-        let changed = changed.into_iter().map(|summary| {
-            let line = match summary.visibility {
-                Visibility::Public => {
-                    serde_json::to_string(&summary).expect("a line of the list is plain text and numbers")
+    ) -> BoxFuture<'a, Result<(), Unavailable>> {
+        Box::pin(async move {
+            let removed = removed.into_iter().map(|lobby| (lobby, String::new()));
+            let changed = changed.into_iter().map(|summary| {
+                let line = match summary.visibility {
+                    Visibility::Public => {
+                        serde_json::to_string(&summary).expect("a line of the list is plain text and numbers")
+                    }
+                    _ => String::new(),
+                };
+                (summary.lobby, line)
+            });
+            let lines: Vec<(LobbyId, String)> = removed.chain(changed).collect();
+            for page in lines.chunks(LOBBIES_PAGE) {
+                let mut arguments = vec![Value::from(LOBBIES_KEPT_MS)];
+                for (lobby, line) in page {
+                    arguments.extend([lobby.as_str().into(), line.as_str().into()]);
                 }
-                _ => String::new(),
-            };
-            (summary.lobby, line)
-        });
-        let lines: Vec<(LobbyId, String)> = removed.chain(changed).collect();
-        for page in lines.chunks(LOBBIES_PAGE) {
-            let mut arguments = vec![Value::from(LOBBIES_KEPT_MS)];
-            for (lobby, line) in page {
-                arguments.extend([lobby.as_str().into(), line.as_str().into()]);
+                let keys = vec![self.keys.lobbies(node)];
+                PUBLISH_LOBBIES.run(&self.client, keys, arguments).await.map_err(unavailable("lobbies"))?;
             }
-            let keys = vec![self.keys.lobbies(node)];
-            PUBLISH_LOBBIES.run(&self.client, keys, arguments).await.map_err(unavailable("lobbies"))?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    pub(crate) async fn lobbies(
-        &self,
-        after: Option<&LobbyId>,
+    pub(crate) fn lobbies<'a>(
+        &'a self,
+        after: Option<&'a LobbyId>,
         limit: usize,
-    ) -> Result<Vec<LobbySummary>, Unavailable> {
-        let view = self.view();
-        let from = after.map_or_else(|| "-".to_owned(), |lobby| format!("[{lobby}\u{1}"));
-        let page = i64::try_from(limit).unwrap_or(i64::MAX);
-        let lists = view.nodes.keys().map(|node| {
-            self.client.zrangebylex::<Vec<String>, _, _, _>(
-                self.keys.lobbies(node),
-                from.clone(),
-                "+",
-                Some((0, page)),
-            )
-        });
-        let lists = futures_util::future::try_join_all(lists).await.map_err(unavailable("lobbies"))?;
-        let mut merged: BTreeMap<LobbyId, (bool, LobbySummary)> = BTreeMap::new();
-        for (node, lines) in view.nodes.keys().zip(lists) {
-            for line in lines {
-                let json = line.split_once('\0').map_or("", |(_, json)| json);
-                let Ok(summary) = serde_json::from_str::<LobbySummary>(json) else {
-                    tracing::debug!(%node, "a line of the list of lobbies cannot be read");
-                    continue;
-                };
-                // A lobby that has just moved may stand in two lists.
-                let shard = mlms_protocol::placement::shard_of(&summary.lobby);
-                let is_owners = view.owner(shard).is_some_and(|owner| owner.name == *node);
-                let known = merged.get(&summary.lobby).is_some_and(|(is_owners, _)| *is_owners);
-                if !known {
-                    merged.insert(summary.lobby.clone(), (is_owners, summary));
+    ) -> BoxFuture<'a, Result<Vec<LobbySummary>, Unavailable>> {
+        Box::pin(async move {
+            let view = self.view();
+            let from = after.map_or_else(|| "-".to_owned(), |lobby| format!("[{lobby}\u{1}"));
+            let page = i64::try_from(limit).unwrap_or(i64::MAX);
+            let lists = view.nodes.keys().map(|node| {
+                self.client.zrangebylex::<Vec<String>, _, _, _>(
+                    self.keys.lobbies(node),
+                    from.clone(),
+                    "+",
+                    Some((0, page)),
+                )
+            });
+            let lists = futures_util::future::try_join_all(lists).await.map_err(unavailable("lobbies"))?;
+            let mut merged: BTreeMap<LobbyId, (bool, LobbySummary)> = BTreeMap::new();
+            for (node, lines) in view.nodes.keys().zip(lists) {
+                for line in lines {
+                    let json = line.split_once('\0').map_or("", |(_, json)| json);
+                    let Ok(summary) = serde_json::from_str::<LobbySummary>(json) else {
+                        tracing::debug!(%node, "a line of the list of lobbies cannot be read");
+                        continue;
+                    };
+                    // A lobby that has just moved may stand in two lists.
+                    let shard = mlms_protocol::placement::shard_of(&summary.lobby);
+                    let is_owners = view.owner(shard).is_some_and(|owner| owner.name == *node);
+                    let known = merged.get(&summary.lobby).is_some_and(|(is_owners, _)| *is_owners);
+                    if !known {
+                        merged.insert(summary.lobby.clone(), (is_owners, summary));
+                    }
                 }
             }
-        }
-        Ok(merged.into_values().map(|(_, summary)| summary).take(limit).collect())
+            Ok(merged.into_values().map(|(_, summary)| summary).take(limit).collect())
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{HashesInterface, StreamsInterface};
 use fred::types::Value;
+use futures_util::future::BoxFuture;
 use mlms_protocol::{LobbyId, Shard};
 
 use super::connection::{Script, script};
@@ -59,67 +60,71 @@ impl RedisJournal {
         RedisJournal { client, keys }
     }
 
-    pub(crate) async fn append(
-        &self,
+    pub(crate) fn append<'a>(
+        &'a self,
         shard: Shard,
-        fence: &Fence,
-        entries: &[Bytes],
-    ) -> Result<EntryId, AppendError> {
-        let first = fence.top.following(fence.epoch);
-        let last = match entries.len() as u64 {
-            0 => fence.top,
-            count => EntryId { n: first.n + count - 1, ..first },
-        };
-        let mut arguments = Vec::with_capacity(5 + entries.len());
-        arguments.extend([
-            owner(fence),
-            write_id(fence.top).into(),
-            write_id(last).into(),
-            first.epoch.to_string().into(),
-            first.n.to_string().into(),
-        ]);
-        arguments.extend(entries.iter().cloned().map(Value::Bytes));
-        let keys = vec![self.keys.own(shard), self.keys.log(shard)];
-        let answer = APPEND.run(&self.client, keys, arguments).await.map_err(unclear(shard, "append"))?;
-        match answer.as_i64() {
-            Some(1) => Ok(last),
-            Some(0) => Err(AppendError::Deposed),
-            Some(-1) => {
-                // Nobody else writes under this epoch: Redis has come back without the log's end, or a claim of
-                // this node's own has passed by.
-                tracing::error!(%shard, top = ?fence.top, "the log does not end where its writer left it");
-                Err(AppendError::Deposed)
+        fence: &'a Fence,
+        entries: &'a [Bytes],
+    ) -> BoxFuture<'a, Result<EntryId, AppendError>> {
+        Box::pin(async move {
+            let first = fence.top.following(fence.epoch);
+            let last = match entries.len() as u64 {
+                0 => fence.top,
+                count => EntryId { n: first.n + count - 1, ..first },
+            };
+            let mut arguments = Vec::with_capacity(5 + entries.len());
+            arguments.extend([
+                owner(fence),
+                write_id(fence.top).into(),
+                write_id(last).into(),
+                first.epoch.to_string().into(),
+                first.n.to_string().into(),
+            ]);
+            arguments.extend(entries.iter().cloned().map(Value::Bytes));
+            let keys = vec![self.keys.own(shard), self.keys.log(shard)];
+            let answer = APPEND.run(&self.client, keys, arguments).await.map_err(unclear(shard, "append"))?;
+            match answer.as_i64() {
+                Some(1) => Ok(last),
+                Some(0) => Err(AppendError::Deposed),
+                Some(-1) => {
+                    // Nobody else writes under this epoch: Redis has come back without the log's end, or a claim of
+                    // this node's own has passed by.
+                    tracing::error!(%shard, top = ?fence.top, "the log does not end where its writer left it");
+                    Err(AppendError::Deposed)
+                }
+                _ => Err(AppendError::Unclear),
             }
-            _ => Err(AppendError::Unclear),
-        }
+        })
     }
 
-    pub(crate) async fn load(&self, shard: Shard) -> Result<Loaded, Unavailable> {
-        // Snapshots first: a trim by the former owner, late on its way, takes only what they cover.
-        let snapshots = self.load_snapshots(shard).await.map_err(unavailable(shard))?;
-        let mut loaded = Loaded { snapshots, ..Loaded::default() };
-        let (log, mut from) = (self.keys.log(shard), "-".to_owned());
-        loop {
-            let page: Value = self
-                .client
-                .xrange(log.as_str(), from.as_str(), "+", Some(ENTRIES_PAGE))
-                .await
-                .map_err(unavailable(shard))?;
-            let page = page.into_array();
-            let is_last = (page.len() as u64) < ENTRIES_PAGE;
-            for entry in page {
-                let Some((id, bytes)) = read_entry(entry) else {
-                    tracing::error!(%shard, "an entry of the journal is not one of ours; the shard is not served");
-                    return Err(Unavailable("the journal of this shard"));
-                };
-                loaded.top = id;
-                loaded.entries.push((id, bytes));
+    pub(crate) fn load<'a>(&'a self, shard: Shard) -> BoxFuture<'a, Result<Loaded, Unavailable>> {
+        Box::pin(async move {
+            // Snapshots first: a trim by the former owner, late on its way, takes only what they cover.
+            let snapshots = self.load_snapshots(shard).await.map_err(unavailable(shard))?;
+            let mut loaded = Loaded { snapshots, ..Loaded::default() };
+            let (log, mut from) = (self.keys.log(shard), "-".to_owned());
+            loop {
+                let page: Value = self
+                    .client
+                    .xrange(log.as_str(), from.as_str(), "+", Some(ENTRIES_PAGE))
+                    .await
+                    .map_err(unavailable(shard))?;
+                let page = page.into_array();
+                let is_last = (page.len() as u64) < ENTRIES_PAGE;
+                for entry in page {
+                    let Some((id, bytes)) = read_entry(entry) else {
+                        tracing::error!(%shard, "an entry of the journal is not one of ours; the shard is not served");
+                        return Err(Unavailable("the journal of this shard"));
+                    };
+                    loaded.top = id;
+                    loaded.entries.push((id, bytes));
+                }
+                if is_last {
+                    return Ok(loaded);
+                }
+                from = format!("({}", write_id(loaded.top));
             }
-            if is_last {
-                return Ok(loaded);
-            }
-            from = format!("({}", write_id(loaded.top));
-        }
+        })
     }
 
     async fn load_snapshots(&self, shard: Shard) -> Result<Vec<(LobbyId, Bytes)>, Error> {
@@ -141,44 +146,54 @@ impl RedisJournal {
         Ok(snapshots)
     }
 
-    pub(crate) async fn save_snapshots(
-        &self,
+    pub(crate) fn save_snapshots<'a>(
+        &'a self,
         shard: Shard,
-        fence: &Fence,
+        fence: &'a Fence,
         changed: Vec<(LobbyId, Option<Bytes>)>,
-    ) -> Result<(), AppendError> {
-        let mut changed = changed.into_iter().peekable();
-        loop {
-            let mut arguments =
-                vec![owner(fence), fence.top.epoch.to_string().into(), fence.top.n.to_string().into()];
-            let mut bytes = 0;
-            while bytes < SAVE_BYTES {
-                let Some((lobby, snapshot)) = changed.next() else { break };
-                bytes += 128 + snapshot.as_ref().map_or(0, Bytes::len);
-                let is_present = if snapshot.is_some() { "1" } else { "0" };
-                let snapshot = Value::Bytes(snapshot.unwrap_or_default());
-                arguments.extend([lobby.as_str().into(), is_present.into(), snapshot]);
+    ) -> BoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            let mut changed = changed.into_iter().peekable();
+            loop {
+                let mut arguments =
+                    vec![owner(fence), fence.top.epoch.to_string().into(), fence.top.n.to_string().into()];
+                let mut bytes = 0;
+                while bytes < SAVE_BYTES {
+                    let Some((lobby, snapshot)) = changed.next() else { break };
+                    bytes += 128 + snapshot.as_ref().map_or(0, Bytes::len);
+                    let is_present = if snapshot.is_some() { "1" } else { "0" };
+                    let snapshot = Value::Bytes(snapshot.unwrap_or_default());
+                    arguments.extend([lobby.as_str().into(), is_present.into(), snapshot]);
+                }
+                let keys = vec![self.keys.own(shard), self.keys.snap(shard)];
+                let answer = SNAPSHOTS
+                    .run(&self.client, keys, arguments)
+                    .await
+                    .map_err(unclear(shard, "snapshots"))?;
+                match answer.as_i64() {
+                    Some(1) => {}
+                    Some(0) => return Err(AppendError::Deposed),
+                    // A later save has overtaken this one; what it holds is newer.
+                    _ => return Err(AppendError::Unclear),
+                }
+                if changed.peek().is_none() {
+                    return Ok(());
+                }
             }
-            let keys = vec![self.keys.own(shard), self.keys.snap(shard)];
-            let answer =
-                SNAPSHOTS.run(&self.client, keys, arguments).await.map_err(unclear(shard, "snapshots"))?;
-            match answer.as_i64() {
-                Some(1) => {}
-                Some(0) => return Err(AppendError::Deposed),
-                // A later save has overtaken this one; what it holds is newer.
-                _ => return Err(AppendError::Unclear),
-            }
-            if changed.peek().is_none() {
-                return Ok(());
-            }
-        }
+        })
     }
 
-    pub(crate) async fn trim(&self, shard: Shard, through: EntryId) -> Result<(), Unavailable> {
-        let arguments = vec![through.epoch.to_string().into(), through.n.to_string().into()];
-        let keys = vec![self.keys.log(shard)];
-        TRIM.run(&self.client, keys, arguments).await.map_err(unavailable(shard))?;
-        Ok(())
+    pub(crate) fn trim<'a>(
+        &'a self,
+        shard: Shard,
+        through: EntryId,
+    ) -> BoxFuture<'a, Result<(), Unavailable>> {
+        Box::pin(async move {
+            let arguments = vec![through.epoch.to_string().into(), through.n.to_string().into()];
+            let keys = vec![self.keys.log(shard)];
+            TRIM.run(&self.client, keys, arguments).await.map_err(unavailable(shard))?;
+            Ok(())
+        })
     }
 }
 

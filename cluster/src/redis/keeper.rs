@@ -25,8 +25,8 @@ use crate::view::{NodeRecord, ShardRecord, View};
 pub(super) const REQUESTS_MAX: usize = 1_024;
 /// Least time between two readings, so that many changes at once cost a few.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Names of nodes that were absent for so many readings are struck from the set; a renewal brings one back.
-const ABSENCES_MAX: u32 = 300;
+/// Names of nodes that were absent for so long are struck from the set; a renewal brings one back.
+const ABSENCE_MAX: Duration = Duration::from_secs(600);
 
 /// Somebody wants a reading that begins after now.
 pub(super) struct Request {
@@ -53,7 +53,7 @@ impl RedisDirectory {
     pub(super) async fn keep(&self, mut requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
         let mut reconnects = self.client.reconnect_rx();
         let mut next = Instant::now();
-        let mut absences: HashMap<NodeName, u32> = HashMap::new();
+        let mut absences: HashMap<NodeName, Instant> = HashMap::new();
         let mut is_away = false;
         loop {
             let mut waiting = Vec::new();
@@ -119,7 +119,8 @@ impl RedisDirectory {
         for (name, (lease, ends_ms)) in names.into_iter().zip(leases) {
             match lease.as_deref().and_then(read_lease) {
                 Some(record) if record.name == name => {
-                    let end = Duration::from_millis(u64::try_from(ends_ms).unwrap_or(0));
+                    // Negative: it ended between the two questions, or somebody made it last for ever.
+                    let end = u64::try_from(ends_ms).map_or(RENEWAL, Duration::from_millis);
                     reading.next_end = Some(reading.next_end.map_or(end, |next| next.min(end)));
                     reading.nodes.insert(name, record);
                 }
@@ -154,15 +155,15 @@ impl RedisDirectory {
     }
 
     /// Forgets the names of nodes that have long been gone.
-    async fn strike(&self, absences: &mut HashMap<NodeName, u32>, absent: &[NodeName]) {
+    async fn strike(&self, absences: &mut HashMap<NodeName, Instant>, absent: &[NodeName]) {
+        let now = Instant::now();
         absences.retain(|name, _| absent.contains(name));
         for name in absent {
-            let count = absences.entry(name.clone()).or_default();
-            *count += 1;
-            if *count == ABSENCES_MAX {
+            let since = absences.entry(name.clone()).or_insert(now);
+            if now.duration_since(*since) > ABSENCE_MAX {
+                *since = now;
                 if let Err(error) = self.client.srem::<i64, _, _>(self.keys.nodes(), name.as_str()).await {
                     tracing::debug!(%name, %error, "a node's name could not be struck");
-                    *count = 0;
                 }
             }
         }

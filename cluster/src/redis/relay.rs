@@ -10,6 +10,7 @@ use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{EventInterface, PubsubInterface};
 use fred::types::{Message, Value};
+use futures_util::future::BoxFuture;
 use mlms_protocol::NodeName;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
@@ -60,10 +61,18 @@ impl RedisRelay {
         }
     }
 
-    pub(crate) async fn publish(&self, to: &NodeName, batch: Bytes) -> Result<usize, Unavailable> {
-        publish(&self.publisher, self.is_cluster, self.keys.inbox(to), batch.into()).await.map_err(|error| {
-            tracing::debug!(%to, %error, "a batch could not be published");
-            Unavailable("the relay")
+    pub(crate) fn publish<'a>(
+        &'a self,
+        to: &'a NodeName,
+        batch: Bytes,
+    ) -> BoxFuture<'a, Result<usize, Unavailable>> {
+        Box::pin(async move {
+            publish(&self.publisher, self.is_cluster, self.keys.inbox(to), batch.into()).await.map_err(
+                |error| {
+                    tracing::debug!(%to, %error, "a batch could not be published");
+                    Unavailable("the relay")
+                },
+            )
         })
     }
 

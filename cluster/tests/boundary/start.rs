@@ -1,0 +1,44 @@
+//! What a process does not start on.
+
+use mlms_cluster::{ConnectError, Redis};
+
+use crate::server::Server;
+use crate::stage::connect;
+
+async fn refusal(url: &str, prefix: &str) -> ConnectError {
+    match Redis::connect(url, prefix).await {
+        Ok(_) => panic!("it connected"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_serves_is_refused_by_name() {
+    let mut server = Server::start().await;
+    server.kill();
+    assert!(matches!(refusal(&server.url(), "").await, ConnectError::Unreachable(_)));
+    assert!(matches!(refusal("http://", "").await, ConnectError::Address(_)));
+    assert!(matches!(refusal(&server.url(), "a{b}").await, ConnectError::Prefix));
+}
+
+#[tokio::test]
+async fn a_redis_that_may_throw_keys_away_is_refused() {
+    let server = Server::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let error = refusal(&server.url(), "").await;
+    assert!(matches!(&error, ConnectError::Eviction(policy) if policy == "allkeys-lru"), "{error}");
+    assert!(error.to_string().contains("noeviction"));
+}
+
+#[tokio::test]
+async fn another_number_of_shards_is_refused_and_the_first_is_stored() {
+    let server = Server::start().await;
+    connect(&server).await.end().await;
+    assert_eq!(server.ask("STRLEN mlms:shards"), ":3");
+    assert_eq!(server.ask("SET mlms:shards 64"), "+OK");
+    let error = refusal(&server.url(), "mlms:").await;
+    assert!(matches!(&error, ConnectError::ShardCount { stored } if stored == "64"), "{error}");
+    // Another deployment on the same server.
+    let (redis, task) = Redis::connect(&server.url(), "other:").await.unwrap();
+    drop(redis);
+    task.await;
+}
