@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::logging::panic_message;
 
+/// What a hurry leaves the tasks for their last words and writes.
+const HURRIED_REST: Duration = Duration::from_secs(3);
+
 /// The two steps of stopping. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
@@ -164,7 +167,7 @@ impl Tasks {
     }
 
     /// Runs until every task has ended. A task that fails or panics begins the drain. From the start of the drain the
-    /// others have `window`, or until a hurry; whoever is left then is aborted.
+    /// others have `window`, or a moment after a hurry; whoever is left then is aborted.
     ///
     /// # Errors
     /// The first failure.
@@ -182,6 +185,12 @@ impl Tasks {
         let deadline = shutdown.deadline(window);
         while let Ok(Some(ended)) = deadline.run(self.set.join_next_with_id()).await {
             self.settle(ended, shutdown, &mut failure);
+        }
+        if shutdown.hurry().is_cancelled() {
+            let rest = Instant::now() + HURRIED_REST;
+            while let Ok(Some(ended)) = tokio::time::timeout_at(rest, self.set.join_next_with_id()).await {
+                self.settle(ended, shutdown, &mut failure);
+            }
         }
         let left: Vec<&str> = self.names.values().copied().collect();
         if !left.is_empty() {
@@ -289,6 +298,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_hurry_leaves_time_for_last_words() {
+        let shutdown = Shutdown::new();
+        let mut tasks = Tasks::new();
+        let (said, hurried) = (Arc::new(AtomicBool::new(false)), shutdown.clone());
+        let saying = said.clone();
+        tasks.spawn("node", async move {
+            hurried.hurry().cancelled().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            saying.store(true, Ordering::SeqCst);
+        });
+        shutdown.signal();
+        shutdown.signal();
+        assert!(tasks.run(&shutdown, Duration::from_secs(20)).await.is_ok());
+        assert!(said.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_task_that_does_not_stop_is_aborted_after_the_window_or_at_a_hurry() {
         for hurry in [false, true] {
             let shutdown = Shutdown::new();
@@ -300,7 +326,7 @@ mod tests {
             }
             let begun = Instant::now();
             assert!(tasks.run(&shutdown, Duration::from_secs(20)).await.is_ok());
-            let expected = if hurry { Duration::ZERO } else { Duration::from_secs(20) };
+            let expected = if hurry { HURRIED_REST } else { Duration::from_secs(20) };
             assert_eq!(begun.elapsed(), expected);
         }
     }
