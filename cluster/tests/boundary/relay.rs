@@ -147,8 +147,7 @@ pub(crate) async fn cross(url: &str, messages: u32, disturb: impl AsyncFn()) {
     let resent: u64 = first.stats().iter().chain(&second.stats()).map(|link| link.resent).sum();
     let missed: u64 =
         [first.counts(), second.counts()].iter().map(|counts| counts.nobody + counts.publish_failed).sum();
-    println!("{messages} messages each way, {missed} publishes reached nobody, {resent} batches sent again");
-    assert!(missed + resent > 0, "nothing happened to the relay");
+    assert!(missed + resent > 0, "nothing happened to the relay: the run proves nothing");
     assert_eq!(first.stats().iter().chain(&second.stats()).map(|link| link.resets).sum::<u64>(), 0);
     drop((first, second));
     a.end().await;
