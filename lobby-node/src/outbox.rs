@@ -59,17 +59,27 @@ impl Wire {
         }
     }
 
-    /// Waits until some of the bytes can be written, and writes those that fit.
-    async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Waits until the wire may take something, and lets `write` try. What is to be written may change until then.
+    async fn when_writable<T>(&self, mut write: impl FnMut(&mut Context<'_>) -> Poll<T>) -> io::Result<T> {
         match self {
             Wire::Tcp(half) => loop {
                 half.writable().await?;
-                match half.try_write(bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    outcome => return outcome,
+                if let Poll::Ready(outcome) = write(&mut Context::from_waker(Waker::noop())) {
+                    return Ok(outcome);
                 }
             },
-            Wire::Pipe(half) => std::future::poll_fn(|cx| poll_pipe(half, bytes, cx)).await,
+            Wire::Pipe(_) => Ok(std::future::poll_fn(write).await),
+        }
+    }
+
+    /// Writes what fits now; where nothing does, a pipe wakes the context's task when it is worth another try.
+    fn poll_write(&self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self {
+            Wire::Tcp(half) => match half.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                outcome => Poll::Ready(outcome),
+            },
+            Wire::Pipe(half) => poll_pipe(half, bytes, cx),
         }
     }
 }
@@ -173,7 +183,8 @@ impl Outbox {
                 Ok(written) if written == joined.len() => return,
                 Ok(written) if written > 0 => {
                     // The frame that was cut must be finished; the few behind it are not worth sorting out.
-                    backlog.append(joined.slice(written..), Shed::Never);
+                    backlog.append(joined.clone(), Shed::Never);
+                    backlog.advance(written);
                     self.wake.notify_one();
                     return;
                 }
@@ -335,21 +346,29 @@ impl Outbox {
         }
     }
 
+    /// Writes some of what waits. The bytes are chosen only when the wire takes them: while it does not, frames behind
+    /// the cut one may be replaced or dropped.
     async fn drain_once(&self) -> Flow {
-        let chunk = {
-            let backlog = self.lock();
+        let outcome = self.wire.when_writable(|cx| {
+            let mut backlog = self.lock();
             if backlog.queue.is_empty() || backlog.state == Flow::Broken {
-                return backlog.state;
+                return Poll::Ready(backlog.state);
             }
-            backlog.chunk()
-        };
-        let outcome = self.wire.write(&chunk).await;
-        let mut backlog = self.lock();
-        match outcome {
-            Ok(written) => backlog.advance(written),
-            Err(_) => backlog.break_off(),
+            match self.wire.poll_write(&backlog.chunk(), cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(written)) => backlog.advance(written),
+                Poll::Ready(Err(_)) => backlog.break_off(),
+            }
+            Poll::Ready(backlog.state)
+        });
+        match outcome.await {
+            Ok(state) => state,
+            Err(_) => {
+                let mut backlog = self.lock();
+                backlog.break_off();
+                backlog.state
+            }
         }
-        backlog.state
     }
 
     /// Ends the connection at once, as if the socket were gone.
@@ -462,5 +481,82 @@ impl RawWriter {
     pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         self.0.push_raw(bytes);
         bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::Registry;
+    use tokio::io::AsyncReadExt as _;
+
+    fn ephemeral(key: &str) -> Shed {
+        let lobby = LobbyId::new("den").unwrap();
+        let key = LatestKey { lobby: lobby.clone(), from: None, key: key.to_owned() };
+        Shed::Ephemeral { lobby, key: Some(Arc::new(key)) }
+    }
+
+    /// An outbox whose peer has a window of so many bytes, and the peer.
+    fn outbox(window: usize, bytes_max: usize) -> (Outbox, DuplexStream) {
+        let (near, far) = tokio::io::duplex(window);
+        let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
+        let metrics = Arc::new(Metrics::new(&Registry::new()));
+        (Outbox::new(Encoding::Json, bytes_max, wire, metrics), far)
+    }
+
+    fn push(outbox: &Outbox, bytes: &'static str, shed: Shed) {
+        let bytes = Bytes::from_static(bytes.as_bytes());
+        outbox.push_joined(&bytes, || std::iter::once((bytes.clone(), shed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_replaced_while_a_write_waits_is_not_written() {
+        let (outbox, mut far) = outbox(4, 1 << 20);
+        push(&outbox, "abcdef", Shed::Never);
+        push(&outbox, "old", ephemeral("place"));
+        push(&outbox, "GHI", Shed::Never);
+        let drain = outbox.drain();
+        tokio::pin!(drain);
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), &mut drain).await.is_err());
+        push(&outbox, "new", ephemeral("place"));
+        let mut bytes = vec![0; 12];
+        tokio::select! {
+            read = far.read_exact(&mut bytes) => assert_eq!(read.unwrap(), 12),
+            drained = &mut drain => panic!("{drained:?}"),
+        }
+        assert_eq!(String::from_utf8(bytes).unwrap(), "abcdefGHInew");
+        assert_eq!(outbox.waiting_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_gets_its_cut_frame_whole_and_then_the_close() {
+        let (outbox, mut far) = outbox(4, 10);
+        push(&outbox, "abcdef", Shed::Never);
+        push(&outbox, "dropped", Shed::Never);
+        let drain = outbox.drain();
+        tokio::pin!(drain);
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), &mut drain).await.is_err());
+        // Over the bound while a write waits.
+        push(&outbox, "dropped", Shed::Never);
+        assert!(outbox.is_closing());
+        let mut bytes = vec![0; 6];
+        tokio::select! {
+            read = far.read_exact(&mut bytes) => assert_eq!(read.unwrap(), 6),
+            drained = &mut drain => panic!("{drained:?}"),
+        }
+        assert_eq!(bytes, b"abcdef");
+        let mut rest = Vec::new();
+        let all = async {
+            let mut chunk = [0; 4];
+            while !rest.ends_with(SLOW.as_bytes()) || rest.len() < 100 {
+                let count = far.read(&mut chunk).await.unwrap();
+                rest.extend_from_slice(&chunk[..count]);
+            }
+        };
+        let (drained, ()) = tokio::join!(drain, all);
+        assert_eq!(drained, Drained::Closed(4002));
+        assert!(String::from_utf8_lossy(&rest).contains(r#""ev":"bye","code":4002"#));
+        let close = close_frame(4002, SLOW);
+        assert!(rest.ends_with(&close));
     }
 }
