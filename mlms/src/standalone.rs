@@ -34,9 +34,6 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         frame.start_node(&cluster, &store, name, node_address, listener, workers);
     }
     drop((cluster, store));
-    if frame.settings.ephemeral {
-        tracing::warn!("--ephemeral: everything is in memory only, and gone when this process ends");
-    }
     tracing::info!("the page is on http://localhost:{}", address.port());
     frame.run().await
 }
