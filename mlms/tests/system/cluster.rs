@@ -1,0 +1,353 @@
+//! One run of the real binary on free ports and in a folder of its own, with its log at hand.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mlms_process::config::{JwtSettings, ProcessRole, Settings};
+use mlms_process::install_crypto_provider;
+use mlms_process::jwt::Minter;
+use mlms_protocol::{Role, UserId};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Longest wait for anything that must happen; only a failing test waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The secret that signs the users' tokens.
+pub(crate) const SECRET: &str = "a secret of the tests, long enough";
+
+/// A port that nobody listens on, below those that the system gives to outgoing connections, so that a process
+/// that was killed finds it free again.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 1_000).unwrap() * 12;
+    loop {
+        let port = 20_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A folder that is gone with its owner.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mlms-system-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What stays behind lies among the system's temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The binary with nothing of this machine's settings.
+pub(crate) fn mlms(folder: &Folder) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mlms"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("MLMS_")) {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(folder.path()).stdin(Stdio::null());
+    command
+}
+
+/// What was logged, a JSON object a line.
+type Log = Arc<Mutex<Vec<String>>>;
+
+pub(crate) struct Cluster {
+    folder: Folder,
+    environment: Vec<(String, String)>,
+    flags: Vec<String>,
+    port: u16,
+    admin_port: u16,
+    process: Option<Child>,
+    log: Log,
+    expected: Vec<&'static str>,
+    secret: Option<&'static str>,
+    minter: Minter,
+}
+
+impl Cluster {
+    /// The service as it is by default.
+    pub(crate) async fn start() -> Cluster {
+        Cluster::with(&[]).await
+    }
+
+    /// The service with some settings in its environment.
+    pub(crate) async fn with(environment: &[(&str, &str)]) -> Cluster {
+        let mut cluster = Cluster::prepare(environment);
+        cluster.launch().await;
+        cluster
+    }
+
+    /// Everything but the process.
+    pub(crate) fn prepare(environment: &[(&str, &str)]) -> Cluster {
+        install_crypto_provider();
+        let jwt = JwtSettings {
+            hs256_secret: Some(SecretString::from(SECRET)),
+            ..Settings::defaults(ProcessRole::Tool).jwt
+        };
+        let given = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Cluster {
+            folder: Folder::new(),
+            environment: given.collect(),
+            flags: Vec::new(),
+            port: free_port(),
+            admin_port: free_port(),
+            process: None,
+            log: Log::default(),
+            expected: Vec::new(),
+            secret: Some(SECRET),
+            minter: Minter::new(&jwt).unwrap(),
+        }
+    }
+
+    /// Starts the process (again), and waits until it takes sessions.
+    pub(crate) async fn launch(&mut self) {
+        self.spawn();
+        let ready = async {
+            while !self.is_ready().await {
+                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+                assert!(
+                    ended.is_none(),
+                    "the process ended at its start: {}\n{}",
+                    ended.unwrap(),
+                    self.log()
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, ready).await.is_err() {
+            panic!("not ready in time\n{}", self.log());
+        }
+    }
+
+    /// Starts the process and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
+        let mut process = mlms(&self.folder)
+            .args(&self.flags)
+            .env("MLMS_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("MLMS_ADMIN_LISTEN", format!("127.0.0.1:{}", self.admin_port))
+            .envs(self.secret.map(|secret| ("MLMS_JWT_HS256_SECRET", secret)))
+            .env("MLMS_LOG_FORMAT", "json")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = process.stderr.take().unwrap();
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                log.lock().unwrap().push(line);
+            }
+        });
+        self.process = Some(process);
+    }
+
+    /// Gives the process no secret: it makes one up.
+    pub(crate) fn without_secret(&mut self) {
+        self.secret = None;
+    }
+
+    pub(crate) fn flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
+    /// Says that lines with this text may be warnings or errors.
+    pub(crate) fn expect_log(&mut self, part: &'static str) {
+        self.expected.push(part);
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    pub(crate) async fn is_ready(&self) -> bool {
+        match get(self.admin_port, "/ready").await {
+            Some((200, _)) => TcpStream::connect(("127.0.0.1", self.port)).await.is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Sends a signal such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Ends the process as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        let ended = async {
+            loop {
+                if let Some(status) = process.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let ended = tokio::time::timeout(2 * PATIENCE, ended).await;
+        let Ok(status) = ended else {
+            process.kill().unwrap();
+            panic!("the process does not end\n{}", self.log());
+        };
+        status
+    }
+
+    /// Stops the process as an operator does; it ends well.
+    pub(crate) async fn stop(&mut self) {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    pub(crate) fn token(&self, user: &str) -> String {
+        self.token_with(user, &[], Duration::from_secs(3_600))
+    }
+
+    pub(crate) fn token_with(&self, user: &str, roles: &[Role], ttl: Duration) -> String {
+        self.minter.mint(&UserId::new(user).unwrap(), None, roles, ttl).token
+    }
+
+    /// Asks the public listener.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, Value) {
+        let answer = request(self.port, method, path, headers, body).await;
+        let (status, body) = answer.expect("the service answers");
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    /// A metric's value, summed over the series that have this label value (any, when it is empty).
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let (_, page) = get(self.admin_port, "/metrics").await.expect("the admin listener answers");
+        let wanted = format!("=\"{label}\"");
+        let series = page.lines().filter(|line| !line.starts_with('#'));
+        let series = series.filter_map(|line| line.rsplit_once(' '));
+        series
+            .filter(|(series, _)| series.split('{').next() == Some(name))
+            .filter(|(series, _)| label.is_empty() || series.contains(&wanted))
+            .map(|(_, value)| value.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Waits until a metric is at least this.
+    pub(crate) async fn until_metric(&self, name: &str, label: &str, least: f64) {
+        let reached = async {
+            while self.metric(name, label).await < least {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let outcome = tokio::time::timeout(PATIENCE, reached).await;
+        let value = self.metric(name, label).await;
+        assert!(outcome.is_ok(), "{name}{{{label}}} is {value} and not {least}");
+    }
+
+    /// Bytes of memory that the process holds.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended meanwhile.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+            return;
+        }
+        for line in self.log.lock().unwrap().iter() {
+            let level = serde_json::from_str::<Value>(line).ok();
+            let level = level.and_then(|line| Some(line.get("level")?.as_str()?.to_owned()));
+            let harmless = matches!(level.as_deref(), Some("INFO" | "DEBUG" | "TRACE"));
+            let expected = self.expected.iter().any(|part| line.contains(part));
+            assert!(harmless || expected, "not expected in the log: {line}");
+        }
+    }
+}
+
+async fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    request(port, "GET", path, &[], "").await
+}
+
+/// One HTTP request; `None`: nobody answers.
+pub(crate) async fn request(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    text += &format!("content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(text.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer comes").ok()?;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}

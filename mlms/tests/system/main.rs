@@ -1,0 +1,17 @@
+//! The whole service over real sockets: the real binary, started, spoken to, stopped and killed.
+
+#![expect(clippy::unwrap_used, reason = "in a test an error that was not expected is a failure")]
+
+mod cluster;
+mod connecting;
+mod crash;
+mod hostile;
+mod limits;
+mod lobbies;
+mod measure;
+mod player;
+mod positions;
+mod slow;
+mod stopping;
+mod talking;
+mod tool;
