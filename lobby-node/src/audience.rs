@@ -168,6 +168,10 @@ impl Audience {
         wants_saved: bool,
         behind: Option<(Seq, bool)>,
     ) -> bool {
+        if self.by_session.contains_key(&session.number) {
+            // What it was to get in its old seat comes before the reply that gives it the new one.
+            self.flush();
+        }
         self.unseat(session);
         if !session.enter(&self.lobby) {
             return false;
@@ -391,6 +395,10 @@ impl Audience {
         let Some(missed) = missed else { return Pulled::OutOfReach };
         let mut page = BytesMut::new();
         for event in missed {
+            if event.seq > head {
+                // The owner is ahead of what was passed on here: the rest comes live.
+                break;
+            }
             if event.seq.0 != pull.at.0 + 1 {
                 return Pulled::OutOfReach;
             }

@@ -5,6 +5,8 @@ mod decide;
 mod dedupe;
 mod recent;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use decide::{Decision, Passing, PassingEvent, Rules, Target};
 pub(crate) use dedupe::{CommandKey, Outcome, Recorded};

@@ -89,6 +89,9 @@ struct Snapshot {
     host: Option<UserId>,
     /// With the place in the order of joining, by which a roster is paged.
     members: Vec<(u64, Member)>,
+    /// The place of the next one to join: those of members who have left are not given again.
+    #[serde(default)]
+    next_order: u64,
     seq: Seq,
     epoch: Epoch,
     at: Millis,
@@ -311,6 +314,7 @@ impl State {
             settings: self.settings.clone(),
             host: self.host.clone(),
             members: self.members.iter().map(|(place, member)| (*place, member.clone())).collect(),
+            next_order: self.next_order,
             seq: self.seq,
             epoch: self.epoch,
             at: self.at,
@@ -333,6 +337,7 @@ impl State {
             state.next_order = place;
             state.insert(member);
         }
+        state.next_order = state.next_order.max(snapshot.next_order);
         state.host = snapshot.host;
         (state.seq, state.epoch, state.at) = (snapshot.seq, snapshot.epoch, snapshot.at);
         (state.open, state.floor) = (snapshot.open, snapshot.floor);
