@@ -296,6 +296,13 @@ impl Cluster {
         assert!(outcome.is_ok(), "{name}{{{label}}} is {value} and not {least}");
     }
 
+    /// Processor time that the process has used, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     /// Bytes of memory that the process holds.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -312,8 +319,7 @@ impl Drop for Cluster {
             let _ = process.wait();
         }
         if std::thread::panicking() {
-            eprintln!("{}", self.log());
-            return;
+            return show(&self.log());
         }
         for line in self.log.lock().unwrap().iter() {
             let level = serde_json::from_str::<Value>(line).ok();
@@ -323,6 +329,11 @@ impl Drop for Cluster {
             assert!(harmless || expected, "not expected in the log: {line}");
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the log of a test that failed")]
+fn show(log: &str) {
+    eprintln!("{log}");
 }
 
 async fn get(port: u16, path: &str) -> Option<(u16, String)> {

@@ -50,11 +50,14 @@ async fn a_repeated_nonce_is_known_after_a_kill() {
     cluster.stop().await;
 }
 
+/// Sequenced events as they came: the seq, and the text of a message.
+type Heard = Vec<(u64, Option<String>)>;
+
 /// A player who talks without a pause, whatever happens to the service.
 struct Talker {
     client: Client,
     talking: JoinHandle<Vec<(String, Sent)>>,
-    listening: JoinHandle<Vec<(u64, Option<String>)>>,
+    listening: JoinHandle<Heard>,
 }
 
 impl Talker {
@@ -85,8 +88,8 @@ impl Talker {
 }
 
 /// Every sequenced event of the one lobby, as it came, from the first position on.
-async fn listen(mut events: Events) -> Vec<(u64, Option<String>)> {
-    let mut heard: Vec<(u64, Option<String>)> = Vec::new();
+async fn listen(mut events: Events) -> Heard {
+    let mut heard: Heard = Vec::new();
     while let Some(incoming) = events.recv().await {
         match incoming {
             Incoming::Event(Event::Lobby(event)) => {
@@ -134,7 +137,7 @@ async fn every_acknowledged_message_survives_kills_once_and_in_order() {
         cluster.launch().await;
     }
     let mut acknowledged: HashMap<LobbyId, Vec<(String, u64)>> = HashMap::new();
-    let mut heard: HashMap<LobbyId, Vec<Vec<(u64, Option<String>)>>> = HashMap::new();
+    let mut heard: HashMap<LobbyId, Vec<Heard>> = HashMap::new();
     for (lobby, talker) in talkers {
         let said = tokio::time::timeout(2 * PATIENCE, talker.talking).await.expect("all is said").unwrap();
         let said = said.into_iter().map(|(text, sent)| (text, sent.seq.0));

@@ -196,6 +196,18 @@ impl Player {
         self.event_where(|frame| frame["ev"] == name).await
     }
 
+    /// Reads text frames and keeps none, up to one that contains this. Gives the number of messages.
+    pub(crate) async fn skim_to(&mut self, end: &str) -> u64 {
+        let mut count = 0;
+        loop {
+            match timeout(4 * PATIENCE, self.socket.next()).await.expect("frames come").unwrap().unwrap() {
+                Message::Text(text) if text.contains(end) => return count,
+                Message::Text(text) if text.contains(r#""ev":"message""#) => count += 1,
+                _ => {}
+            }
+        }
+    }
+
     /// What came and was not asked for yet.
     pub(crate) fn unread(&self) -> impl Iterator<Item = &Value> {
         self.inbox.iter()
