@@ -40,6 +40,8 @@ pub(super) struct Attachment {
     unanswered: BTreeMap<u64, (Envelope, bool)>,
     /// Pages that were asked for: for whom, and behind which event.
     pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
+    /// Sessions that pull, and whose page nobody can be asked for at the moment.
+    owed: Vec<Arc<SessionHandle>>,
 }
 
 enum Feed {
@@ -69,6 +71,7 @@ impl Attachment {
             feed,
             unanswered: BTreeMap::new(),
             pages: HashMap::new(),
+            owed: Vec::new(),
         }
     }
 
@@ -90,18 +93,23 @@ impl Attachment {
     /// The lobby is owned here from now on. Gives the commands that wait for an answer.
     pub(super) fn become_local(&mut self) -> Vec<Envelope> {
         self.feed = Feed::Local { attached: self.audience.is_empty() };
-        self.pages.clear();
+        self.owe_pages();
         std::mem::take(&mut self.unanswered).into_values().map(|(envelope, _)| envelope).collect()
     }
 
     /// The owner is gone, or is this node no more.
     pub(super) fn lose_owner(&mut self) {
         self.feed = Feed::Lost;
-        self.pages.clear();
+        self.owe_pages();
         for (envelope, sent) in self.unanswered.values_mut() {
             // What has no seq may have been delivered: it is sent again only when it was refused.
             *sent &= passes(envelope);
         }
+    }
+
+    /// Pages that were asked for do not come any more.
+    fn owe_pages(&mut self) {
+        self.owed.extend(self.pages.drain().map(|(_, (session, _))| session));
     }
 
     fn is_attached(&self) -> bool {
@@ -497,7 +505,8 @@ impl Worker {
 
     pub(super) fn pass_on(&mut self, lobby: &LobbyId, epoch: Epoch, event: Arc<LobbyEvent>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-        if !attachment.is_attached() {
+        // Nobody here needs it: who is seated next starts from the position that its join gave.
+        if !attachment.is_attached() || attachment.audience.is_empty() {
             return;
         }
         if attachment.pass_on(epoch, event) {
@@ -515,6 +524,9 @@ impl Worker {
             Feed::Lost => return,
         }
         self.staged.insert(lobby.clone());
+        for session in std::mem::take(&mut attachment.owed) {
+            session.outbox.pull_later(lobby);
+        }
         match outcome {
             AttachOutcome::Continue { events, refused } => {
                 for event in events {
@@ -632,6 +644,7 @@ impl Worker {
         if let Some(attachment) = self.attachments.get_mut(lobby) {
             attachment.audience.unseat(session);
             attachment.pages.retain(|_, (puller, _)| puller.number != session.number);
+            attachment.owed.retain(|puller| puller.number != session.number);
             self.staged.insert(lobby.clone());
         }
         let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
@@ -650,6 +663,9 @@ impl Worker {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let Some(at) = attachment.audience.pulling_at(session) else { return };
         if at < attachment.audience.head() {
+            if !attachment.is_attached() {
+                return attachment.owed.push(Arc::clone(session));
+            }
             if let Feed::Remote { owner, .. } = &attachment.feed {
                 attachment.pages.insert(token, (Arc::clone(session), at));
                 let page = ToOwner::Page { token, after: at };

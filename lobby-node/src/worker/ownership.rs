@@ -14,7 +14,7 @@ use mlms_protocol::{Class, Epoch, ErrorCode, LobbyId, Millis, NodeName, Seq, Sha
 use mlms_store::StoreError;
 use tokio::time::Instant;
 
-use super::owner::{AttachTask, LobbySlot, Output, Task, presence_event};
+use super::owner::{AttachTask, Lobby, LobbySlot, Output, Port, Task, presence_event};
 use super::shard::{Logged, OwnedShard, ShardSlot, Snapshots};
 use super::{Done, Envelope, Origin, Worker};
 use crate::lobby::{Entry, Passing, PassingEvent, Recorded, State, Target};
@@ -300,6 +300,10 @@ impl Worker {
 
     /// The sessions of a node that is gone are lost.
     pub(super) fn forget_node(&mut self, gone: &NodeName) {
+        self.forget_node_where(gone, |_| true);
+    }
+
+    fn forget_node_where(&mut self, gone: &NodeName, concerned: impl Fn(&Lobby) -> bool) {
         let now = self.node.clock.now();
         let mut away = Vec::new();
         for slot in self.shards.values_mut() {
@@ -307,6 +311,9 @@ impl Worker {
             let OwnedShard { lobbies, .. } = owned.as_mut();
             for (id, slot) in lobbies {
                 let LobbySlot::Live(lobby) = slot else { continue };
+                if !concerned(lobby) {
+                    continue;
+                }
                 lobby.nodes.remove(gone);
                 let lost: Vec<_> = lobby
                     .presence
@@ -443,7 +450,9 @@ impl Worker {
         silent.sort();
         silent.dedup();
         for node in silent {
-            self.forget_node(&node);
+            // Only where it was silent: it may have named its sessions in other lobbies.
+            let late = |port: &Port| port.confirm_by.is_some_and(|by| by <= now);
+            self.forget_node_where(&node, |lobby| lobby.nodes.get(&node).is_some_and(late));
         }
     }
 

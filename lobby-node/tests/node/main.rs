@@ -1,0 +1,11 @@
+//! Lobby nodes from outside, over in-memory sockets and under a paused clock: stories, and random runs that the
+//! checker judges.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod fleet;
+mod history;
+mod line;
+mod player;
+mod simulation;
+mod stories;
