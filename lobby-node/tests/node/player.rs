@@ -138,6 +138,8 @@ impl Player {
             self.unanswered.len(),
         );
         self.note(What::Settled {});
+        // Nobody leaves before everybody has settled.
+        self.read_until(Instant::now() + Duration::from_secs(1)).await;
         let lobbies: Vec<_> = self.inside.keys().cloned().collect();
         for lobby in lobbies {
             self.leave(lobby).await;
