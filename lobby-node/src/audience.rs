@@ -168,8 +168,9 @@ impl Audience {
         wants_saved: bool,
         behind: Option<(Seq, bool)>,
     ) -> bool {
-        if self.by_session.contains_key(&session.number) {
-            // What it was to get in its old seat comes before the reply that gives it the new one.
+        if behind.is_some() || self.by_session.contains_key(&session.number) {
+            // What it was to get in its old seat, which it may be about to leave, comes before the reply that gives it
+            // the new one.
             self.flush();
         }
         self.unseat(session);
