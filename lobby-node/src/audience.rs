@@ -291,11 +291,11 @@ impl Audience {
     fn stage(&mut self, payload: Payload, class: Class, key: Option<Arc<LatestKey>>, to: To) {
         if let To::EveryoneBut(seats) | To::Only(seats) = &to {
             for index in seats {
-                if let Some(seat) = &mut self.seats[*index as usize] {
-                    if !seat.special {
-                        seat.special = true;
-                        self.special.push(*index);
-                    }
+                if let Some(seat) = &mut self.seats[*index as usize]
+                    && !seat.special
+                {
+                    seat.special = true;
+                    self.special.push(*index);
                 }
             }
         }

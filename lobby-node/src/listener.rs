@@ -80,6 +80,7 @@ fn choose_encoding(headers: &HeaderMap) -> (Encoding, bool) {
     (chosen.unwrap_or(Encoding::Json), chosen.is_some())
 }
 
+#[expect(clippy::result_large_err, reason = "a refusal is an answer like any other, made once a connection")]
 fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply> {
     let refuse = |status, text, reason: &str| {
         node.metrics.refused_connects.with_label_values(&[reason]).inc();

@@ -209,7 +209,8 @@ impl LobbyNode {
     }
 }
 
-type Thread = Option<std::sync::mpsc::Sender<WorkerThread>>;
+/// A worker's own thread, if it has one: where it gets its worker from, and how it is awaited.
+type Thread = Option<(std::sync::mpsc::Sender<WorkerThread>, std::thread::JoinHandle<()>)>;
 /// What a worker's thread runs.
 type WorkerThread = (Worker, mpsc::Receiver<ToWorker>);
 
@@ -230,7 +231,7 @@ impl Drop for Alarm {
 fn prepare_workers(
     threads: &Threads,
     shutdown: &Shutdown,
-) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<(Thread, Option<std::thread::JoinHandle<()>>)>) {
+) -> (Vec<WorkerHandle>, Vec<mpsc::Receiver<ToWorker>>, Vec<Thread>) {
     let (count, own) = match threads {
         Threads::Own(count) => ((*count).max(1), true),
         Threads::Shared(count) => ((*count).max(1), false),
@@ -255,10 +256,10 @@ fn prepare_workers(
                 // Sessions that outlive the drain end with their runtime.
                 runtime.shutdown_background();
             });
-            started.push((Some(give), Some(thread.expect("the system gives a thread at the start"))));
+            started.push(Some((give, thread.expect("the system gives a thread at the start"))));
         } else {
             handles.push(WorkerHandle { inbox, runtime: Handle::current() });
-            started.push((None, None));
+            started.push(None);
         }
     }
     (handles, inboxes, started)
@@ -308,21 +309,23 @@ async fn run(
     node: Arc<Node>,
     parts: LobbyNode,
     inboxes: Vec<mpsc::Receiver<ToWorker>>,
-    threads: Vec<(Thread, Option<std::thread::JoinHandle<()>>)>,
+    threads: Vec<Thread>,
     link_events: LinkEvents,
     links_task: impl Future<Output = ()> + Send + 'static,
 ) {
     let LobbyNode { config, listener, registry, health, readiness, shutdown, .. } = parts;
     let tasks = TaskTracker::new();
     let mut joins = Vec::new();
-    for (inbox, (thread, join)) in inboxes.into_iter().zip(threads) {
+    for (inbox, thread) in inboxes.into_iter().zip(threads) {
         let worker = Worker::new(Arc::clone(&node));
         match thread {
             // The thread waits for exactly this.
-            Some(thread) => drop(thread.send((worker, inbox))),
+            Some((thread, join)) => {
+                drop(thread.send((worker, inbox)));
+                joins.push(join);
+            }
             None => drop(tasks.spawn(worker.run(inbox))),
         }
-        joins.extend(join);
     }
     let gate = readiness.dependency("lease");
     let component = health.component("directory");
@@ -427,7 +430,11 @@ async fn dispatch(node: Arc<Node>, mut events: LinkEvents) {
                 incarnations.insert(from.clone(), incarnation);
                 match LinkMessage::decode(&payload) {
                     Some(LinkMessage::ToOwner(lobby, message)) => {
-                        node.tell(&lobby.clone(), ToWorker::FromNode { from, lobby, message }).await;
+                        node.tell(
+                            &lobby.clone(),
+                            ToWorker::FromNode { from, lobby, message: Box::new(message) },
+                        )
+                        .await;
                     }
                     Some(LinkMessage::FromOwner(lobby, message)) => {
                         let message = Box::new(message);

@@ -439,10 +439,10 @@ impl Backlog {
             }
             written -= rest;
             self.front_written = 0;
-            if let Shed::Ephemeral { key: Some(key), .. } = &front.shed {
-                if self.latest.get(key) == Some(&self.left) {
-                    self.latest.remove(key);
-                }
+            if let Shed::Ephemeral { key: Some(key), .. } = &front.shed
+                && self.latest.get(key) == Some(&self.left)
+            {
+                self.latest.remove(key);
             }
             self.queue.pop_front();
             self.left += 1;

@@ -125,12 +125,14 @@ pub(crate) enum ReplyTo {
     Resume(Arc<Gather>, usize),
 }
 
+type LobbyOutcome = Result<Joined, (LobbyId, Refusal)>;
+
 /// Gathers the outcomes of a resume; the last one sends the reply, and then the missed events may flow.
 pub(crate) struct Gather {
     id: Option<u32>,
     session: Arc<SessionHandle>,
     lobbies: Vec<LobbyId>,
-    outcomes: Mutex<Vec<Option<Result<Joined, (LobbyId, Refusal)>>>>,
+    outcomes: Mutex<Vec<Option<LobbyOutcome>>>,
 }
 
 impl Gather {
@@ -298,7 +300,7 @@ impl Session {
             _ => return self.close(CloseCode::ProtocolError, "the frame is of the other encoding"),
         };
         match self.commands.take() {
-            Grant::Flood => return self.close(CloseCode::Flood, "far too many commands"),
+            Grant::Flood => self.close(CloseCode::Flood, "far too many commands"),
             grant => match Request::decode(encoding, &frame) {
                 Err(DecodeError::Protocol) => {
                     self.close(CloseCode::ProtocolError, "the frame is not one object with `op`");

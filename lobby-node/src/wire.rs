@@ -24,6 +24,7 @@ pub(crate) enum LinkMessage {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(crate) enum ToOwner {
     /// `token` is the sender's own number of the command; the answer carries it.
     Command {

@@ -70,7 +70,7 @@ pub(crate) enum ToWorker {
     FromNode {
         from: NodeName,
         lobby: LobbyId,
-        message: ToOwner,
+        message: Box<ToOwner>,
     },
     FromOwner {
         from: NodeName,
@@ -197,7 +197,7 @@ impl Worker {
             ToWorker::Command(envelope) => self.on_command(*envelope),
             ToWorker::Detach { lobby, session } => self.on_detach(&lobby, &session),
             ToWorker::Pull { lobby, session } => self.on_pull(&lobby, &session),
-            ToWorker::FromNode { from, lobby, message } => self.on_from_node(from, lobby, message),
+            ToWorker::FromNode { from, lobby, message } => self.on_from_node(from, lobby, *message),
             ToWorker::FromOwner { from, lobby, message } => self.on_from_owner(&from, &lobby, *message),
             ToWorker::LinkReset { peer, restarted } => self.on_link_reset(&peer, restarted),
             ToWorker::ViewChanged => self.on_view_changed(),

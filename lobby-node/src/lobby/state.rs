@@ -257,10 +257,10 @@ impl State {
     }
 
     fn set_host(&mut self, user: Option<&UserId>) {
-        if let Some(former) = self.host.take() {
-            if let Some(member) = self.member_mut(&former) {
-                member.role = MemberRole::Player;
-            }
+        if let Some(former) = self.host.take()
+            && let Some(member) = self.member_mut(&former)
+        {
+            member.role = MemberRole::Player;
         }
         self.host = user.cloned();
         if let Some(member) = user.and_then(|user| self.member_mut(user)) {

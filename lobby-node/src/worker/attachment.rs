@@ -261,12 +261,19 @@ impl Worker {
 
     /// A join was answered too late, and the owner counts a session that nobody seated: it is told who is here.
     fn name_sessions(&mut self, owner: &NodeName, lobby: &LobbyId) {
-        if self.attachments.get(lobby).is_some_and(|attachment| !attachment.audience.is_empty()) {
-            return self.turn_again(lobby);
+        if let Some(attachment) = self.attachments.get_mut(lobby) {
+            if !attachment.audience.is_empty() {
+                return self.turn_again(lobby);
+            }
+            // Joins that are under way are not here yet: they are sent again behind this.
+            for (envelope, sent) in attachment.unanswered.values_mut() {
+                *sent &= passes(envelope);
+            }
         }
         let since = Position { epoch: Epoch(0), seq: Seq(0) };
         let nobody = ToOwner::Attach { token: self.token(), since, sessions: Vec::new() };
         self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
+        self.send_unsent(lobby);
     }
 
     /// Sends attaches again that were not answered, and looks for owners of lobbies without one.
@@ -312,10 +319,11 @@ impl Worker {
                     Some(1_000),
                 );
             }
-            if let Some(attachment) = self.attachments.get(&envelope.lobby) {
-                if attachment.is_idle() && !attachment.audience.has_staged() {
-                    self.attachments.remove(&envelope.lobby);
-                }
+            if let Some(attachment) = self.attachments.get(&envelope.lobby)
+                && attachment.is_idle()
+                && !attachment.audience.has_staged()
+            {
+                self.attachments.remove(&envelope.lobby);
             }
         }
     }
@@ -333,10 +341,11 @@ impl Worker {
             for slot in self.shards.values_mut() {
                 let ShardSlot::Owned(owned) = slot else { continue };
                 for slot in owned.lobbies.values_mut() {
-                    if let LobbySlot::Live(lobby) = slot {
-                        if let Some(port) = lobby.nodes.get_mut(peer) {
-                            port.confirm_by = Some(by);
-                        }
+                    if let LobbySlot::Live(lobby) = slot
+                        && let Some(port) = lobby.nodes.get_mut(peer)
+                    {
+                        port.confirm_by = Some(by);
+                        port.unconfirmed = port.sessions.keys().cloned().collect();
                     }
                 }
             }

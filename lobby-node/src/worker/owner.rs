@@ -80,7 +80,10 @@ pub(super) struct Lobby {
 #[derive(Default)]
 pub(super) struct Port {
     pub(super) sessions: HashMap<SessionId, UserId>,
+    /// The link was reset: by then the node has named the sessions that it still has.
     pub(super) confirm_by: Option<Instant>,
+    /// Those that it has not named since.
+    pub(super) unconfirmed: Vec<SessionId>,
 }
 
 #[derive(Default)]
@@ -273,11 +276,11 @@ impl Lobby {
     fn take(&mut self, owned: &mut OwnedShard, node: &Node, envelope: Envelope, out: &mut Vec<Emit>) {
         let now = node.clock.now().max(self.state.at);
         let sender = envelope.caller.user.clone();
-        if let Some(key) = &envelope.key {
-            if let Some(outcome) = self.state.outcome(&sender, key, now) {
-                let reply = Output::Reply(Ok(repeated(outcome)));
-                return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
-            }
+        if let Some(key) = &envelope.key
+            && let Some(outcome) = self.state.outcome(&sender, key, now)
+        {
+            let reply = Output::Reply(Ok(repeated(outcome)));
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
         }
         if self.pending.len() >= PENDING_MAX {
             let refusal =
@@ -333,17 +336,11 @@ impl Lobby {
         let sender = envelope.caller.user.clone();
         let LobbyCommand::Join(join) = &envelope.command else { return };
         let since = join.since;
-        if !self.state.open {
-            if let Grant::Later(ms) = node.creates.take(&sender) {
-                let refusal =
-                    Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
-                return self.speak_behind(
-                    owned,
-                    Some(sender),
-                    Some(envelope),
-                    vec![Output::Reply(Err(refusal))],
-                );
-            }
+        if !self.state.open
+            && let Grant::Later(ms) = node.creates.take(&sender)
+        {
+            let refusal = Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
         }
         let mut outputs = Vec::new();
         let joins = !changes.is_empty();
@@ -466,6 +463,7 @@ impl Lobby {
                             (&outcome, &envelope.origin)
                         {
                             let port = self.nodes.entry(node.clone()).or_default();
+                            port.unconfirmed.retain(|session| *session != envelope.caller.session);
                             port.sessions
                                 .insert(envelope.caller.session.clone(), envelope.caller.user.clone());
                         }
@@ -492,7 +490,7 @@ impl Lobby {
                             let sessions = sessions
                                 .map(|caller| (caller.session.clone(), caller.user.clone()))
                                 .collect();
-                            self.nodes.insert(name.clone(), Port { sessions, confirm_by: None });
+                            self.nodes.insert(name.clone(), Port { sessions, ..Port::default() });
                         }
                         out.push(Emit::Attached { task, refused, events, epoch });
                     }
@@ -586,10 +584,10 @@ impl Worker {
     pub(super) fn on_owned(&mut self, shard: Shard, lobby_id: &LobbyId, task: Task) {
         let node = Arc::clone(&self.node);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
-        if owned.is_degraded() {
-            if let Task::Command(envelope) = task {
-                return self.take_degraded(owned_id(shard, lobby_id), envelope);
-            }
+        if owned.is_degraded()
+            && let Task::Command(envelope) = task
+        {
+            return self.take_degraded(owned_id(shard, lobby_id), envelope);
         }
         let slot = match owned.lobbies.get_mut(lobby_id) {
             None => {
@@ -887,12 +885,12 @@ impl Worker {
         let mut still = Vec::new();
         for lobby_id in ready {
             let mut out = Vec::new();
-            if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) {
-                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id) {
-                    lobby.release(committed, epoch, &node.limits, &mut out);
-                    if !lobby.pending.is_empty() {
-                        still.push(lobby_id.clone());
-                    }
+            if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard)
+                && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
+            {
+                lobby.release(committed, epoch, &node.limits, &mut out);
+                if !lobby.pending.is_empty() {
+                    still.push(lobby_id.clone());
                 }
             }
             self.emit(&lobby_id, out);

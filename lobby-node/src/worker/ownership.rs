@@ -14,7 +14,7 @@ use mlms_protocol::{Class, Epoch, ErrorCode, LobbyId, Millis, NodeName, Seq, Sha
 use mlms_store::StoreError;
 use tokio::time::Instant;
 
-use super::owner::{AttachTask, Lobby, LobbySlot, Output, Port, Task, presence_event};
+use super::owner::{AttachTask, LobbySlot, Output, Task, presence_event};
 use super::shard::{Logged, OwnedShard, ShardSlot, Snapshots};
 use super::{Done, Envelope, Origin, Worker};
 use crate::lobby::{Entry, Passing, PassingEvent, Recorded, State, Target};
@@ -59,10 +59,10 @@ pub(super) enum Route {
 async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
     let Ok(view) = node.directory.refresh().await else { return Claimed::Failed };
     let expected = view.record(shard).cloned();
-    if let Some(owner) = view.owner(shard) {
-        if owner.name != node.name {
-            return Claimed::Lost;
-        }
+    if let Some(owner) = view.owner(shard)
+        && owner.name != node.name
+    {
+        return Claimed::Lost;
     }
     let epoch = Epoch(expected.as_ref().map_or(1, |record| record.epoch.0 + 1));
     let record = ShardRecord { node: node.name.clone(), incarnation: node.incarnation, epoch };
@@ -125,11 +125,11 @@ impl Worker {
     pub(super) fn retry_claims(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (shard, slot) in &mut self.shards {
-            if let ShardSlot::Claiming { retry_at, .. } = slot {
-                if retry_at.is_some_and(|at| at <= now) {
-                    *retry_at = None;
-                    due.push(*shard);
-                }
+            if let ShardSlot::Claiming { retry_at, .. } = slot
+                && retry_at.is_some_and(|at| at <= now)
+            {
+                *retry_at = None;
+                due.push(*shard);
             }
         }
         for shard in due {
@@ -300,10 +300,6 @@ impl Worker {
 
     /// The sessions of a node that is gone are lost.
     pub(super) fn forget_node(&mut self, gone: &NodeName) {
-        self.forget_node_where(gone, |_| true);
-    }
-
-    fn forget_node_where(&mut self, gone: &NodeName, concerned: impl Fn(&Lobby) -> bool) {
         let now = self.node.clock.now();
         let mut away = Vec::new();
         for slot in self.shards.values_mut() {
@@ -311,9 +307,6 @@ impl Worker {
             let OwnedShard { lobbies, .. } = owned.as_mut();
             for (id, slot) in lobbies {
                 let LobbySlot::Live(lobby) = slot else { continue };
-                if !concerned(lobby) {
-                    continue;
-                }
                 lobby.nodes.remove(gone);
                 let lost: Vec<_> = lobby
                     .presence
@@ -435,24 +428,33 @@ impl Worker {
         });
     }
 
-    /// Nodes that did not say again which sessions they have, after a link was reset, have none.
+    /// Sessions that their node did not name again after a link was reset are gone.
     fn confirm_ports(&mut self) {
-        let now = Instant::now();
-        let mut silent = Vec::new();
-        for slot in self.shards.values() {
+        let (now, wall) = (Instant::now(), self.node.clock.now());
+        let mut away = Vec::new();
+        for slot in self.shards.values_mut() {
             let ShardSlot::Owned(owned) = slot else { continue };
-            for slot in owned.lobbies.values() {
+            let OwnedShard { lobbies, .. } = owned.as_mut();
+            for (id, slot) in lobbies {
                 let LobbySlot::Live(lobby) = slot else { continue };
-                let late = lobby.nodes.iter().filter(|(_, port)| port.confirm_by.is_some_and(|by| by <= now));
-                silent.extend(late.map(|(name, _)| name.clone()));
+                let mut gone = Vec::new();
+                for port in
+                    lobby.nodes.values_mut().filter(|port| port.confirm_by.is_some_and(|by| by <= now))
+                {
+                    port.confirm_by = None;
+                    for session in std::mem::take(&mut port.unconfirmed) {
+                        gone.extend(port.sessions.get(&session).cloned().map(|user| (session, user)));
+                    }
+                }
+                for (session, user) in gone {
+                    if lobby.detach(&session, &user, wall) {
+                        away.push((id.clone(), user));
+                    }
+                }
             }
         }
-        silent.sort();
-        silent.dedup();
-        for node in silent {
-            // Only where it was silent: it may have named its sessions in other lobbies.
-            let late = |port: &Port| port.confirm_by.is_some_and(|by| by <= now);
-            self.forget_node_where(&node, |lobby| lobby.nodes.get(&node).is_some_and(late));
+        for (lobby, user) in away {
+            self.pass_in(&lobby, presence_event(&lobby, &user, true));
         }
     }
 
@@ -515,10 +517,10 @@ impl Worker {
         }
         let mut states = Vec::new();
         for (id, slot) in &owned.lobbies {
-            if let LobbySlot::Live(lobby) = slot {
-                if lobby.state.seq > lobby.snapshot_seq {
-                    states.push((id.clone(), lobby.state.seq, Bytes::from(lobby.state.snapshot())));
-                }
+            if let LobbySlot::Live(lobby) = slot
+                && lobby.state.seq > lobby.snapshot_seq
+            {
+                states.push((id.clone(), lobby.state.seq, Bytes::from(lobby.state.snapshot())));
             }
         }
         if states.is_empty() {
@@ -630,10 +632,10 @@ impl Worker {
             }
         }
         for (lobby_id, seq) in saved {
-            if let Some(owned) = self.owned(&lobby_id) {
-                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id) {
-                    lobby.saved = lobby.saved.max(seq);
-                }
+            if let Some(owned) = self.owned(&lobby_id)
+                && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
+            {
+                lobby.saved = lobby.saved.max(seq);
             }
         }
     }

@@ -118,6 +118,7 @@ fn add(totals: &mut BTreeMap<&'static str, u64>, counts: &Counts) {
 }
 
 /// Runs one seed. `None`: it failed, and the reasons are printed.
+#[expect(clippy::print_stdout, reason = "a failed seed is for people to read")]
 fn run(seed: u64) -> Option<Counts> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -189,7 +190,7 @@ async fn simulate(seed: u64) -> (Arc<History>, bool) {
             places: places.clone(),
             users: users.clone(),
             // Where all connections may be lost at once, nobody may have seen the end that the history then hides.
-            closes: seed % 3 == 0 && matches!(trouble, Trouble::Players | Trouble::Noise),
+            closes: seed.is_multiple_of(3) && matches!(trouble, Trouble::Players | Trouble::Noise),
         };
         let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history));
         playing.push(tokio::spawn(player.play(end, quiet)));

@@ -66,6 +66,10 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         let pid = std::fs::read_to_string(self.folder.0.join("pid")).unwrap();
         assert!(Command::new("kill").args(["-s", name, pid.trim()]).status().unwrap().success());
+        // A stop reaches the threads one after the other; until the last one has it, the server still answers.
+        while name == "STOP" && !every_thread_is_stopped(pid.trim()) {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
@@ -75,6 +79,14 @@ impl Server {
     async fn execute(&self, sql: &'static str) -> Result<(), sqlx::Error> {
         run(&self.url("mysql"), sql).await
     }
+}
+
+fn every_thread_is_stopped(pid: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }
 
 /// Runs one statement on a connection of its own.
