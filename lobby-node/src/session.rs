@@ -175,6 +175,8 @@ struct Session {
     chats: Bucket,
     joins: Bucket,
     token_expires_at: Millis,
+    /// When to look at the clock for that; no timer is set anew for a frame.
+    expiry: Instant,
     /// Numbers the commands that carry no nonce.
     counted: u64,
 }
@@ -201,6 +203,7 @@ pub(crate) async fn run(
         chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),
         joins: Bucket::new(limits.joins_per_s.into(), limits.lobbies_per_session_max as f64),
         token_expires_at: start.token_expires_at,
+        expiry: expiry(start.token_expires_at, node.clock.now()),
         counted: 0,
         handle: Arc::clone(&handle),
         node: Arc::clone(&node),
@@ -230,7 +233,7 @@ impl Session {
         tokio::pin!(timer);
         loop {
             let pong_due = unanswered.map_or(next_ping, |pinged| pinged + PONG_TIME);
-            let wake_at = closing.unwrap_or_else(|| next_ping.min(pong_due).min(self.expiry()));
+            let wake_at = closing.unwrap_or_else(|| next_ping.min(pong_due).min(self.expiry));
             if timer.deadline() != wake_at {
                 timer.as_mut().reset(wake_at);
             }
@@ -259,6 +262,8 @@ impl Session {
                     let now = Instant::now();
                     if self.node.clock.now() >= self.token_expires_at {
                         outbox.close(CloseCode::TokenExpired, "the token has expired", Reconnect::Now, None);
+                    } else if now >= self.expiry {
+                        self.expiry = expiry(self.token_expires_at, self.node.clock.now());
                     } else if unanswered.is_some_and(|pinged| now >= pinged + PONG_TIME) {
                         outbox.close(CloseCode::NoPong, "no sign of life", Reconnect::Now, None);
                     } else if now >= next_ping {
@@ -277,12 +282,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    fn expiry(&self) -> Instant {
-        let left = self.token_expires_at.0.saturating_sub(self.node.clock.now().0);
-        // A far expiry is looked at again each day: timers have an end.
-        Instant::now() + Duration::from_millis(left.min(86_400_000))
     }
 
     async fn pull(&self, lobbies: Vec<LobbyId>) {
@@ -389,8 +388,7 @@ impl Session {
                     Grant::Flood => return Err(flood()),
                 }
                 if !self.handle.is_in(lobby) && self.handle.lobby_count() >= limits.lobbies_per_session_max {
-                    let text = format!("a session may be in {} lobbies", limits.lobbies_per_session_max);
-                    return Err(Refusal::new(ErrorCode::Conflict, text));
+                    return Err(self.too_many_lobbies());
                 }
             }
             Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => {
@@ -413,6 +411,11 @@ impl Session {
         Ok(())
     }
 
+    fn too_many_lobbies(&self) -> Refusal {
+        let text = format!("a session may be in {} lobbies", self.node.limits.lobbies_per_session_max);
+        Refusal::new(ErrorCode::Conflict, text)
+    }
+
     async fn authenticate(&mut self, token: &str) -> Result<Millis, Refusal> {
         let claims = self.node.verifier.verify(token).await;
         let claims = claims.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
@@ -420,6 +423,7 @@ impl Session {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token is of another user"));
         }
         self.token_expires_at = Millis(claims.exp.saturating_mul(1_000));
+        self.expiry = expiry(self.token_expires_at, self.node.clock.now());
         Ok(self.token_expires_at)
     }
 
@@ -440,7 +444,22 @@ impl Session {
             lobbies: unique.iter().map(|point| point.lobby.clone()).collect(),
             outcomes: Mutex::new(vec![None; unique.len()]),
         });
+        let mut entered = self.handle.lobby_count();
         for (place, ResumePoint { lobby, epoch, seq }) in unique.into_iter().enumerate() {
+            let refusal = match self.joins.take() {
+                Grant::Flood => return self.close(CloseCode::Flood, "far too many lobbies resumed"),
+                Grant::Later(ms) => Some(rate_limited("joins", ms)),
+                Grant::Yes if self.handle.is_in(&lobby) => None,
+                Grant::Yes => {
+                    entered += 1;
+                    (entered > self.node.limits.lobbies_per_session_max).then(|| self.too_many_lobbies())
+                }
+            };
+            if let Some(refusal) = refusal {
+                self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+                gather.complete(place, Err(refusal));
+                continue;
+            }
             let since = Some(mlms_protocol::command::Position { epoch, seq });
             let join = LobbyCommand::Join(Join { since, ..Join::default() });
             self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
@@ -471,6 +490,11 @@ impl Session {
         };
         self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
     }
+}
+
+/// A far expiry is looked at again each day: timers have an end.
+fn expiry(token_expires_at: Millis, now: Millis) -> Instant {
+    Instant::now() + Duration::from_millis(token_expires_at.0.saturating_sub(now.0).min(86_400_000))
 }
 
 fn rate_limited(what: &str, ms: u64) -> Refusal {

@@ -12,7 +12,7 @@ mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlms_protocol::{ErrorCode, Role, UserId};
 use secrecy::ExposeSecret;
@@ -34,7 +34,7 @@ const NAME_CHARS_MAX: usize = 64;
 /// The last second of the year 9999: later expiries are cut, so that times in milliseconds never overflow.
 const EXPIRY_MAX: u64 = 253_402_300_799;
 
-/// Clock difference that is forgiven in `exp` and `nbf`, in seconds.
+/// Clock difference that is forgiven in `nbf`, in seconds. `exp` counts to the second, at connect as in a session.
 const LEEWAY_SECONDS: u64 = 5;
 
 /// What a verified token says.
@@ -282,6 +282,10 @@ struct RawClaims {
 
 impl RawClaims {
     fn checked(self) -> Result<Claims, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        if self.exp <= now {
+            return Err(TokenError::Expired);
+        }
         let sub = UserId::new(&self.sub)
             .map_err(|_| TokenError::Bad("its sub is empty, too long or has control characters"))?;
         let name = self.name.as_ref().and_then(serde_json::Value::as_str).map(clean_name);

@@ -353,6 +353,38 @@ async fn frames_that_are_none_end_the_session_and_bad_fields_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resume_enters_no_more_lobbies_than_joins_would() {
+    let fleet = fleet(Limits { lobbies_per_session_max: 5, joins_per_s: 1, ..no_rates() }).await;
+    let mut ann = fleet.connect(0, "ann").await;
+    let points: Vec<_> = (0..5).map(|n| lobby(&format!("lobby-{n}"))).collect();
+    for lobby in &points[..3] {
+        ann.join(lobby).await;
+        ann.leave(lobby).await;
+    }
+    let home = points[0].clone();
+    ann.join(&home).await;
+    let since =
+        |lobby: &LobbyId| ResumePoint { lobby: lobby.clone(), epoch: Default::default(), seq: Seq(0) };
+    let outcome = ann.ask(Command::Resume(points.iter().map(since).collect()), None).await;
+    let Ok(Answer::Resumed(outcomes)) = outcome else { panic!("{outcome:?}") };
+    // One of five joins was left in the bucket: the others are told when to come again.
+    assert!(outcomes[0].is_ok(), "{outcomes:?}");
+    for outcome in &outcomes[1..] {
+        let Err((_, refusal)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(refusal.code, ErrorCode::RateLimited);
+        assert!(refusal.retry_ms.is_some());
+    }
+    sleep(Duration::from_secs(10)).await;
+    let strange: Vec<_> = (10..15).map(|n| lobby(&format!("lobby-{n}"))).collect();
+    let outcome = ann.ask(Command::Resume(strange.iter().map(since).collect()), None).await;
+    let Ok(Answer::Resumed(outcomes)) = outcome else { panic!("{outcome:?}") };
+    let codes: Vec<_> =
+        outcomes.iter().map(|one| one.as_ref().err().map(|(_, refusal)| refusal.code)).collect();
+    // In one lobby already: four more may be tried, and these do not exist.
+    assert_eq!(codes, [vec![Some(ErrorCode::NotFound); 4], vec![Some(ErrorCode::Conflict)]].concat());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resume_of_thousands_of_events_to_a_slow_socket_does_not_end_in_4002() {
     let limits = Limits {
         outbox_bytes_max: 64 * 1024,
