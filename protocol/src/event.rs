@@ -75,6 +75,9 @@ pub enum Change {
     GameFinished {
         game: u64,
         by: Option<UserId>,
+        /// Who played it to the end: the members at the finish, without spectators.
+        #[serde(default)]
+        players: Vec<UserId>,
         results: Option<Body>,
     },
     Kicked {
@@ -183,8 +186,8 @@ impl LobbyEvent {
                 w.field("game", game).field("user", user).field("stat", stat).field("amount", amount);
                 w.option("by", by.as_ref());
             }
-            Change::GameFinished { game, by, results } => {
-                w.field("game", game).option("by", by.as_ref());
+            Change::GameFinished { game, by, players, results } => {
+                w.field("game", game).option("by", by.as_ref()).field("players", players);
                 if let Some(results) = results {
                     w.body("results", results);
                 }
@@ -248,6 +251,7 @@ impl LobbyEvent {
             "game_finished" => Change::GameFinished {
                 game: fields.need("game")?,
                 by: fields.get("by")?,
+                players: fields.get("players")?.unwrap_or_default(),
                 results: fields.body("results")?,
             },
             "kicked" => Change::Kicked {

@@ -219,8 +219,13 @@ fn every_change() -> Vec<Change> {
             amount: i64::MIN,
             by: by.clone(),
         },
-        Change::GameFinished { game: 7, by: None, results: None },
-        Change::GameFinished { game: 8, by: None, results: Some(Body::json(&serde_json::Value::Null)) },
+        Change::GameFinished { game: 7, by: None, players: vec![ann.clone(), ben], results: None },
+        Change::GameFinished {
+            game: 8,
+            by: None,
+            players: Vec::new(),
+            results: Some(Body::json(&serde_json::Value::Null)),
+        },
         Change::Kicked { user: ann.clone(), by: by.clone(), reason: reason.clone() },
         Change::Banned { user: ann.clone(), by: by.clone(), until, reason: reason.clone() },
         Change::Unbanned { user: ann.clone(), by: by.clone() },
@@ -256,7 +261,12 @@ async fn packed_bodies_come_back_byte_for_byte(store: &Store) {
     let body = |bytes: &[u8]| Body::new(Encoding::Msgpack, bytes).unwrap();
     let mut changes: Vec<_> = packed.iter().map(|bytes| said("ann", body(bytes))).collect();
     changes.push(Change::Edited { of: Seq(1), by: user("ann"), body: body(packed[0]) });
-    changes.push(Change::GameFinished { game: 1, by: None, results: Some(body(packed[2])) });
+    changes.push(Change::GameFinished {
+        game: 1,
+        by: None,
+        players: vec![user("ann")],
+        results: Some(body(packed[2])),
+    });
     let events: Vec<_> = changes.into_iter().zip(1..).map(|(c, seq)| event("p", 1, seq, c)).collect();
     store.save_events(&events).await.unwrap();
     let stored = store.history(&lobby("p"), Range::Latest, Seq(0), 200).await.unwrap();

@@ -252,8 +252,8 @@ fn change(encoding: Encoding) -> impl Strategy<Value = Change> {
         (any::<u64>(), by()).prop_map(|(game, by)| Change::GameStarted { game, by }),
         (any::<u64>(), user_id(), text(), any::<i64>(), by())
             .prop_map(|(game, user, stat, amount, by)| { Change::Reported { game, user, stat, amount, by } }),
-        (any::<u64>(), by(), option::of(body(encoding)))
-            .prop_map(|(game, by, results)| Change::GameFinished { game, by, results }),
+        (any::<u64>(), by(), prop::collection::vec(user_id(), 0..3), option::of(body(encoding)))
+            .prop_map(|(game, by, players, results)| Change::GameFinished { game, by, players, results }),
     ];
     let moderation = prop_oneof![
         (user_id(), by(), reason()).prop_map(|(user, by, reason)| Change::Kicked { user, by, reason }),

@@ -193,7 +193,12 @@ pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
         ),
         (
             "game_finished",
-            Change::GameFinished { game: 5, by: by(), results: Some(Body::json(&json!({"winner": "ann"}))) },
+            Change::GameFinished {
+                game: 5,
+                by: by(),
+                players: vec![user("ann"), user("bob")],
+                results: Some(Body::json(&json!({"winner": "ann"}))),
+            },
         ),
         ("kicked", Change::Kicked { user: user("bob"), by: by(), reason: reason() }),
         ("banned", Change::Banned { user: user("bob"), by: by(), until: Some(AT), reason: reason() }),
