@@ -1,10 +1,18 @@
 //! A worker owns a part of all lobbies, on one thread: those that this node owns, and the audiences of those that
 //! it does not. It takes commands, decides, journals, fans out, and never waits for a member or another node.
 
+mod archive;
 mod attachment;
+mod forward;
+mod intake;
+mod live;
 mod owner;
 mod ownership;
+mod peers;
+mod seat;
 mod shard;
+mod speech;
+mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

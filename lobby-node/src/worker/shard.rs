@@ -10,7 +10,7 @@ use mlms_cluster::journal::{AppendError, EntryId, Fence};
 use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
-use super::owner::LobbySlot;
+use super::live::LobbySlot;
 use super::{Done, Envelope};
 use crate::node::Node;
 

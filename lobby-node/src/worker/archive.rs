@@ -1,0 +1,162 @@
+//! What follows the journal: snapshots of the lobbies, and the writes to the event store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlms_cluster::journal::{AppendError, EntryId};
+use mlms_protocol::{LobbyId, Seq, Shard};
+use mlms_store::StoreError;
+use tokio::time::Instant;
+
+use super::live::LobbySlot;
+use super::shard::{ShardSlot, Snapshots};
+use super::{Done, Worker};
+
+/// Events in one write to the event store.
+const ARCHIVE_BATCH: usize = 2_000;
+/// Pause after a failed write to the event store.
+const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
+/// How often a busy shard's lobbies are snapshotted.
+pub(super) const SNAPSHOT_PERIOD: Duration = Duration::from_secs(30);
+
+impl Worker {
+    pub(super) fn snapshot_all(&mut self) {
+        let shards: Vec<_> = self.shards.keys().copied().collect();
+        for shard in shards {
+            self.take_snapshots(shard);
+        }
+    }
+
+    /// Takes the state of every lobby that has changed. It may include what is not committed yet, so it is saved
+    /// only behind that batch.
+    pub(super) fn take_snapshots(&mut self, shard: Shard) {
+        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        owned.next_snapshot = Instant::now() + SNAPSHOT_PERIOD;
+        if owned.snapshots.is_some() || owned.snapshotting {
+            return;
+        }
+        let mut states = Vec::new();
+        for (id, slot) in &owned.lobbies {
+            if let LobbySlot::Live(lobby) = slot
+                && lobby.state.seq > lobby.snapshot_seq
+            {
+                states.push((id.clone(), lobby.state.seq, Bytes::from(lobby.state.snapshot())));
+            }
+        }
+        if states.is_empty() {
+            return;
+        }
+        owned.snapshots = Some(Snapshots { batch: owned.gathering_batch, states });
+        owned.want_append();
+        self.gathered.insert(shard);
+    }
+
+    pub(super) fn save_snapshots(&mut self, shard: Shard) {
+        let node = Arc::clone(&self.node);
+        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        if owned.snapshots.as_ref().is_none_or(|snapshots| snapshots.batch > owned.committed_batch) {
+            return;
+        }
+        let Some(Snapshots { states, .. }) = owned.snapshots.take() else { return };
+        owned.snapshotting = true;
+        let (fence, covers) = (owned.fence(&node), owned.top);
+        let saved = states.iter().map(|(lobby, seq, _)| (lobby.clone(), *seq)).collect();
+        let changed = states.into_iter().map(|(lobby, _, bytes)| (lobby, Some(bytes))).collect();
+        self.spawn(async move {
+            let result = node.journal.save_snapshots(shard, &fence, changed).await;
+            Done::Snapshotted { shard, covers, saved, result }
+        });
+    }
+
+    pub(super) fn on_snapshotted(
+        &mut self,
+        shard: Shard,
+        covers: EntryId,
+        saved: &[(LobbyId, Seq)],
+        result: Result<(), AppendError>,
+    ) {
+        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        owned.snapshotting = false;
+        match result {
+            Ok(()) => {
+                owned.snapshotted = owned.snapshotted.max(covers);
+                for (lobby, seq) in saved {
+                    if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby) {
+                        lobby.snapshot_seq = *seq;
+                    }
+                }
+            }
+            Err(AppendError::Deposed) => self.on_deposed(shard),
+            Err(AppendError::Unclear) => {
+                tracing::warn!(%shard, "snapshots could not be saved; they are taken again")
+            }
+        }
+    }
+
+    /// Starts a write to the event store, if there is something and none is under way.
+    pub(super) fn archive(&mut self) {
+        if self.archiving {
+            return;
+        }
+        let (mut events, mut marks) = (Vec::new(), Vec::new());
+        for (shard, slot) in &self.shards {
+            let ShardSlot::Owned(owned) = slot else { continue };
+            let mut last = None;
+            for logged in owned.unarchived() {
+                if events.len() >= ARCHIVE_BATCH {
+                    break;
+                }
+                events.extend(logged.events.iter().cloned());
+                last = Some(logged.id);
+            }
+            marks.extend(last.map(|id| (*shard, id)));
+        }
+        if events.is_empty() {
+            return;
+        }
+        self.archiving = true;
+        let store = self.node.store.clone();
+        self.spawn(async move {
+            let mut newest: HashMap<LobbyId, Seq> = HashMap::new();
+            for event in &events {
+                let seq = newest.entry(event.lobby.clone()).or_default();
+                *seq = event.seq.max(*seq);
+            }
+            let result = store.save_events(&events).await.map(drop);
+            if result.is_err() {
+                tokio::time::sleep(ARCHIVE_PAUSE).await;
+            }
+            Done::Archived { marks, saved: newest.into_iter().collect(), events: events.len(), result }
+        });
+    }
+
+    pub(super) fn on_archived(
+        &mut self,
+        marks: Vec<(Shard, EntryId)>,
+        saved: Vec<(LobbyId, Seq)>,
+        events: usize,
+        result: Result<(), StoreError>,
+    ) {
+        self.archiving = false;
+        if let Err(error) = result {
+            self.node.metrics.archive_failures.inc();
+            tracing::warn!(%error, "events could not be written to the database; they stay in the journal");
+            return;
+        }
+        self.node.metrics.archived.inc_by(events as u64);
+        for (shard, id) in marks {
+            if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) {
+                owned.archived = owned.archived.max(id);
+            }
+        }
+        for (lobby_id, seq) in saved {
+            if let Some(owned) = self.owned(&lobby_id)
+                && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
+            {
+                lobby.saved = lobby.saved.max(seq);
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The road of this node's commands to a lobby's owner, wherever that is now: they go out in their order, again after
+//! a change of owner or a broken link, and are refused when their time is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlms_protocol::command::Position;
+use mlms_protocol::placement::shard_of;
+use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq};
+use tokio::time::Instant;
+
+use super::attachment::{Attach, Attachment, Feed, passes};
+use super::live::{CONFIRM_TIME, LobbySlot, Task};
+use super::ownership::Route;
+use super::shard::ShardSlot;
+use super::{Envelope, Origin, Worker};
+use crate::wire::{FromOwner, LinkMessage, ToOwner};
+
+/// Commands of one lobby that may wait for their owner's answer.
+const UNANSWERED_MAX: usize = 4_096;
+/// When an attach that was not answered is sent again.
+const ATTACH_AGAIN: Duration = Duration::from_secs(1);
+
+impl Worker {
+    pub(super) fn on_command(&mut self, envelope: Envelope) {
+        let shard = shard_of(&envelope.lobby);
+        match self.route(shard) {
+            Route::Here => {
+                let lobby = envelope.lobby.clone();
+                self.on_owned(shard, &lobby, Task::Command(envelope));
+            }
+            Route::Claim => self.wait_for_claim(shard, Some(envelope)),
+            Route::Node(owner) => self.forward(envelope, Some(owner)),
+            Route::Nowhere => self.forward(envelope, None),
+        }
+    }
+
+    /// Sends a session's command to the owner, or tells another node that it asked the wrong one.
+    fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
+        if let Origin::Node { node, token } = &envelope.origin {
+            let moved = FromOwner::Moved { token: *token, to: owner.filter(|owner| owner != node) };
+            return self.send(node, &LinkMessage::FromOwner(envelope.lobby.clone(), moved));
+        }
+        let lobby = envelope.lobby.clone();
+        let metrics = Arc::clone(&self.node.metrics);
+        let attachment = self.attachments.entry(lobby.clone()).or_insert_with(|| {
+            let feed = match owner {
+                Some(owner) => Feed::Remote { owner, attach: Attach::Attached },
+                None => Feed::Lost,
+            };
+            Attachment::new(lobby.clone(), feed, metrics)
+        });
+        if attachment.unanswered.len() >= UNANSWERED_MAX {
+            return self.refuse(
+                &envelope,
+                ErrorCode::Overloaded,
+                "the lobby's node does not keep up",
+                Some(500),
+            );
+        }
+        self.next_token += 1;
+        attachment.unanswered.insert(self.next_token, (envelope, false));
+        self.send_unsent(&lobby);
+    }
+
+    /// Sends the commands that the present owner has not got yet, in their order.
+    pub(super) fn send_unsent(&mut self, lobby: &LobbyId) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let Feed::Remote { owner, attach: Attach::Attached } = &attachment.feed else { return };
+        for (token, (envelope, sent)) in &mut attachment.unanswered {
+            if *sent {
+                continue;
+            }
+            *sent = true;
+            let command = ToOwner::Command {
+                token: *token,
+                caller: envelope.caller.as_ref().clone(),
+                key: envelope.key.clone(),
+                command: envelope.command.clone(),
+            };
+            self.node.links.send(owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
+        }
+    }
+
+    /// Looks again where each lobby's owner is, and attaches to a new one.
+    pub(super) fn follow_owners(&mut self) {
+        let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
+        for lobby in lobbies {
+            let shard = shard_of(&lobby);
+            let Some(attachment) = self.attachments.get(&lobby) else { continue };
+            match (self.route(shard), &attachment.feed) {
+                (Route::Here, Feed::Local { .. }) | (Route::Nowhere, _) => {}
+                (Route::Here, _) => {}
+                (Route::Claim, _) => self.wait_for_claim(shard, None),
+                (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
+                (Route::Node(owner), _) => self.turn_to(&lobby, owner),
+            }
+        }
+    }
+
+    /// Takes a node for the owner from now on.
+    pub(super) fn turn_to(&mut self, lobby: &LobbyId, owner: NodeName) {
+        let token = self.token();
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        attachment.lose_owner();
+        if attachment.audience.is_empty() {
+            attachment.feed = Feed::Remote { owner, attach: Attach::Attached };
+            return self.send_unsent(lobby);
+        }
+        attachment.feed =
+            Feed::Remote { owner: owner.clone(), attach: Attach::Asked { token, at: Instant::now() } };
+        let attach = ToOwner::Attach { token, since: attachment.position, sessions: attachment.attaching() };
+        self.send(&owner, &LinkMessage::ToOwner(lobby.clone(), attach));
+    }
+
+    /// Attaches anew to the same owner: something between was lost.
+    pub(super) fn turn_again(&mut self, lobby: &LobbyId) {
+        let owner = match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
+            Some(Feed::Remote { owner, .. }) => owner.clone(),
+            _ => return,
+        };
+        self.turn_to(lobby, owner);
+    }
+
+    /// A join was answered too late, and the owner counts a session that nobody seated: it is told who is here.
+    pub(super) fn name_sessions(&mut self, owner: &NodeName, lobby: &LobbyId) {
+        if let Some(attachment) = self.attachments.get_mut(lobby) {
+            if !attachment.audience.is_empty() {
+                return self.turn_again(lobby);
+            }
+            // Joins that are under way are not here yet: they are sent again behind this.
+            for (envelope, sent) in attachment.unanswered.values_mut() {
+                *sent &= passes(envelope);
+            }
+        }
+        let since = Position { epoch: Epoch(0), seq: Seq(0) };
+        let nobody = ToOwner::Attach { token: self.token(), since, sessions: Vec::new() };
+        self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
+        self.send_unsent(lobby);
+    }
+
+    /// Sends attaches again that were not answered, and looks for owners of lobbies without one.
+    pub(super) fn attach_again(&mut self) {
+        let now = Instant::now();
+        let late = |attachment: &Attachment| matches!(attachment.feed, Feed::Remote { attach: Attach::Asked { at, .. }, .. } if at + ATTACH_AGAIN <= now);
+        let due: Vec<_> =
+            self.attachments.iter().filter(|(_, one)| late(one)).map(|(id, _)| id.clone()).collect();
+        for lobby in due {
+            self.turn_again(&lobby);
+        }
+        if self.attachments.values().any(|attachment| matches!(attachment.feed, Feed::Lost)) {
+            self.follow_owners();
+        }
+    }
+
+    pub(super) fn expire_commands(&mut self, now: Instant) {
+        let mut expired = Vec::new();
+        for attachment in self.attachments.values_mut() {
+            // Commands are in the order of their deadlines.
+            while let Some(entry) = attachment.unanswered.first_entry() {
+                if entry.get().0.deadline > now {
+                    break;
+                }
+                expired.push(entry.remove());
+            }
+        }
+        for slot in self.shards.values_mut() {
+            if let ShardSlot::Claiming { waiting, .. } = slot {
+                let late = waiting.partition_point(|envelope| envelope.deadline <= now);
+                expired.extend(waiting.drain(..late).map(|envelope| (envelope, false)));
+            }
+        }
+        for (envelope, sent) in expired {
+            if sent {
+                // It may have happened: only the owner knows.
+                self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));
+            } else {
+                self.refuse(
+                    &envelope,
+                    ErrorCode::OwnerUnavailable,
+                    "the lobby's node is out of reach",
+                    Some(1_000),
+                );
+            }
+            if let Some(attachment) = self.attachments.get(&envelope.lobby)
+                && attachment.is_idle()
+                && !attachment.audience.has_staged()
+            {
+                self.attachments.remove(&envelope.lobby);
+            }
+        }
+    }
+
+    pub(super) fn on_link_reset(&mut self, peer: &NodeName, restarted: bool) {
+        let fed = self.attachments.iter().filter(|(_, attachment)| attachment.is_fed_by(peer));
+        let lobbies: Vec<_> = fed.map(|(lobby, _)| lobby.clone()).collect();
+        for lobby in lobbies {
+            self.turn_again(&lobby);
+        }
+        if restarted {
+            self.forget_node(peer);
+        } else {
+            let by = Instant::now() + CONFIRM_TIME;
+            for slot in self.shards.values_mut() {
+                let ShardSlot::Owned(owned) = slot else { continue };
+                for slot in owned.lobbies.values_mut() {
+                    if let LobbySlot::Live(lobby) = slot
+                        && let Some(port) = lobby.nodes.get_mut(peer)
+                    {
+                        port.confirm_by = Some(by);
+                        port.unconfirmed = port.sessions.keys().cloned().collect();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A lobby takes a command or a node's sessions: it decides, applies what follows, and queues what it will say.
+
+use mlms_protocol::command::Join;
+use mlms_protocol::reply::Joined;
+use mlms_protocol::{Answer, Change, Class, ErrorCode, JoinStatus, LobbyCommand, Millis, Refusal};
+
+use super::live::{AttachTask, Lobby, Output, presence_event};
+use super::shard::OwnedShard;
+use super::speech::Emit;
+use super::{Envelope, Origin};
+use crate::limiter::Grant;
+use crate::lobby::{CommandKey, Decision, Outcome, Recorded};
+use crate::node::Node;
+use crate::wire::Attaching;
+
+/// Events decided but not committed, in one lobby; beyond it new commands get `overloaded`.
+const PENDING_MAX: usize = 4_096;
+
+impl Lobby {
+    pub(super) fn take(
+        &mut self,
+        owned: &mut OwnedShard,
+        node: &Node,
+        envelope: Envelope,
+        out: &mut Vec<Emit>,
+    ) {
+        let now = node.clock.now().max(self.state.at);
+        let sender = envelope.caller.user.clone();
+        if let Some(key) = &envelope.key
+            && let Some(outcome) = self.state.outcome(&sender, key, now)
+        {
+            let reply = Output::Reply(Ok(repeated(outcome)));
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
+        }
+        if self.pending.len() >= PENDING_MAX {
+            let refusal =
+                Refusal::new(ErrorCode::Overloaded, "the lobby has too much under way").retry_after(500);
+            out.push(Emit::Reply { envelope, outcome: Err(refusal) });
+            return;
+        }
+        let alone = self.is_alone(&envelope.caller);
+        let decision = self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules);
+        match decision {
+            Err(refusal) => {
+                self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
+            }
+            Ok(Decision::Pass(passing)) => {
+                node.metrics.messages.with_label_values(&[passing.class.as_str()]).inc();
+                self.pass(owned.epoch, passing, Some(envelope), out);
+            }
+            Ok(Decision::History(query)) => {
+                self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::History(query)]);
+            }
+            Ok(Decision::Answer(answer)) => {
+                let answer = self.complete(answer);
+                if let LobbyCommand::Leave = envelope.command {
+                    self.detach(&envelope.caller.session, &sender, now);
+                }
+                self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Ok(answer))]);
+            }
+            Ok(Decision::Change(changes, recorded)) => {
+                let key = envelope.key.clone();
+                let changes = changes.into_iter().map(|change| with_nonce(change, key.as_ref())).collect();
+                if recorded == Recorded::Sent {
+                    node.metrics.messages.with_label_values(&[Class::Durable.as_str()]).inc();
+                }
+                let events = self.commit(owned, changes, key.map(|key| (sender.clone(), key)), recorded, now);
+                let last = events.last().expect("a change has at least one event");
+                let outcome = Outcome { recorded, epoch: last.epoch, seq: last.seq, at: last.at };
+                let mut outputs: Vec<_> = events.into_iter().map(Output::Event).collect();
+                outputs.push(Output::Reply(Ok(answer_of(outcome, false))));
+                self.speak_behind(owned, Some(sender), Some(envelope), outputs);
+            }
+            Ok(Decision::Attach(changes)) => self.join(owned, node, envelope, changes, now),
+        }
+    }
+
+    fn join(
+        &mut self,
+        owned: &mut OwnedShard,
+        node: &Node,
+        envelope: Envelope,
+        changes: Vec<Change>,
+        now: Millis,
+    ) {
+        let sender = envelope.caller.user.clone();
+        let LobbyCommand::Join(join) = &envelope.command else { return };
+        let since = join.since;
+        if !self.state.open
+            && let Grant::Later(ms) = node.creates.take(&sender)
+        {
+            let refusal = Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
+        }
+        let mut outputs = Vec::new();
+        let joins = !changes.is_empty();
+        if joins {
+            let events = self.commit(owned, changes, None, Recorded::Changed, now);
+            outputs.extend(events.into_iter().map(Output::Event));
+        }
+        let from = match &envelope.origin {
+            Origin::Session(..) => None,
+            Origin::Node { node, .. } => Some(node.clone()),
+        };
+        let was_away = self.attach(&envelope.caller, from.as_ref());
+        if was_away && !joins {
+            outputs.push(Output::Pass(presence_event(&self.state.lobby, &sender, false)));
+        }
+        self.empty_since = None;
+        let missed = since.and_then(|since| {
+            self.state.missed_since(since, owned.epoch, &node.limits).map(|missed| (since, missed))
+        });
+        let joined = match missed {
+            Some((since, missed)) => Joined {
+                lobby: self.state.lobby.clone(),
+                epoch: since.epoch,
+                seq: since.seq,
+                status: JoinStatus::Resumed,
+                missed,
+                state: None,
+            },
+            None => Joined {
+                lobby: self.state.lobby.clone(),
+                epoch: owned.epoch,
+                seq: self.state.seq,
+                status: if since.is_some() { JoinStatus::Snapshot } else { JoinStatus::Joined },
+                missed: 0,
+                state: Some(Box::new(self.state.view(&sender, |user| self.is_away(user)))),
+            },
+        };
+        node.metrics.joins.with_label_values(&[joined.status.as_str()]).inc();
+        outputs.push(Output::Reply(Ok(Answer::Joined(joined))));
+        self.speak_behind(owned, Some(sender), Some(envelope), outputs);
+    }
+
+    /// Fills in what only the connections know.
+    fn complete(&self, mut answer: Answer) -> Answer {
+        if let Answer::Roster { members, .. } = &mut answer {
+            for member in members {
+                member.away = self.is_away(&member.user);
+            }
+        }
+        answer
+    }
+
+    pub(super) fn take_attach(&mut self, owned: &mut OwnedShard, node: &Node, task: AttachTask, now: Millis) {
+        let from = task.from.as_ref().map(|(name, _)| name.clone());
+        let listed: Vec<_> = task.sessions.iter().map(|attaching| attaching.caller.session.clone()).collect();
+        let mut outputs = Vec::new();
+        let mut refused = Vec::new();
+        for Attaching { caller, .. } in &task.sessions {
+            if self.state.member(&caller.user).is_none() {
+                let join = LobbyCommand::Join(Join::default());
+                match self.state.decide(caller, &join, true, now, &node.rules) {
+                    Ok(Decision::Attach(changes)) => {
+                        let events = self.commit(owned, changes, None, Recorded::Changed, now);
+                        outputs.extend(events.into_iter().map(Output::Event));
+                    }
+                    Ok(_) => {}
+                    Err(refusal) => {
+                        refused.push((caller.session.clone(), refusal));
+                        continue;
+                    }
+                }
+            }
+            if self.attach(caller, from.as_ref()) {
+                outputs.push(Output::Pass(presence_event(&self.state.lobby, &caller.user, false)));
+            }
+        }
+        // Sessions that the node does not name any more are gone.
+        let gone: Vec<_> = self
+            .presence
+            .iter()
+            .flat_map(|(user, presence)| presence.sessions.iter().map(move |session| (user, session)))
+            .filter(|(_, (session, at))| *at == from && !listed.contains(session))
+            .map(|(user, (session, _))| (user.clone(), session.clone()))
+            .collect();
+        for (user, session) in gone {
+            if self.detach(&session, &user, now) {
+                outputs.push(Output::Pass(presence_event(&self.state.lobby, &user, true)));
+            }
+        }
+        self.empty_since = None;
+        outputs.push(Output::Attached(task, refused));
+        self.speak_behind(owned, None, None, outputs);
+    }
+}
+
+fn with_nonce(change: Change, key: Option<&CommandKey>) -> Change {
+    match (change, key) {
+        (Change::Message { kind, from, body, .. }, Some(CommandKey::Nonce(nonce))) => {
+            Change::Message { kind, from, body, nonce: Some(nonce.clone()) }
+        }
+        (change, _) => change,
+    }
+}
+
+fn answer_of(outcome: Outcome, dup: bool) -> Answer {
+    let Outcome { recorded, epoch, seq, at } = outcome;
+    match recorded {
+        Recorded::Sent => Answer::Sent { epoch, seq, at, dup },
+        Recorded::Changed => Answer::Changed { seq, game: None },
+        Recorded::Done => Answer::Done,
+    }
+}
+
+fn repeated(outcome: Outcome) -> Answer {
+    answer_of(outcome, true)
+}

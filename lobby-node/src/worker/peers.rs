@@ -1,0 +1,147 @@
+//! What this node does as a lobby's owner for the sessions on other nodes.
+
+use std::sync::Arc;
+
+use mlms_protocol::placement::shard_of;
+use mlms_protocol::{Epoch, LobbyEvent, LobbyId, NodeName, Refusal, SessionId, UserId};
+use tokio::time::Instant;
+
+use super::live::{AttachTask, LobbySlot, Task, presence_event};
+use super::ownership::Route;
+use super::shard::{OwnedShard, ShardSlot};
+use super::{Envelope, Origin, Worker};
+use crate::session::COMMAND_TIME;
+use crate::wire::{AttachOutcome, FromOwner, LinkMessage, ToOwner};
+
+/// Events in one page for a session that pulls what it missed.
+pub(super) const PAGE_EVENTS: usize = 256;
+
+impl Worker {
+    pub(super) fn on_from_node(&mut self, from: NodeName, lobby: LobbyId, message: ToOwner) {
+        let shard = shard_of(&lobby);
+        match message {
+            ToOwner::Command { token, caller, key, command } => self.on_command(Envelope {
+                caller: Arc::new(caller),
+                origin: Origin::Node { node: from, token },
+                lobby,
+                command,
+                key,
+                deadline: Instant::now() + COMMAND_TIME,
+            }),
+            ToOwner::Attach { token, since, sessions } => match self.route(shard) {
+                Route::Here => {
+                    let task =
+                        AttachTask { lobby: lobby.clone(), from: Some((from, token)), since, sessions };
+                    self.on_owned(shard, &lobby, Task::Attach(task));
+                }
+                // The node asks again: by then the claim is decided.
+                Route::Claim => self.wait_for_claim(shard, None),
+                Route::Node(_) | Route::Nowhere => {
+                    let moved = FromOwner::Moved { token, to: None };
+                    self.send(&from, &LinkMessage::FromOwner(lobby, moved));
+                }
+            },
+            ToOwner::Detach { session, user } => self.detach(&lobby, &session, &user),
+            ToOwner::Page { token, after } => {
+                let events = match self.owned(&lobby).and_then(|owned| owned.lobbies.get(&lobby)) {
+                    Some(LobbySlot::Live(lobby)) => lobby.events_between(after, PAGE_EVENTS),
+                    _ => None,
+                };
+                let events =
+                    events.map(|events| events.iter().map(|event| LobbyEvent::clone(event)).collect());
+                self.send(&from, &LinkMessage::FromOwner(lobby, FromOwner::Page { token, events }));
+            }
+        }
+    }
+
+    pub(super) fn detach(&mut self, lobby_id: &LobbyId, session: &SessionId, user: &UserId) {
+        let now = self.node.clock.now();
+        let Some(owned) = self.owned(lobby_id) else { return };
+        let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby_id) else { return };
+        if lobby.detach(session, user, now) {
+            self.pass_in(lobby_id, presence_event(lobby_id, user, true));
+        }
+    }
+
+    pub(super) fn attached(
+        &mut self,
+        task: AttachTask,
+        refused: Vec<(SessionId, Refusal)>,
+        events: Option<Vec<Arc<LobbyEvent>>>,
+        epoch: Epoch,
+    ) {
+        let outcome = match events {
+            Some(events) => AttachOutcome::Continue {
+                events: events.iter().map(|event| LobbyEvent::clone(event)).collect(),
+                refused,
+            },
+            None => AttachOutcome::Restart,
+        };
+        match task.from {
+            Some((node, token)) => {
+                let attached = FromOwner::Attached { token, epoch, outcome };
+                self.send(&node, &LinkMessage::FromOwner(task.lobby, attached));
+            }
+            None => self.on_attached(&task.lobby, epoch, outcome),
+        }
+    }
+
+    /// The sessions of a node that is gone are lost.
+    pub(super) fn forget_node(&mut self, gone: &NodeName) {
+        let now = self.node.clock.now();
+        let mut away = Vec::new();
+        for slot in self.shards.values_mut() {
+            let ShardSlot::Owned(owned) = slot else { continue };
+            let OwnedShard { lobbies, .. } = owned.as_mut();
+            for (id, slot) in lobbies {
+                let LobbySlot::Live(lobby) = slot else { continue };
+                lobby.nodes.remove(gone);
+                let lost: Vec<_> = lobby
+                    .presence
+                    .iter()
+                    .flat_map(|(user, presence)| presence.sessions.iter().map(move |session| (user, session)))
+                    .filter(|(_, (_, node))| node.as_ref() == Some(gone))
+                    .map(|(user, (session, _))| (user.clone(), session.clone()))
+                    .collect();
+                for (user, session) in lost {
+                    if lobby.detach(&session, &user, now) {
+                        away.push((id.clone(), user));
+                    }
+                }
+            }
+        }
+        for (lobby, user) in away {
+            self.pass_in(&lobby, presence_event(&lobby, &user, true));
+        }
+    }
+
+    /// Sessions that their node did not name again after a link was reset are gone.
+    pub(super) fn confirm_ports(&mut self) {
+        let (now, wall) = (Instant::now(), self.node.clock.now());
+        let mut away = Vec::new();
+        for slot in self.shards.values_mut() {
+            let ShardSlot::Owned(owned) = slot else { continue };
+            let OwnedShard { lobbies, .. } = owned.as_mut();
+            for (id, slot) in lobbies {
+                let LobbySlot::Live(lobby) = slot else { continue };
+                let mut gone = Vec::new();
+                for port in
+                    lobby.nodes.values_mut().filter(|port| port.confirm_by.is_some_and(|by| by <= now))
+                {
+                    port.confirm_by = None;
+                    for session in std::mem::take(&mut port.unconfirmed) {
+                        gone.extend(port.sessions.get(&session).cloned().map(|user| (session, user)));
+                    }
+                }
+                for (session, user) in gone {
+                    if lobby.detach(&session, &user, wall) {
+                        away.push((id.clone(), user));
+                    }
+                }
+            }
+        }
+        for (lobby, user) in away {
+            self.pass_in(&lobby, presence_event(&lobby, &user, true));
+        }
+    }
+}

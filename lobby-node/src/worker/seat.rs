@@ -1,0 +1,295 @@
+//! What this node does for its own sessions with what a lobby's owner says: replies, seats, events in their order, and
+//! pages of what a session missed.
+
+use std::sync::Arc;
+
+use mlms_protocol::command::{Join, Position};
+use mlms_protocol::placement::shard_of;
+use mlms_protocol::reply::Joined;
+use mlms_protocol::{Answer, Epoch, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq};
+use tokio::time::Instant;
+
+use super::attachment::{Attach, Attachment, Feed};
+use super::live::LobbySlot;
+use super::ownership::Route;
+use super::peers::PAGE_EVENTS;
+use super::shard::ShardSlot;
+use super::{Envelope, Origin, Worker};
+use crate::audience::Pulled;
+use crate::session::{COMMAND_TIME, ReplyTo, SessionHandle};
+use crate::wire::{AttachOutcome, FromOwner, LinkMessage, ToOwner};
+
+impl Worker {
+    pub(super) fn on_from_owner(&mut self, from: &NodeName, lobby: &LobbyId, message: FromOwner) {
+        match message {
+            FromOwner::Answer { token, outcome } => {
+                let Some((envelope, _)) = self
+                    .attachments
+                    .get_mut(lobby)
+                    .and_then(|attachment| attachment.unanswered.remove(&token))
+                else {
+                    if matches!(outcome, Ok(Answer::Joined(_))) {
+                        self.name_sessions(from, lobby);
+                    }
+                    return;
+                };
+                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+                if let Ok(Answer::Joined(joined)) = &outcome {
+                    let live = joined.seq.0 + joined.missed;
+                    if !attachment.audience.is_empty() && attachment.position.seq.0 != live {
+                        // Events before the join did not arrive: first those, then the join again.
+                        attachment.unanswered.insert(token, (envelope, false));
+                        return self.turn_again(lobby);
+                    }
+                }
+                self.answer_session(envelope, outcome);
+            }
+            FromOwner::Moved { token, to } => {
+                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+                if let Some((_, sent)) = attachment.unanswered.get_mut(&token) {
+                    *sent = false;
+                }
+                match to {
+                    Some(owner) if owner != self.node.name && owner != *from => self.turn_to(lobby, owner),
+                    _ => {
+                        attachment.lose_owner();
+                        let directory = self.node.directory.clone();
+                        self.spawn(async move {
+                            // Without an answer the regular reading of the view finds the owner.
+                            let _ = directory.refresh().await;
+                            super::Done::Nothing
+                        });
+                    }
+                }
+            }
+            FromOwner::Event { epoch, event } => {
+                let fed = self.attachments.get(lobby).is_some_and(|one| one.is_fed_by(from));
+                if fed {
+                    self.pass_on(lobby, epoch, Arc::new(event));
+                }
+            }
+            FromOwner::Pass { epoch, passing } => {
+                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+                if attachment.is_fed_by(from)
+                    && attachment.is_attached()
+                    && epoch >= attachment.position.epoch
+                {
+                    attachment.audience.stage_passing(passing);
+                    self.staged.insert(lobby.clone());
+                }
+            }
+            FromOwner::Attached { token, epoch, outcome } => {
+                let asked = match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
+                    Some(Feed::Remote { owner, attach: Attach::Asked { token, .. } }) if owner == from => {
+                        Some(*token)
+                    }
+                    _ => None,
+                };
+                if asked == Some(token) {
+                    self.on_attached(lobby, epoch, outcome);
+                }
+            }
+            FromOwner::Page { token, events } => {
+                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+                let Some((session, after)) = attachment.pages.remove(&token) else { return };
+                if attachment.audience.pulling_at(&session) != Some(after) {
+                    // It was seated anew meanwhile, and has asked for another page.
+                    return;
+                }
+                let events = events.map(|events| events.into_iter().map(Arc::new).collect::<Vec<_>>());
+                let pulled = attachment.audience.pull(&session, |at| {
+                    events.map(|events| events.into_iter().skip_while(|event| event.seq <= at).collect())
+                });
+                if pulled == Pulled::OutOfReach {
+                    self.restart(lobby, &session);
+                }
+            }
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, lobby: &LobbyId, epoch: Epoch, event: Arc<LobbyEvent>) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        // Nobody here needs it: who is seated next starts from the position that its join gave.
+        if !attachment.is_attached() || attachment.audience.is_empty() {
+            return;
+        }
+        if attachment.pass_on(epoch, event) {
+            self.staged.insert(lobby.clone());
+        } else {
+            self.turn_again(lobby);
+        }
+    }
+
+    pub(super) fn on_attached(&mut self, lobby: &LobbyId, epoch: Epoch, outcome: AttachOutcome) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        match &mut attachment.feed {
+            Feed::Local { attached } => *attached = true,
+            Feed::Remote { attach, .. } => *attach = Attach::Attached,
+            Feed::Lost => return,
+        }
+        self.staged.insert(lobby.clone());
+        for session in std::mem::take(&mut attachment.owed) {
+            session.outbox.pull_later(lobby);
+        }
+        match outcome {
+            AttachOutcome::Continue { events, refused } => {
+                for event in events {
+                    attachment.pass_on(epoch, Arc::new(event));
+                }
+                attachment.position.epoch = attachment.position.epoch.max(epoch);
+                let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
+                for (id, refusal) in refused {
+                    let Some(session) = sessions.iter().find(|session| session.caller.session == id) else {
+                        continue;
+                    };
+                    attachment.audience.unseat(session);
+                    let frame = session.reply_frame(&ReplyTo::Nobody, "resume", Some(lobby), Err(refusal));
+                    if let Some(frame) = frame {
+                        session.outbox.push(&frame);
+                    }
+                }
+            }
+            AttachOutcome::Restart => {
+                let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
+                for session in sessions {
+                    self.restart(lobby, &session);
+                }
+            }
+        }
+        self.send_unsent(lobby);
+    }
+
+    /// A session cannot be brought up to date event by event: it joins anew, and gets a snapshot.
+    fn restart(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let saved = attachment.audience.wants_saved(session);
+        attachment.audience.unseat(session);
+        let join = LobbyCommand::Join(Join { saved, ..Join::default() });
+        self.on_command(Envelope {
+            caller: Arc::clone(&session.caller),
+            origin: Origin::Session(Arc::clone(session), ReplyTo::Snapshot),
+            lobby: lobby.clone(),
+            command: join,
+            key: None,
+            deadline: Instant::now() + COMMAND_TIME,
+        });
+    }
+
+    /// Gives a session the outcome of its command, and a seat if it was a join.
+    pub(super) fn answer_session(&mut self, envelope: Envelope, outcome: Result<Answer, Refusal>) {
+        let Origin::Session(session, reply_to) = &envelope.origin else {
+            return self.reply(&envelope, outcome);
+        };
+        match &outcome {
+            Ok(Answer::Joined(joined)) => {
+                let joined = joined.clone();
+                let saved = matches!(&envelope.command, LobbyCommand::Join(join) if join.saved);
+                let (session, reply_to) = (Arc::clone(session), reply_to.clone());
+                self.seat(&envelope, &session, &reply_to, &joined, saved, outcome);
+            }
+            Ok(Answer::Done) if matches!(envelope.command, LobbyCommand::Leave) => {
+                let session = Arc::clone(session);
+                self.reply(&envelope, outcome);
+                if let Some(attachment) = self.attachments.get_mut(&envelope.lobby) {
+                    attachment.audience.unseat(&session);
+                    self.staged.insert(envelope.lobby.clone());
+                }
+            }
+            _ => self.reply(&envelope, outcome),
+        }
+    }
+
+    fn seat(
+        &mut self,
+        envelope: &Envelope,
+        session: &Arc<SessionHandle>,
+        reply_to: &ReplyTo,
+        joined: &Joined,
+        saved: bool,
+        outcome: Result<Answer, Refusal>,
+    ) {
+        let lobby = &envelope.lobby;
+        let shard = shard_of(lobby);
+        let (route, metrics) = (self.route(shard), Arc::clone(&self.node.metrics));
+        let attachment = self.attachments.entry(lobby.clone()).or_insert_with(|| {
+            let feed = match route {
+                Route::Node(owner) => Feed::Remote { owner, attach: Attach::Attached },
+                _ => Feed::Local { attached: true },
+            };
+            Attachment::new(lobby.clone(), feed, metrics)
+        });
+        let live = Seq(joined.seq.0 + joined.missed);
+        if attachment.audience.is_empty() {
+            attachment.position = Position { epoch: joined.epoch.max(attachment.position.epoch), seq: live };
+            attachment.audience.set_head(live);
+            if let Feed::Local { attached } = &mut attachment.feed {
+                *attached = true;
+            }
+        }
+        let behind = match (joined.status, reply_to) {
+            (JoinStatus::Resumed, _) => Some((joined.seq, true)),
+            // The reply to a resume comes when all its lobbies have answered: no event may come before it.
+            (_, ReplyTo::Resume(..)) => Some((joined.seq, false)),
+            _ => None,
+        };
+        let seated = attachment.audience.seat(session, saved, behind);
+        self.staged.insert(lobby.clone());
+        if !seated {
+            return self.on_detach(lobby, session);
+        }
+        self.reply(envelope, outcome);
+        if behind.is_some() && !matches!(reply_to, ReplyTo::Resume(..)) {
+            self.on_pull(lobby, session);
+        }
+    }
+
+    /// A session has ended.
+    pub(super) fn on_detach(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
+        if let Some(attachment) = self.attachments.get_mut(lobby) {
+            attachment.audience.unseat(session);
+            attachment.pages.retain(|_, (puller, _)| puller.number != session.number);
+            attachment.owed.retain(|puller| puller.number != session.number);
+            self.staged.insert(lobby.clone());
+        }
+        let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
+        match self.route(shard_of(lobby)) {
+            Route::Node(owner) => {
+                let detach = ToOwner::Detach { session: id, user };
+                self.send(&owner, &LinkMessage::ToOwner(lobby.clone(), detach));
+            }
+            _ => self.detach(lobby, &id, &user),
+        }
+    }
+
+    /// A session takes the next page of what it missed.
+    pub(super) fn on_pull(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
+        let token = self.token();
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let Some(at) = attachment.audience.pulling_at(session) else { return };
+        if at < attachment.audience.head() {
+            if !attachment.is_attached() {
+                return attachment.owed.push(Arc::clone(session));
+            }
+            if let Feed::Remote { owner, .. } = &attachment.feed {
+                attachment.pages.insert(token, (Arc::clone(session), at));
+                let page = ToOwner::Page { token, after: at };
+                self.node.links.send(owner, LinkMessage::ToOwner(lobby.clone(), page).encode());
+                return;
+            }
+        }
+        let owned = match self.shards.get(&shard_of(lobby)) {
+            Some(ShardSlot::Owned(owned)) => owned.lobbies.get(lobby),
+            _ => None,
+        };
+        let live = match owned {
+            Some(LobbySlot::Live(live)) => Some(live),
+            _ => None,
+        };
+        let pulled = attachment
+            .audience
+            .pull(session, |at| live.and_then(|lobby| lobby.events_between(at, PAGE_EVENTS)));
+        if pulled == Pulled::OutOfReach {
+            self.restart(lobby, session);
+        }
+    }
+}
