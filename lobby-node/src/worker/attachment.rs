@@ -26,6 +26,8 @@ pub(super) struct Attachment {
     pub(super) pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
     /// Sessions that pull, and whose page nobody can be asked for at the moment.
     pub(super) owed: Vec<Arc<SessionHandle>>,
+    /// Joins of sessions that still pull, by session; one each.
+    pub(super) held: HashMap<u64, Envelope>,
 }
 
 pub(super) enum Feed {
@@ -56,6 +58,7 @@ impl Attachment {
             unanswered: BTreeMap::new(),
             pages: HashMap::new(),
             owed: Vec::new(),
+            held: HashMap::new(),
         }
     }
 

@@ -90,7 +90,7 @@ impl Worker {
             let Some(attachment) = self.attachments.get(&lobby) else { continue };
             match (self.route(shard), &attachment.feed) {
                 (Route::Here, Feed::Local { .. }) | (Route::Nowhere, _) => {}
-                (Route::Here, _) => {}
+                (Route::Here, _) => self.attach_lobby(&lobby),
                 (Route::Claim, _) => self.wait_for_claim(shard, None),
                 (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
                 (Route::Node(owner), _) => self.turn_to(&lobby, owner),
@@ -151,6 +151,7 @@ impl Worker {
         if self.attachments.values().any(|attachment| matches!(attachment.feed, Feed::Lost)) {
             self.follow_owners();
         }
+        self.take_all_held();
     }
 
     pub(super) fn expire_commands(&mut self, now: Instant) {

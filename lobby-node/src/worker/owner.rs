@@ -35,7 +35,9 @@ impl Worker {
                 return self.load_lobby(lobby_id.clone());
             }
             Some(LobbySlot::Loading { waiting, .. }) => {
-                if waiting.len() < WAITING_MAX {
+                // Of attaches there is one, this node's own, that nobody would send again.
+                let is_own_attach = matches!(&task, Task::Attach(attach) if attach.from.is_none());
+                if waiting.len() < WAITING_MAX || is_own_attach {
                     return waiting.push(task);
                 }
                 if let Task::Command(envelope) = task {

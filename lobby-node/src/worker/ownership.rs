@@ -221,16 +221,22 @@ impl Worker {
         let lobbies: Vec<_> =
             self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect();
         for lobby in lobbies {
-            let Some(attachment) = self.attachments.get_mut(&lobby) else { continue };
-            let unanswered = attachment.become_local();
-            let (since, sessions) = (attachment.position, attachment.attaching());
-            if !sessions.is_empty() {
-                let task = AttachTask { lobby: lobby.clone(), from: None, since, sessions };
-                self.on_owned(shard, &lobby, Task::Attach(task));
-            }
-            for envelope in unanswered {
-                self.on_owned(shard, &lobby, Task::Command(envelope));
-            }
+            self.attach_lobby(&lobby);
+        }
+    }
+
+    /// Feeds one audience from here, after what it missed since it was fed last.
+    pub(super) fn attach_lobby(&mut self, lobby: &LobbyId) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let shard = shard_of(lobby);
+        let unanswered = attachment.become_local();
+        let (since, sessions) = (attachment.position, attachment.attaching());
+        if !sessions.is_empty() {
+            let task = AttachTask { lobby: lobby.clone(), from: None, since, sessions };
+            self.on_owned(shard, lobby, Task::Attach(task));
+        }
+        for envelope in unanswered {
+            self.on_owned(shard, lobby, Task::Command(envelope));
         }
     }
 

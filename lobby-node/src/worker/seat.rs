@@ -6,10 +6,12 @@ use std::sync::Arc;
 use mlms_protocol::command::{Join, Position};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::reply::Joined;
-use mlms_protocol::{Answer, Epoch, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq};
+use mlms_protocol::{
+    Answer, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq,
+};
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed};
+use super::attachment::{Attach, Attachment, Feed, passes};
 use super::live::LobbySlot;
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
@@ -44,24 +46,7 @@ impl Worker {
                 }
                 self.answer_session(envelope, outcome);
             }
-            FromOwner::Moved { token, to } => {
-                let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-                if let Some((_, sent)) = attachment.unanswered.get_mut(&token) {
-                    *sent = false;
-                }
-                match to {
-                    Some(owner) if owner != self.node.name && owner != *from => self.turn_to(lobby, owner),
-                    _ => {
-                        attachment.lose_owner();
-                        let directory = self.node.directory.clone();
-                        self.spawn(async move {
-                            // Without an answer the regular reading of the view finds the owner.
-                            let _ = directory.refresh().await;
-                            super::Done::Nothing
-                        });
-                    }
-                }
-            }
+            FromOwner::Moved { token, to } => self.on_moved(from, lobby, token, to),
             FromOwner::Event { epoch, event } => {
                 let fed = self.attachments.get(lobby).is_some_and(|one| one.is_fed_by(from));
                 if fed {
@@ -100,9 +85,33 @@ impl Worker {
                 let pulled = attachment.audience.pull(&session, |at| {
                     events.map(|events| events.into_iter().skip_while(|event| event.seq <= at).collect())
                 });
-                if pulled == Pulled::OutOfReach {
-                    self.restart(lobby, &session);
-                }
+                self.after_pull(lobby, &session, &pulled);
+            }
+        }
+    }
+
+    /// The receiver of a command or an attach is not the owner, and may know who is.
+    fn on_moved(&mut self, from: &NodeName, lobby: &LobbyId, token: u64, to: Option<NodeName>) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let is_fed = attachment.is_fed_by(from);
+        if let Some((envelope, sent)) = attachment.unanswered.get_mut(&token) {
+            // What is journaled was sent to the present owner already when this node turned to it.
+            *sent &= !is_fed && !passes(envelope);
+        }
+        if !is_fed {
+            // A word of an earlier owner, late on its way.
+            return self.send_unsent(lobby);
+        }
+        match to {
+            Some(owner) if owner != self.node.name && owner != *from => self.turn_to(lobby, owner),
+            _ => {
+                attachment.lose_owner();
+                let directory = self.node.directory.clone();
+                self.spawn(async move {
+                    // Without an answer the regular reading of the view finds the owner.
+                    let _ = directory.refresh().await;
+                    super::Done::Nothing
+                });
             }
         }
     }
@@ -185,7 +194,7 @@ impl Worker {
                 let joined = joined.clone();
                 let saved = matches!(&envelope.command, LobbyCommand::Join(join) if join.saved);
                 let (session, reply_to) = (Arc::clone(session), reply_to.clone());
-                self.seat(&envelope, &session, &reply_to, &joined, saved, outcome);
+                self.seat(envelope, &session, &reply_to, &joined, saved, outcome);
             }
             Ok(Answer::Done) if matches!(envelope.command, LobbyCommand::Leave) => {
                 let session = Arc::clone(session);
@@ -201,14 +210,14 @@ impl Worker {
 
     fn seat(
         &mut self,
-        envelope: &Envelope,
+        envelope: Envelope,
         session: &Arc<SessionHandle>,
         reply_to: &ReplyTo,
         joined: &Joined,
         saved: bool,
         outcome: Result<Answer, Refusal>,
     ) {
-        let lobby = &envelope.lobby;
+        let lobby = &envelope.lobby.clone();
         let shard = shard_of(lobby);
         let (route, metrics) = (self.route(shard), Arc::clone(&self.node.metrics));
         let attachment = self.attachments.entry(lobby.clone()).or_insert_with(|| {
@@ -219,25 +228,38 @@ impl Worker {
             Attachment::new(lobby.clone(), feed, metrics)
         });
         let live = Seq(joined.seq.0 + joined.missed);
-        if attachment.audience.is_empty() {
-            attachment.position = Position { epoch: joined.epoch.max(attachment.position.epoch), seq: live };
-            attachment.audience.set_head(live);
-            if let Feed::Local { attached } = &mut attachment.feed {
-                *attached = true;
-            }
-        }
         let behind = match (joined.status, reply_to) {
             (JoinStatus::Resumed, _) => Some((joined.seq, true)),
             // The reply to a resume comes when all its lobbies have answered: no event may come before it.
             (_, ReplyTo::Resume(..)) => Some((joined.seq, false)),
             _ => None,
         };
+        if behind.is_none() && attachment.audience.pulling_at(session).is_some() {
+            // A new seat would take what the session was promised: its join waits until that was given.
+            if let Some(former) = attachment.held.insert(session.number, envelope) {
+                let text = "another join of this session waits for the missed events";
+                self.refuse(&former, ErrorCode::Conflict, text, Some(500));
+            }
+            return;
+        }
+        if attachment.audience.is_empty() {
+            attachment.position = Position { epoch: joined.epoch.max(attachment.position.epoch), seq: live };
+            attachment.audience.set_head(live);
+            if let Feed::Local { attached } = &mut attachment.feed {
+                *attached = true;
+            }
+        } else if attachment.audience.head() != live && matches!(attachment.feed, Feed::Local { .. }) {
+            // What came before the join did not reach the audience: first that, then the join again.
+            tracing::warn!(%lobby, head = %attachment.audience.head(), %live, "an audience is behind its lobby");
+            self.attach_lobby(lobby);
+            return self.on_command(envelope);
+        }
         let seated = attachment.audience.seat(session, saved, behind);
         self.staged.insert(lobby.clone());
         if !seated {
             return self.on_detach(lobby, session);
         }
-        self.reply(envelope, outcome);
+        self.reply(&envelope, outcome);
         if behind.is_some() && !matches!(reply_to, ReplyTo::Resume(..)) {
             self.on_pull(lobby, session);
         }
@@ -249,6 +271,7 @@ impl Worker {
             attachment.audience.unseat(session);
             attachment.pages.retain(|_, (puller, _)| puller.number != session.number);
             attachment.owed.retain(|puller| puller.number != session.number);
+            attachment.held.remove(&session.number);
             self.staged.insert(lobby.clone());
         }
         let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
@@ -288,8 +311,40 @@ impl Worker {
         let pulled = attachment
             .audience
             .pull(session, |at| live.and_then(|lobby| lobby.events_between(at, PAGE_EVENTS)));
-        if pulled == Pulled::OutOfReach {
-            self.restart(lobby, session);
+        self.after_pull(lobby, session, &pulled);
+    }
+
+    fn after_pull(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>, pulled: &Pulled) {
+        match pulled {
+            Pulled::OutOfReach => self.restart(lobby, session),
+            Pulled::Live => self.take_held(lobby, session.number),
+            Pulled::Later | Pulled::NotSeated => {}
+        }
+    }
+
+    /// A join that came while its session was still getting what it missed: now it is its turn.
+    fn take_held(&mut self, lobby: &LobbyId, session: u64) {
+        let held = self.attachments.get_mut(lobby).and_then(|attachment| attachment.held.remove(&session));
+        if let Some(mut envelope) = held {
+            envelope.deadline = Instant::now() + COMMAND_TIME;
+            self.on_command(envelope);
+        }
+    }
+
+    /// Joins whose session stopped to pull otherwise than by coming to the end.
+    pub(super) fn take_all_held(&mut self) {
+        let mut due = Vec::new();
+        for (lobby, attachment) in &self.attachments {
+            for (number, envelope) in &attachment.held {
+                if let Origin::Session(session, _) = &envelope.origin
+                    && attachment.audience.pulling_at(session).is_none()
+                {
+                    due.push((lobby.clone(), *number));
+                }
+            }
+        }
+        for (lobby, session) in due {
+            self.take_held(&lobby, session);
         }
     }
 }

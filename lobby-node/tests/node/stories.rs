@@ -6,7 +6,7 @@ use mlms_protocol::command::{Join, Position, Recipients, ResumePoint, Send};
 use mlms_protocol::lobby::Settings;
 use mlms_protocol::{
     Answer, Body, Change, Class, Command, Encoding, ErrorCode, Event, JoinStatus, Kind, Limits, LobbyCommand,
-    LobbyId, Seq,
+    LobbyId, Seq, ServerFrame,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -493,9 +493,7 @@ async fn a_resume_of_several_lobbies_is_answered_before_their_events() {
     let mut bob = fleet.connect(0, "bob").await;
     let id = bob.send(Command::Resume(points), None).await.unwrap();
     let first = bob.next().await.unwrap();
-    let mlms_protocol::ServerFrame::Reply { id: of, outcome } = first else {
-        panic!("{first:?} comes first")
-    };
+    let ServerFrame::Reply { id: of, outcome } = first else { panic!("{first:?} comes first") };
     assert_eq!(of, id);
     let Ok(Answer::Resumed(outcomes)) = outcome else { panic!("{outcome:?}") };
     let status: Vec<_> = outcomes
@@ -511,6 +509,61 @@ async fn a_resume_of_several_lobbies_is_answered_before_their_events() {
         missed += u64::from(text(&of).as_deref() == Some("missed"));
         bob.event_that(|event| matches!(event, Event::CaughtUp { .. })).await;
         assert_eq!(missed, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_beside_a_resume_takes_none_of_the_missed_events_away() {
+    let fleet = fleet(no_rates()).await;
+    for number in [0, 1] {
+        let (lobby, mut ann) = owned_by(&fleet, 0).await;
+        let mut bob = fleet.connect(number, "bob").await;
+        let joined = bob.join(&lobby).await;
+        drop(bob);
+        for round in 0..40 {
+            ann.chat(&lobby, &format!("missed {round}")).await;
+        }
+        let mut bob = fleet.connect(number, "bob").await;
+        let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+        // A second lobby, elsewhere or not, keeps the reply waiting for a moment.
+        let other = ResumePoint { lobby: crate::fleet::lobby("never-made"), ..point.clone() };
+        let resume = bob.send(Command::Resume(vec![point, other]), None).await.unwrap();
+        let joins = [Join::default(), Join::default()].map(LobbyCommand::Join);
+        let mut asked = Vec::new();
+        for join in joins {
+            asked.push(bob.send(Command::Lobby(lobby.clone(), join), None).await.unwrap());
+        }
+        let mut at = None;
+        let mut entered = 0;
+        while entered == 0 || !asked.is_empty() {
+            match bob.next().await.unwrap() {
+                ServerFrame::Reply { id, outcome: Ok(Answer::Resumed(outcomes)) } if id == resume => {
+                    let resumed = outcomes[0].as_ref().unwrap();
+                    assert_eq!((resumed.status, resumed.missed), (JoinStatus::Resumed, 40));
+                    at = Some(resumed.seq);
+                }
+                ServerFrame::Reply { id, outcome } => {
+                    asked.retain(|open| *open != id);
+                    match outcome {
+                        Ok(Answer::Joined(joined)) => (at, entered) = (Some(joined.seq), entered + 1),
+                        outcome => assert_eq!(outcome.unwrap_err().code, ErrorCode::Conflict),
+                    }
+                }
+                ServerFrame::Event(Event::Lobby(event)) => {
+                    let before = at.expect("no event comes before the ok");
+                    assert_eq!(event.seq, before.next());
+                    at = Some(event.seq);
+                }
+                ServerFrame::Event(Event::CaughtUp { seq, .. }) => {
+                    assert_eq!(seq.0, joined.seq.0 + 40, "all that was promised came");
+                }
+                ServerFrame::Event(_) | ServerFrame::Unknown => {}
+            }
+        }
+        let seq = ann.chat(&lobby, "live").await;
+        let event = bob.event_that(|event| text(event).is_some()).await;
+        assert!(matches!(event, Event::Lobby(event) if event.seq == seq));
+        ann.close().await;
     }
 }
 
