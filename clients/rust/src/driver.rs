@@ -24,7 +24,7 @@ use crate::backoff::{self, Backoff};
 use crate::client::{Error, Incoming};
 use crate::connect::{self, Address, ConnectError, Socket};
 use crate::ledger::{Ask, Ledger, Signal};
-use crate::options::Options;
+use crate::options::{Options, Tapped};
 
 /// How long a closing handshake, or a server that said `bye`, is waited for.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -179,7 +179,9 @@ impl Driver {
     /// One connection from its first frame to its last. Gives the pause before the next one.
     async fn session(&mut self, mut socket: Socket, token: &str) -> Result<Duration, ClosedReason> {
         let began = Instant::now();
+        self.options.tell(Tapped::Opened);
         let end = self.converse(&mut socket).await;
+        self.options.tell(Tapped::Lost);
         if matches!(end, End::Stopped) {
             farewell(&mut socket).await;
             return Err(ClosedReason::ByOwner);
@@ -242,7 +244,7 @@ impl Driver {
                     continue;
                 }
                 _ = self.events.reserve(), if blocked => continue,
-                message = exchange(socket, &mut self.ledger.out, self.options.encoding, !blocked) => message,
+                message = exchange(socket, &mut self.ledger.out, &self.options, !blocked) => message,
                 () = sleep_until(deadline), if !blocked => {
                     return bye.unwrap_or(End::Closed { code: None, reason: "the server fell silent".to_owned() });
                 }
@@ -274,6 +276,7 @@ impl Driver {
             if bye.is_none() {
                 deadline = now + silence_max;
             }
+            self.options.tell(Tapped::Received(&payload));
             match self.ledger.frame(&payload, now) {
                 Ok(Signal::None) => {}
                 Ok(Signal::Welcome(event)) => {
@@ -342,7 +345,7 @@ fn is_final(code: u16) -> bool {
 async fn exchange(
     socket: &mut Socket,
     out: &mut VecDeque<Vec<u8>>,
-    encoding: Encoding,
+    options: &Options,
     read: bool,
 ) -> Option<Result<Message, tungstenite::Error>> {
     poll_fn(|context| {
@@ -352,7 +355,8 @@ async fn exchange(
                 Poll::Ready(ready) => {
                     written = ready.and_then(|()| {
                         let frame = out.pop_front().expect("looked above");
-                        socket.start_send_unpin(message(frame, encoding))
+                        options.tell(Tapped::Sending(&frame));
+                        socket.start_send_unpin(message(frame, options.encoding))
                     });
                 }
                 Poll::Pending => break,

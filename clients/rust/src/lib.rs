@@ -19,4 +19,4 @@ pub use client::{Client, Error, Events, Incoming, Message, Sent};
 pub use connect::{Connector, Target, Transport};
 pub use driver::{ClosedReason, State};
 pub use mlms_protocol as protocol;
-pub use options::{InvalidOptions, Options, TokenError, TokenSource};
+pub use options::{InvalidOptions, Options, Tap, Tapped, TokenError, TokenSource};

@@ -40,6 +40,8 @@ pub struct Options {
     /// Where jitter and nonces come from; the operating system where it is left out.
     pub seed: Option<u64>,
     pub connector: Connector,
+    /// Sees every frame; for recorders and for whoever looks for a fault.
+    pub tap: Option<Tap>,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             message_bytes_max: 4 << 20,
             seed: None,
             connector: Connector::tcp(),
+            tap: None,
         }
     }
 
@@ -68,6 +71,44 @@ impl Options {
             return Err(InvalidOptions::Zero);
         }
         Ok(())
+    }
+}
+
+/// What passes on a connection, as a [`Tap`] is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tapped<'a> {
+    /// The upgrade has succeeded.
+    Opened,
+    /// A frame is about to be written.
+    Sending(&'a [u8]),
+    /// A frame was read; the client has not acted on it yet.
+    Received(&'a [u8]),
+    /// The connection is over; what was not answered cannot be answered any more.
+    Lost,
+}
+
+/// A function that is told of everything that passes, from the client's own task: it must not block.
+#[derive(Clone)]
+pub struct Tap(Arc<dyn Fn(Tapped<'_>) + Send + Sync>);
+
+impl Tap {
+    /// Calls this function.
+    pub fn new(tell: impl Fn(Tapped<'_>) + Send + Sync + 'static) -> Self {
+        Tap(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tap(…)")
+    }
+}
+
+impl Options {
+    pub(crate) fn tell(&self, tapped: Tapped<'_>) {
+        if let Some(Tap(tell)) = &self.tap {
+            tell(tapped);
+        }
     }
 }
 

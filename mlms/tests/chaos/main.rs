@@ -1,0 +1,15 @@
+//! Real processes that die, freeze, drain and lose their Redis while players talk, judged by the checker.
+//!
+//! Each test starts one fleet and lets several faults happen to it, one after the other. Every fault must be seen to
+//! have been reached (an owner changed, a client came back into a gap, a nonce was repeated), or the run counts for
+//! nothing. `MLMS_CHAOS=N` repeats each test's faults N times; a failed run leaves its history behind.
+
+mod crowd;
+mod deaths;
+mod fleet;
+mod recorder;
+mod redis;
+mod redis_away;
+mod rolling;
+mod service;
+mod story;

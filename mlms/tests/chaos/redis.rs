@@ -1,0 +1,89 @@
+//! A redis-server of the test's own, with an append-only file, that can be stopped, killed, frozen and started again.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::service::{PATIENCE, free_port, signal};
+
+pub(crate) struct Redis {
+    process: Option<Child>,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Redis {
+    pub(crate) async fn start(folder: PathBuf) -> Redis {
+        let mut redis = Redis { process: None, port: free_port(), folder };
+        redis.launch().await;
+        redis
+    }
+
+    /// Starts the server (again), with whatever data it has.
+    pub(crate) async fn launch(&mut self) {
+        // Every answer is on the disk: what is killed comes back whole, and nothing else is under test here.
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"])
+            .arg("--dir")
+            .arg(&self.folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (Debian: apt install redis-server)");
+        self.process = Some(process);
+        let began = Instant::now();
+        while self.ask("PING").as_deref() != Some("+PONG") {
+            assert!(began.elapsed() < PATIENCE, "redis-server does not start");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        Some(line.trim_end().to_owned())
+    }
+
+    fn process(&self) -> &Child {
+        self.process.as_ref().expect("it runs")
+    }
+
+    /// Ends the server as an operator does.
+    pub(crate) fn stop(&mut self) {
+        signal("TERM", self.process().id());
+        self.process.take().expect("it runs").wait().unwrap();
+    }
+
+    /// Ends the server without its knowledge.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    pub(crate) fn freeze(&self) {
+        signal("STOP", self.process().id());
+    }
+
+    pub(crate) fn thaw(&self) {
+        signal("CONT", self.process().id());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // A frozen process takes a kill too.
+            self.kill();
+        }
+    }
+}
