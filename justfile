@@ -20,8 +20,12 @@ fmt:
 simulate N='1000':
     MLMS_SEEDS={{N}} MLMS_SIMULATE={{N}} cargo test --release --workspace simulation -- --nocapture
 
-# Run the simulations for hours; stops at the first failure.
-soak N='100000': (simulate N)
+# Run the simulations and the chaos suite for hours; stops at the first failure.
+soak N='100000': (simulate N) (chaos '200')
+
+# Let every fault of the chaos suite happen N times to real processes under load.
+chaos N='10':
+    MLMS_CHAOS={{N}} cargo test --release -p mlms --test chaos -- --nocapture
 
 # Run the Autobahn cases against the codec, directly and through the broker.
 conformance:

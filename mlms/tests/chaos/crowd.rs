@@ -87,12 +87,14 @@ impl Crowd {
         };
         for number in 0..MEMBERS {
             let name = format!("member-{number}");
-            let (client, events) =
-                Client::connect(options(fleet, &crowd.recorder, &name, number)).unwrap();
+            let (client, events) = Client::connect(options(fleet, &crowd.recorder, &name, number)).unwrap();
             crowd.listening.push(tokio::spawn(listen(events)));
             for step in [0, 7] {
                 let lobby = crowd.lobbies[(number + step) % LOBBIES].clone();
-                client.join(&lobby, Join { create: Some(Default::default()), ..Join::default() }).await.unwrap();
+                client
+                    .join(&lobby, Join { create: Some(Default::default()), ..Join::default() })
+                    .await
+                    .unwrap();
                 let talker = Talker {
                     name: format!("{name}-{step}"),
                     client: client.clone(),
@@ -139,7 +141,8 @@ impl Crowd {
     pub(crate) fn longest_silence(&self, from: Instant, to: Instant) -> Duration {
         let mut last: HashMap<LobbyId, Instant> = HashMap::new();
         let mut longest = Duration::ZERO;
-        for acked in self.shared.acked.lock().unwrap().iter().filter(|acked| acked.at >= from && acked.at <= to)
+        for acked in
+            self.shared.acked.lock().unwrap().iter().filter(|acked| acked.at >= from && acked.at <= to)
         {
             let before = last.insert(acked.lobby.clone(), acked.at).unwrap_or(from);
             longest = longest.max(acked.at - before);
@@ -255,7 +258,12 @@ impl Talker {
                 Err(Error::TimedOut) => 0,
                 Err(error) => panic!("{} {number} in {}: {error}", self.name, self.lobby),
             };
-            assert!(sent.elapsed() < 2 * PATIENCE, "{} {number} in {} is never accepted", self.name, self.lobby);
+            assert!(
+                sent.elapsed() < 2 * PATIENCE,
+                "{} {number} in {} is never accepted",
+                self.name,
+                self.lobby
+            );
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         let acked = Acked { lobby: self.lobby.clone(), sent, at: Instant::now() };

@@ -25,6 +25,8 @@ struct Book {
     epochs: HashMap<String, BTreeSet<u64>>,
     nonces: HashSet<String>,
     reached: Reached,
+    /// What the checker does not read and people want to know: who was on which node, why something was refused.
+    remarks: Vec<String>,
 }
 
 /// What a run has met so far; the difference of two tells what a fault caused.
@@ -119,6 +121,10 @@ impl Recorder {
             .filter(is_behind)
             .map(|((name, lobby), seq)| format!("{name} in {lobby} at {seq} of {}", book.heads[lobby]))
             .collect()
+    }
+
+    pub(crate) fn remarks(&self) -> String {
+        self.book().remarks.join("\n")
     }
 
     pub(crate) fn take(&self) -> Vec<Record<'static>> {
@@ -220,8 +226,9 @@ impl Recorder {
     fn reply(&self, book: &mut Book, process: &Process, open: &Open, frame: &Value) {
         if let Some(refusal) = frame.get("err") {
             book.reached.put_off += u64::from(refusal.get("retry_ms").is_some());
-            for (call, _) in &open.calls {
-                self.write(book, &process.name, refused(*call, refusal));
+            for (call, lobby) in &open.calls {
+                let t = self.write(book, &process.name, refused(*call, refusal));
+                book.remarks.push(format!("{t} {} {} {lobby}: {refusal}", process.name, open.op));
             }
             return;
         }
@@ -233,7 +240,11 @@ impl Recorder {
                     let named = open.calls.iter().find(|(_, lobby)| outcome["lobby"] == **lobby);
                     let (call, _) = named.expect("an answer for a lobby that was asked for");
                     match outcome.get("err") {
-                        Some(refusal) => _ = self.write(book, &process.name, refused(*call, refusal)),
+                        Some(refusal) => {
+                            let t = self.write(book, &process.name, refused(*call, refusal));
+                            book.remarks
+                                .push(format!("{t} {} resume {}: {refusal}", process.name, outcome["lobby"]));
+                        }
                         None => self.entered(book, process, *call, outcome),
                     }
                 }
@@ -284,8 +295,13 @@ impl Recorder {
 
     fn event(&self, book: &mut Book, process: &Process, frame: &Value) {
         let Some(lobby) = text(frame, "lobby") else {
-            if let (Some("notice"), Some(code)) = (frame["ev"].as_str(), text(frame, "code")) {
-                self.write(book, &process.name, What::Notice { code });
+            match (frame["ev"].as_str(), text(frame, "code")) {
+                (Some("notice"), Some(code)) => _ = self.write(book, &process.name, What::Notice { code }),
+                (Some("welcome" | "bye" | "error"), _) => {
+                    let t = self.began.elapsed().as_micros();
+                    book.remarks.push(format!("{t} {} {frame}", process.name));
+                }
+                _ => {}
             }
             return;
         };

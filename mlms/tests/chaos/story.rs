@@ -71,11 +71,14 @@ impl Story {
         self.crowd.recorder.fault(fault.name, fault.began);
         let caused = self.crowd.recorder.reached() - fault.before;
         let silence = self.crowd.longest_silence(fault.began, Instant::now());
-        self.tell(&format!("{}: longest silence of a lobby {} ms; {caused:?}", fault.name, silence.as_millis()));
+        self.tell(&format!(
+            "{}: longest silence of a lobby {} ms; {caused:?}",
+            fault.name,
+            silence.as_millis()
+        ));
         caused
     }
 
-    #[expect(clippy::print_stdout, reason = "what a run measured is for people to read")]
     pub(crate) fn tell(&self, text: &str) {
         println!("{}: {text}", self.name);
     }
@@ -93,13 +96,11 @@ impl Story {
             std::fs::create_dir_all(&folder).unwrap();
             let lines: String = records.iter().map(|record| record.to_line() + "\n").collect();
             std::fs::write(folder.join("history.jsonl"), lines).unwrap();
+            std::fs::write(folder.join("remarks.txt"), recorder.remarks()).unwrap();
             fleet.keep_logs(&folder);
             panic!("{name}: history and logs are in {}\n{report}", folder.display());
         }
-        #[expect(clippy::print_stdout, reason = "what a run measured is for people to read")]
-        {
-            println!("{name}: {rate:.0} messages a second; {}", serde_json::to_string(&report.counts).unwrap());
-        }
+        println!("{name}: {rate:.0} messages a second; {}", serde_json::to_string(&report.counts).unwrap());
         fleet.stop().await;
     }
 }
