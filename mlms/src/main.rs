@@ -13,7 +13,7 @@ use mlms_process::config::{ConfigErrors, SharedFlags, Sources, default_config};
 use mlms_process::{ProcessRole, Settings, install_crypto_provider, logging};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// MLMS, the multi lobby message service
 #[derive(Debug, Parser)]
