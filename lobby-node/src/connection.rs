@@ -66,7 +66,7 @@ impl Connection {
         let halves = Halves { read, write: RawWriter(Arc::clone(&outbox)) };
         // The library's own buffers stay small: it reads commands, and writes pongs and close frames only.
         let config = WebSocketConfig::default()
-            .read_buffer_size(1024)
+            .read_buffer_size(512)
             .write_buffer_size(0)
             .max_write_buffer_size(4 * 1024)
             .max_message_size(Some(frame_bytes_max))

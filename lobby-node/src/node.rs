@@ -120,6 +120,24 @@ impl From<Ticket> for Passenger {
     }
 }
 
+/// A connection on its way into the node.
+struct Arrival {
+    socket: Socket,
+    /// What came behind the handshake.
+    read_already: Bytes,
+    encoding: Encoding,
+    passenger: Passenger,
+    held: Option<Held>,
+}
+
+/// A session that is known to the node, before its first frame.
+struct Opened {
+    handle: Arc<SessionHandle>,
+    connection: Box<Connection>,
+    start: session::Start,
+    ended: SessionEnd,
+}
+
 /// A running node.
 pub struct NodeHandle {
     node: Arc<Node>,
@@ -568,37 +586,43 @@ impl Node {
             pipe @ Socket::Pipe(_) => pipe,
         };
         let node = Arc::clone(self);
-        let run = async move { node.run_session(socket, read_already, encoding, passenger, held).await };
-        self.running.spawn_on(run, &runtime);
+        let arrival = Box::new(Arrival { socket, read_already, encoding, passenger, held });
+        self.running.spawn_on(node.run_session(arrival), &runtime);
     }
 
-    async fn run_session(
-        self: Arc<Self>,
-        socket: Socket,
-        read_already: Bytes,
-        encoding: Encoding,
-        passenger: Passenger,
-        held: Option<Held>,
-    ) {
+    /// A session's whole life. What runs once is boxed: its room would otherwise be part of every session for as long as
+    /// it lasts, and idle sessions are most of a node's memory.
+    async fn run_session(self: Arc<Self>, arrival: Box<Arrival>) {
+        let opened = Box::pin(Arc::clone(&self).open_session(arrival)).await;
+        let Opened { handle, connection, start, ended } = opened;
+        session::run(Arc::clone(&handle), connection, Arc::clone(&self), start).await;
+        drop(ended);
+        Box::pin(self.forget_session(&handle.caller)).await;
+    }
+
+    async fn open_session(self: Arc<Self>, arrival: Box<Arrival>) -> Opened {
+        let Arrival { socket, read_already, encoding, passenger, held } = *arrival;
         let Passenger { session, user, name, roles, token_expires_at, lobby } = passenger;
         let metrics = Arc::clone(&self.metrics);
         let (frame_max, outbox_max) = (self.limits.frame_bytes_max, self.limits.outbox_bytes_max);
-        // What runs once is boxed: its room would otherwise be part of every session for its whole life.
         let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
-        let (connection, outbox) = Box::pin(open).await;
+        let (connection, outbox) = open.await;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
         let caller = Caller { session: session.clone(), user: user.clone(), name, roles };
         let handle = Arc::new(SessionHandle::new(number, caller, outbox));
         self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
         self.metrics.sessions.inc();
         let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
-        Box::pin(self.count_session(&user, &session)).await;
+        self.count_session(&user, &session).await;
         if self.is_draining() {
             handle.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Now, None);
         }
-        session::run(handle, connection, Arc::clone(&self), session::Start { token_expires_at, lobby }).await;
-        drop(ended);
-        if Box::pin(self.directory.remove_session(&user, &session)).await.is_err() {
+        let start = session::Start { token_expires_at, lobby };
+        Opened { handle, connection: Box::new(connection), start, ended }
+    }
+
+    async fn forget_session(&self, caller: &Caller) {
+        if self.directory.remove_session(&caller.user, &caller.session).await.is_err() {
             tracing::debug!("a session's record could not be removed; it dies with the node's lease");
         }
     }

@@ -184,7 +184,7 @@ struct Session {
 /// Runs a session to its end.
 pub(crate) async fn run(
     handle: Arc<SessionHandle>,
-    mut connection: Connection,
+    mut connection: Box<Connection>,
     node: Arc<Node>,
     start: Start,
 ) {
