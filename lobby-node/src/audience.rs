@@ -52,6 +52,8 @@ struct Pull {
     seen: Seq,
     /// Whether `caught_up` follows the last missed event.
     announce: bool,
+    /// The event that ended the membership: the last one for this member.
+    ends_at: Option<Seq>,
     /// Unsequenced frames that came meanwhile, with the event they follow.
     held: Vec<(Seq, Bytes, Shed)>,
     held_bytes: usize,
@@ -81,7 +83,7 @@ enum To {
 /// How a pull went on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pulled {
-    /// The member is live now.
+    /// The member is live now, or has got its last event.
     Live,
     /// More follows when the connection has drained.
     Later,
@@ -179,7 +181,7 @@ impl Audience {
         }
         let from = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
         let pull = behind.map(|(at, announce)| {
-            Box::new(Pull { at, seen: self.head, announce, held: Vec::new(), held_bytes: 0 })
+            Box::new(Pull { at, seen: self.head, announce, ends_at: None, held: Vec::new(), held_bytes: 0 })
         });
         let special = from > 0 || pull.is_some();
         let seat = Seat { session: Arc::clone(session), wants_saved, from, until: u32::MAX, special, pull };
@@ -205,12 +207,7 @@ impl Audience {
     /// Takes a session out; it still gets what was staged before.
     pub(crate) fn unseat(&mut self, session: &SessionHandle) -> bool {
         let Some(index) = self.by_session.remove(&session.number) else { return false };
-        if let Some(seats) = self.by_user.get_mut(&session.caller.user) {
-            seats.retain(|seat| *seat != index);
-            if seats.is_empty() {
-                self.by_user.remove(&session.caller.user);
-            }
-        }
+        self.forget_name(&session.caller.user, index);
         session.leave(&self.lobby);
         let until = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
         if let Some(seat) = &mut self.seats[index as usize] {
@@ -225,19 +222,38 @@ impl Audience {
         true
     }
 
-    /// Takes all sessions of a user out, behind what is staged.
-    pub(crate) fn unseat_user(&mut self, user: &UserId) -> Vec<Arc<SessionHandle>> {
-        let sessions: Vec<_> = self
-            .by_user
-            .get(user)
-            .into_iter()
-            .flatten()
-            .filter_map(|index| self.seats[*index as usize].as_ref().map(|seat| Arc::clone(&seat.session)))
-            .collect();
-        for session in &sessions {
-            self.unseat(session);
+    fn forget_name(&mut self, user: &UserId, index: u32) {
+        if let Some(seats) = self.by_user.get_mut(user) {
+            seats.retain(|seat| *seat != index);
+            if seats.is_empty() {
+                self.by_user.remove(user);
+            }
         }
-        sessions
+    }
+
+    /// Takes all sessions of a user out, or everybody, behind the event that ended the membership: nothing that is
+    /// staged from now on is for them.
+    pub(crate) fn part(&mut self, user: Option<&UserId>, last: Seq) {
+        let sessions: Vec<_> = match user {
+            None => self.sessions().cloned().collect(),
+            Some(user) => {
+                let seats = self.by_user.get(user).into_iter().flatten();
+                let seats = seats.filter_map(|index| self.seats[*index as usize].as_ref());
+                seats.map(|seat| Arc::clone(&seat.session)).collect()
+            }
+        };
+        let staged = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
+        for session in sessions {
+            let Some(&index) = self.by_session.get(&session.number) else { continue };
+            match self.seats[index as usize].as_mut() {
+                // It is still being told what came before; it pulls up to its last event, and then it is out.
+                Some(Seat { until, pull: Some(pull), .. }) => {
+                    (pull.ends_at, *until) = (Some(last), staged);
+                    self.forget_name(&session.caller.user, index);
+                }
+                _ => _ = self.unseat(&session),
+            }
+        }
     }
 
     /// Stages a sequenced event for everyone.
@@ -351,6 +367,9 @@ impl Audience {
             deliver_special(lobby, &staged, index, seat, &self.metrics);
             seat.special = seat.pull.is_some();
             seat.from = 0;
+            if seat.pull.as_ref().is_some_and(|pull| pull.ends_at.is_some()) {
+                seat.until = 0;
+            }
             if seat.special {
                 self.special.push(index);
             }
@@ -386,10 +405,10 @@ impl Audience {
         events: impl FnOnce(Seq) -> Option<Vec<Arc<LobbyEvent>>>,
     ) -> Pulled {
         self.flush();
-        let head = self.head;
         let Some(&index) = self.by_session.get(&session.number) else { return Pulled::NotSeated };
         let Some(seat) = self.seats[index as usize].as_mut() else { return Pulled::NotSeated };
         let Some(pull) = seat.pull.as_mut() else { return Pulled::Live };
+        let head = pull.ends_at.map_or(self.head, |last| last.min(self.head));
         let outbox = &seat.session.outbox;
         let encoding = outbox.encoding();
         let missed = if pull.at < head { events(pull.at) } else { Some(Vec::new()) };
@@ -420,6 +439,10 @@ impl Audience {
         }
         if !page.is_empty() {
             outbox.push(&page.freeze());
+        }
+        if done && pull.ends_at.is_some() {
+            self.unseat(session);
+            return Pulled::Live;
         }
         if done {
             seat.pull = None;

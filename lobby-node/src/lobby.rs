@@ -3,7 +3,10 @@
 
 mod decide;
 mod dedupe;
+mod game;
+mod moderation;
 mod recent;
+mod standing;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -461,7 +461,7 @@ impl Session {
                 continue;
             }
             let since = Some(mlms_protocol::command::Position { epoch, seq });
-            let join = LobbyCommand::Join(Join { since, ..Join::default() });
+            let join = LobbyCommand::Join(Join { since, resumed: true, ..Join::default() });
             self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
         }
     }
@@ -473,12 +473,15 @@ impl Session {
         key: Option<CommandKey>,
         command: LobbyCommand,
     ) {
+        let joins = matches!(command, LobbyCommand::Join(_));
         let key = match key {
-            None if command.changes_state() && !matches!(command, LobbyCommand::Join(_)) => {
+            _ if !command.changes_state() => None,
+            // A client that repeats a join wants to be in; only the node's own repetition is the same join.
+            Some(key) if !joins => Some(key),
+            _ => {
                 self.counted += 1;
                 Some(CommandKey::Counted(self.handle.caller.session.clone(), self.counted))
             }
-            key => key,
         };
         let envelope = Envelope {
             caller: Arc::clone(&self.handle.caller),

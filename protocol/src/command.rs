@@ -88,6 +88,9 @@ pub struct Join {
     pub invite: Option<String>,
     /// `player` or `spectator`.
     pub role: Option<MemberRole>,
+    /// Not asked for by a `join`: a `resume`, or a node that brings its sessions back. Never on a client's wire.
+    #[serde(default)]
+    pub resumed: bool,
 }
 
 /// Whom a message is for.
@@ -336,6 +339,7 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
         password: fields.get("password")?,
         invite: fields.get("invite")?,
         role,
+        resumed: false,
     }))
 }
 

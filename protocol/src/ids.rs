@@ -157,6 +157,10 @@ impl Kind {
     pub fn is_chat(&self) -> bool {
         self.as_str() == "chat"
     }
+
+    pub fn is_game(&self) -> bool {
+        self.as_str() == "game"
+    }
 }
 
 /// Generation of a shard's (and so a lobby's) owner; a higher one always wins.

@@ -22,8 +22,21 @@ pub enum Visibility {
     Unlisted,
 }
 
+/// Who may report what happened in a game, besides tokens with the role `server` or `admin`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reporters {
+    /// Nobody else.
+    #[default]
+    Server,
+    /// The host, about everybody.
+    Host,
+    /// Everybody who plays about themselves, the host about everybody.
+    Members,
+}
+
 /// A lobby's settings, given at its creation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// For people to read; the id where it is left out.
@@ -35,13 +48,31 @@ pub struct Settings {
     pub visibility: Visibility,
     /// Ends the lobby when its last member leaves.
     pub close_when_empty: bool,
+    /// Players may join while a game is under way; spectators always may.
+    pub join_in_progress: bool,
+    pub reports: Reporters,
     /// The application's own values.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
 }
 
 /// Every setting that a command may name.
-const SETTING_NAMES: &[&str] = &["name", "capacity", "visibility", "close_when_empty", "metadata"];
+const SETTING_NAMES: &[&str] =
+    &["name", "capacity", "visibility", "close_when_empty", "join_in_progress", "reports", "metadata"];
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            name: None,
+            capacity: None,
+            visibility: Visibility::default(),
+            close_when_empty: false,
+            join_in_progress: true,
+            reports: Reporters::default(),
+            metadata: Map::new(),
+        }
+    }
+}
 
 impl Settings {
     /// Reads settings from a command. An unknown one is refused: one that was silently ignored could have been

@@ -13,6 +13,7 @@ use mlms_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::Recorded;
+use super::standing::Rank;
 use super::{Caller, State};
 
 /// What a deployment allows in its lobbies.
@@ -92,7 +93,7 @@ pub(crate) enum Decision {
     Answer(Answer),
 }
 
-fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refusal> {
     Err(Refusal::new(code, message))
 }
 
@@ -110,7 +111,7 @@ impl State {
         rules: &Rules,
     ) -> Result<Decision, Refusal> {
         if let LobbyCommand::Join(join) = command {
-            return self.decide_join(caller, join, rules);
+            return self.decide_join(caller, join, now, rules);
         }
         if !self.open {
             return match self.seq.0 {
@@ -118,29 +119,45 @@ impl State {
                 _ => refuse(ErrorCode::LobbyClosed, "the lobby is closed"),
             };
         }
-        let member = self.member(&caller.user);
-        if let LobbyCommand::Close = command {
-            return self.decide_close(caller, member);
-        }
-        let Some(member) = member else {
+        let rank = self.rank(caller);
+        if rank == Rank::Outsider {
             return refuse(ErrorCode::NotMember, "join the lobby first");
+        }
+        let member = || {
+            let member = self.member(&caller.user);
+            member.ok_or_else(|| Refusal::new(ErrorCode::NotMember, "join the lobby first"))
         };
         match command {
-            LobbyCommand::Leave => Ok(self.decide_leave(member, alone)),
-            LobbyCommand::Send(send) => Ok(self.decide_send(member, send, now)),
-            LobbyCommand::Typing => Ok(self.decide_typing(member)),
+            LobbyCommand::Leave => Ok(self.decide_leave(member()?, alone)),
+            LobbyCommand::Send(send) => self.decide_send(member()?, send, now),
+            LobbyCommand::Typing => self.decide_typing(member()?, now),
             LobbyCommand::History(history) => Ok(Decision::History(*history)),
             LobbyCommand::Roster { cursor, limit } => self.decide_roster(cursor.as_deref(), *limit),
+            LobbyCommand::Close => self.decide_close(caller, rank),
+            LobbyCommand::Ready { ready } => Self::decide_ready(member()?, *ready),
+            LobbyCommand::Start => self.decide_start(caller),
+            LobbyCommand::Report { stat, amount, user } => {
+                self.decide_report(caller, stat, *amount, user.as_ref())
+            }
+            LobbyCommand::Finish { results } => self.decide_finish(caller, results.as_ref()),
+            LobbyCommand::Moderate(moderate) => self.decide_moderate(caller, rank, moderate, now),
             other => Err(Refusal::new(ErrorCode::UnknownOp, format!("`{}` is not offered yet", other.op()))),
         }
     }
 
-    fn decide_join(&self, caller: &Caller, join: &Join, rules: &Rules) -> Result<Decision, Refusal> {
+    fn decide_join(
+        &self,
+        caller: &Caller,
+        join: &Join,
+        now: Millis,
+        rules: &Rules,
+    ) -> Result<Decision, Refusal> {
         if self.member(&caller.user).is_some() {
             return Ok(Decision::Attach(Vec::new()));
         }
         let mut changes = Vec::new();
         let settings = if self.open {
+            self.check_entry(caller, join, now)?;
             &self.settings
         } else {
             let Some(settings) = &join.create else {
@@ -176,9 +193,28 @@ impl State {
         Ok(Decision::Attach(changes))
     }
 
+    /// Whether somebody who is no member may come in, as far as there is room.
+    fn check_entry(&self, caller: &Caller, join: &Join, now: Millis) -> Result<(), Refusal> {
+        self.restrictions.check_ban(&caller.user, now)?;
+        if join.resumed && self.restrictions.was_put_out(&caller.user) {
+            return refuse(ErrorCode::NotMember, "you were put out of the lobby; join again");
+        }
+        let plays = join.role.unwrap_or(MemberRole::Player) != MemberRole::Spectator;
+        if self.game.is_some() && plays && !self.settings.join_in_progress {
+            let refusal = Refusal::new(ErrorCode::Conflict, "a game is under way; join as a spectator");
+            return Err(refusal.retry_after(5_000));
+        }
+        Ok(())
+    }
+
     /// What the departure of a member brings about: a new host, or the end of the lobby.
     pub(crate) fn departure(&self, user: &UserId, reason: Option<&str>) -> Vec<Change> {
-        let mut changes = vec![Change::Left { user: user.clone(), reason: reason.map(str::to_owned) }];
+        self.departing(user, Change::Left { user: user.clone(), reason: reason.map(str::to_owned) })
+    }
+
+    /// Like [`State::departure`], for whatever event ends the membership.
+    pub(super) fn departing(&self, user: &UserId, departs: Change) -> Vec<Change> {
+        let mut changes = vec![departs];
         if self.members_total() == 1 && self.settings.close_when_empty {
             changes.push(Change::Closed { by: None, reason: Some("empty".to_owned()) });
         } else if self.host.as_ref() == Some(user) {
@@ -195,24 +231,22 @@ impl State {
         }
     }
 
-    fn decide_close(&self, caller: &Caller, member: Option<&Member>) -> Result<Decision, Refusal> {
-        let host = member.is_some() && self.host.as_ref() == Some(&caller.user);
-        if !host && !caller.has(Role::Admin) && !caller.has(Role::Moderator) && !caller.has(Role::Server) {
-            return match member {
-                Some(_) => refuse(ErrorCode::Forbidden, "only the host closes the lobby"),
-                None => refuse(ErrorCode::NotMember, "join the lobby first"),
-            };
+    fn decide_close(&self, caller: &Caller, rank: Rank) -> Result<Decision, Refusal> {
+        if rank < Rank::Host {
+            return refuse(ErrorCode::Forbidden, "only the host closes the lobby");
         }
         let closed = Change::Closed { by: Some(caller.user.clone()), reason: None };
         Ok(Decision::Change(vec![closed], Recorded::Changed))
     }
 
-    fn decide_send(&self, member: &Member, send: &Send, now: Millis) -> Decision {
+    fn decide_send(&self, member: &Member, send: &Send, now: Millis) -> Result<Decision, Refusal> {
+        // Who is muted goes on playing.
+        self.check_voice(member, !send.kind.is_game(), now)?;
         let from = Some(member.user.clone());
         if send.class == Class::Durable {
             let message =
                 Change::Message { kind: send.kind.clone(), from, body: send.body.clone(), nonce: None };
-            return Decision::Change(vec![message], Recorded::Sent);
+            return Ok(Decision::Change(vec![message], Recorded::Sent));
         }
         let to = match &send.to {
             Recipients::Everyone => Target::Everyone,
@@ -227,22 +261,31 @@ impl State {
             at: now,
             body: send.body.clone(),
         };
-        Decision::Pass(Passing {
+        Ok(Decision::Pass(Passing {
             event: PassingEvent::Message(message),
             class: send.class,
             key: send.key.clone(),
             to,
-        })
+        }))
     }
 
-    fn decide_typing(&self, member: &Member) -> Decision {
+    fn decide_typing(&self, member: &Member, now: Millis) -> Result<Decision, Refusal> {
+        self.check_voice(member, true, now)?;
         let (lobby, user) = (self.lobby.clone(), member.user.clone());
-        Decision::Pass(Passing {
+        Ok(Decision::Pass(Passing {
             event: PassingEvent::Typing { lobby, user: user.clone() },
             class: Class::Ephemeral,
             key: Some("typing".to_owned()),
             to: Target::EveryoneBut(user),
-        })
+        }))
+    }
+
+    /// Whether a member may say something. `talk`: it is not a move of the game.
+    fn check_voice(&self, member: &Member, talk: bool, now: Millis) -> Result<(), Refusal> {
+        if member.role == MemberRole::Spectator {
+            return refuse(ErrorCode::Forbidden, "spectators only watch");
+        }
+        if talk { self.restrictions.check_mute(&member.user, now) } else { Ok(()) }
     }
 
     fn decide_roster(&self, cursor: Option<&str>, limit: Option<u32>) -> Result<Decision, Refusal> {

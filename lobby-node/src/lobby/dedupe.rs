@@ -21,6 +21,8 @@ pub(crate) enum CommandKey {
 pub(crate) enum Recorded {
     Sent,
     Changed,
+    /// A change of the game of this number.
+    Game(u64),
     Done,
 }
 

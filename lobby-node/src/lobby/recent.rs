@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_protocol::command::Position;
-use mlms_protocol::{Change, Epoch, Limits, LobbyEvent, Millis, Seq};
+use mlms_protocol::lobby::METADATA_BYTES_MAX;
+use mlms_protocol::{Body, Change, Epoch, Limits, LobbyEvent, Millis, Seq};
 
 /// A run of events without gaps, up to the newest.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,11 @@ pub(super) struct Recent {
 fn cost(event: &LobbyEvent) -> usize {
     160 + match &event.change {
         Change::Message { body, .. } | Change::Edited { body, .. } => body.byte_len(),
+        Change::GameFinished { players, results, .. } => {
+            results.as_ref().map_or(0, Body::byte_len) + 32 * players.len()
+        }
+        // Settings and attributes are bounded by this much.
+        Change::Updated { .. } => METADATA_BYTES_MAX,
         _ => 0,
     }
 }

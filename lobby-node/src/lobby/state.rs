@@ -10,10 +10,12 @@ use mlms_protocol::{Change, Epoch, Limits, LobbyEvent, LobbyId, MemberRole, Mill
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::{CommandKey, Dedupe, Outcome, Recorded};
+use super::moderation::Restrictions;
 use super::recent::Recent;
 
-/// Format of entries and snapshots that this release writes.
-const VERSION: u8 = 1;
+/// Format of entries and snapshots that this release writes. Format 1 knew neither games nor bans; it is read, too.
+const VERSION: u8 = 2;
+const OLDEST_VERSION: u8 = 1;
 
 /// One command's effect, the unit of the journal: all of its events, or none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +42,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 
 fn decode<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Unreadable> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => {
+        Some((&(OLDEST_VERSION..=VERSION), rest)) => {
             rmp_serde::from_slice(rest).map_err(|why| Unreadable { what, why: why.to_string() })
         }
         Some((version, _)) => Err(Unreadable { what, why: format!("format {version}") }),
@@ -76,6 +78,11 @@ pub(crate) struct State {
     pub(crate) open: bool,
     /// History and resume do not reach behind this: the `closed` event of an earlier lobby of the same id.
     pub(crate) floor: Seq,
+    /// The game under way.
+    pub(super) game: Option<u64>,
+    /// Games of this lobby id so far; the next one gets the next number.
+    pub(super) games: u64,
+    pub(super) restrictions: Restrictions,
     messages: VecDeque<Arc<LobbyEvent>>,
     recent: Recent,
     dedupe: Dedupe,
@@ -97,6 +104,12 @@ struct Snapshot {
     at: Millis,
     open: bool,
     floor: Seq,
+    #[serde(default)]
+    game: Option<u64>,
+    #[serde(default)]
+    games: u64,
+    #[serde(default)]
+    restrictions: Restrictions,
     messages: Vec<Arc<LobbyEvent>>,
     outcomes: Vec<(UserId, CommandKey, Outcome)>,
 }
@@ -116,6 +129,9 @@ impl State {
             at: Millis(0),
             open: false,
             floor: Seq(0),
+            game: None,
+            games: 0,
+            restrictions: Restrictions::default(),
             messages: VecDeque::new(),
             recent: Recent::default(),
             dedupe: Dedupe::default(),
@@ -173,6 +189,7 @@ impl State {
         debug_assert_eq!(event.seq, self.seq.next(), "events are gapless");
         (self.seq, self.epoch, self.at) = (event.seq, event.epoch, event.at);
         self.recent.push(Arc::clone(event));
+        self.restrictions.apply(event);
         match &event.change {
             Change::Message { .. } => {
                 self.messages.push_back(Arc::clone(event));
@@ -223,10 +240,18 @@ impl State {
                 self.members.clear();
                 self.order.clear();
                 self.messages.clear();
+                self.game = None;
             }
-            Change::GameStarted { .. }
-            | Change::Reported { .. }
-            | Change::GameFinished { .. }
+            Change::GameStarted { game, .. } => {
+                self.game = Some(*game);
+                self.games = self.games.max(*game);
+            }
+            Change::GameFinished { .. } => {
+                self.game = None;
+                // Whoever plays again says so again.
+                self.members.values_mut().for_each(|member| member.ready = false);
+            }
+            Change::Reported { .. }
             | Change::Unbanned { .. }
             | Change::Muted { .. }
             | Change::Unmuted { .. }
@@ -303,7 +328,7 @@ impl State {
             host: self.host.clone(),
             members: own.into_iter().chain(others).collect(),
             members_total: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
-            game: None,
+            game: self.game,
             messages: self.messages.iter().map(|message| LobbyEvent::clone(message)).collect(),
         }
     }
@@ -320,6 +345,9 @@ impl State {
             at: self.at,
             open: self.open,
             floor: self.floor,
+            game: self.game,
+            games: self.games,
+            restrictions: self.restrictions.clone(),
             messages: self.messages.iter().cloned().collect(),
             outcomes: self
                 .dedupe
@@ -341,6 +369,8 @@ impl State {
         state.host = snapshot.host;
         (state.seq, state.epoch, state.at) = (snapshot.seq, snapshot.epoch, snapshot.at);
         (state.open, state.floor) = (snapshot.open, snapshot.floor);
+        (state.game, state.games) = (snapshot.game, snapshot.games);
+        state.restrictions = snapshot.restrictions;
         state.messages = snapshot.messages.into();
         for (user, key, outcome) in snapshot.outcomes {
             state.dedupe.insert(user, key, outcome);

@@ -1,10 +1,13 @@
 //! The rules, without a runtime. A script says who does what; the helper says what came of it.
 
+mod flow;
+mod powers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlms_protocol::command::{History, Join, Position, Recipients, Send};
-use mlms_protocol::lobby::Settings;
+use mlms_protocol::command::{History, Join, Moderate, Moderation, Position, Recipients, Send};
+use mlms_protocol::lobby::{Reporters, Settings};
 use mlms_protocol::{
     Answer, Body, Change, Class, Epoch, Kind, Limits, LobbyCommand, LobbyEvent, LobbyId, MemberRole, Millis,
     Nonce, Role, Seq, SessionId, UserId,
@@ -87,12 +90,19 @@ impl Table {
                 let changes = self.state.departure(&user(who), Some("timeout"));
                 return self.commit(changes, None, Recorded::Done);
             }
-            "join" | "watch" | "create" => LobbyCommand::Join(Join {
+            "join" | "watch" | "create" | "resume" => LobbyCommand::Join(Join {
                 create: (verb == "create").then(|| Settings {
                     capacity: argument.and_then(|argument| argument.parse().ok()),
                     close_when_empty: argument == Some("closing"),
+                    join_in_progress: argument != Some("strict"),
+                    reports: match argument {
+                        Some("host-reports") => Reporters::Host,
+                        Some("all-report") => Reporters::Members,
+                        _ => Reporters::Server,
+                    },
                     ..Settings::default()
                 }),
+                resumed: verb == "resume",
                 role: (verb == "watch").then_some(MemberRole::Spectator),
                 ..Join::default()
             }),
@@ -104,7 +114,29 @@ impl Table {
                 cursor: argument.map(str::to_owned).filter(|cursor| cursor != "-"),
                 limit: words.next().map(|limit| limit.parse().unwrap()),
             },
+            "ready" | "unready" => LobbyCommand::Ready { ready: verb == "ready" },
             "start" => LobbyCommand::Start,
+            "report" => LobbyCommand::Report {
+                stat: argument.unwrap().to_owned(),
+                amount: words.next().unwrap().parse().unwrap(),
+                user: words.next().map(user),
+            },
+            "finish" => LobbyCommand::Finish { results: None },
+            "kick" | "ban" | "unban" | "mute" | "unmute" | "transfer" | "moderator" | "player"
+            | "spectator" | "host" => LobbyCommand::Moderate(Moderate {
+                action: match verb {
+                    "kick" => Moderation::Kick,
+                    "ban" => Moderation::Ban,
+                    "unban" => Moderation::Unban,
+                    "mute" => Moderation::Mute,
+                    "unmute" => Moderation::Unmute,
+                    "transfer" => Moderation::Transfer,
+                    role => Moderation::Role(MemberRole::parse(role).unwrap()),
+                },
+                user: user(argument.unwrap()),
+                for_s: words.next().map(|for_s| for_s.parse().unwrap()),
+                reason: None,
+            }),
             "chat" => said("chat", argument.unwrap(), Class::Durable, Recipients::Everyone),
             "game" => said("game", "x", Class::Ordered, recipients(argument)),
             "wink" => said("game", "x", Class::Ephemeral, recipients(argument)),
@@ -160,6 +192,21 @@ fn told(change: &Change) -> String {
         },
         Change::HostChanged { user: Some(user), .. } => format!("host:{user}"),
         Change::HostChanged { user: None, .. } => "host:-".to_owned(),
+        Change::Updated { user: Some(user), role: Some(role), .. } => format!("{user}:{role}"),
+        Change::Ready { user, ready } => format!("ready:{user}:{ready}"),
+        Change::GameStarted { game, .. } => format!("started:{game}"),
+        Change::Reported { game, user, stat, amount, .. } => {
+            format!("reported:{game}:{user}:{stat}:{amount}")
+        }
+        Change::GameFinished { game, players, .. } => {
+            let players: Vec<_> = players.iter().map(UserId::as_str).collect();
+            format!("finished:{game}:{}", players.join(","))
+        }
+        Change::Kicked { user, .. }
+        | Change::Banned { user, .. }
+        | Change::Unbanned { user, .. }
+        | Change::Muted { user, .. }
+        | Change::Unmuted { user, .. } => format!("{}:{user}", change.name()),
         other => other.name().to_owned(),
     }
 }
@@ -311,7 +358,7 @@ fn each_class_of_message_goes_its_way() {
          bob game host -> ordered to Users([ann])
          bob wink cat -> ephemeral to Users([cat])
          bob typing -> ephemeral to EveryoneBut(bob)
-         bob start -> unknown_op
+         bob start -> forbidden
          ann leave -> left:ann host:bob
          bob game host -> ordered to Users([bob])",
     );
@@ -495,9 +542,10 @@ fn a_snapshot_and_an_overlapping_log_rebuild_the_state() {
         // Taken behind that many entries.
         let mut snapshots = Vec::new();
         for _ in 0..random.random_range(1..120) {
-            let who = ["ann", "bob", "cat", "dan", "eve"][random.random_range(0..5)];
+            let [who, whom] =
+                [(); 2].map(|()| ["ann", "bob", "cat", "dan", "eve"][random.random_range(0..5)]);
             let nonce = random.random_range(0..12);
-            let does = match random.random_range(0..20) {
+            let does = match random.random_range(0..30) {
                 0..3 => "create closing".to_owned(),
                 3..5 => "create 3".to_owned(),
                 5 => "watch".to_owned(),
@@ -506,6 +554,16 @@ fn a_snapshot_and_an_overlapping_log_rebuild_the_state() {
                 9 => "wait 40".to_owned(),
                 10 => "moves".to_owned(),
                 11 if table.state.member(&user(who)).is_some() => "times_out".to_owned(),
+                12 => format!("kick {whom}"),
+                13 => format!("ban {whom} {}", random.random_range(1..100)),
+                14 => format!("unban {whom}"),
+                15 => format!("mute {whom}"),
+                16 => format!("unmute {whom}"),
+                17 => format!("transfer {whom}"),
+                18 => format!("moderator {whom}"),
+                19 => format!("start #{nonce}"),
+                20 => "finish".to_owned(),
+                21 => "ready".to_owned(),
                 _ => format!("chat hi #{nonce}"),
             };
             table.run(&format!("{who} {does}"));

@@ -123,14 +123,9 @@ impl Attachment {
         self.audience.stage_event(Arc::clone(&event));
         match &event.change {
             Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. } => {
-                self.audience.unseat_user(user);
+                self.audience.part(Some(user), event.seq);
             }
-            Change::Closed { .. } => {
-                let everybody: Vec<_> = self.audience.sessions().cloned().collect();
-                for session in everybody {
-                    self.audience.unseat(&session);
-                }
-            }
+            Change::Closed { .. } => self.audience.part(None, event.seq),
             _ => {}
         }
         true

@@ -29,7 +29,15 @@ impl Lobby {
         if let Some(key) = &envelope.key
             && let Some(outcome) = self.state.outcome(&sender, key, now)
         {
-            let reply = Output::Reply(Ok(repeated(outcome)));
+            let reply = match envelope.command {
+                // A join that is sent again by its node, as its answer was lost, begins no second membership.
+                LobbyCommand::Join(_) if self.state.member(&sender).is_none() => {
+                    Err(Refusal::new(ErrorCode::NotMember, "the membership that the join began has ended"))
+                }
+                LobbyCommand::Join(_) => return self.take_new(owned, node, envelope, now, out),
+                _ => Ok(repeated(outcome)),
+            };
+            let reply = Output::Reply(reply);
             return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
         }
         if self.pending.len() >= PENDING_MAX {
@@ -38,6 +46,19 @@ impl Lobby {
             out.push(Emit::Reply { envelope, outcome: Err(refusal) });
             return;
         }
+        self.take_new(owned, node, envelope, now, out);
+    }
+
+    /// Takes a command that was not carried out before.
+    fn take_new(
+        &mut self,
+        owned: &mut OwnedShard,
+        node: &Node,
+        envelope: Envelope,
+        now: Millis,
+        out: &mut Vec<Emit>,
+    ) {
+        let sender = envelope.caller.user.clone();
         let alone = self.is_alone(&envelope.caller);
         let decision = self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules);
         match decision {
@@ -95,7 +116,8 @@ impl Lobby {
         let mut outputs = Vec::new();
         let joins = !changes.is_empty();
         if joins {
-            let events = self.commit(owned, changes, None, Recorded::Changed, now);
+            let key = envelope.key.clone().map(|key| (sender.clone(), key));
+            let events = self.commit(owned, changes, key, Recorded::Changed, now);
             outputs.extend(events.into_iter().map(Output::Event));
         }
         let from = match &envelope.origin {
@@ -150,7 +172,7 @@ impl Lobby {
         let mut refused = Vec::new();
         for Attaching { caller, .. } in &task.sessions {
             if self.state.member(&caller.user).is_none() {
-                let join = LobbyCommand::Join(Join::default());
+                let join = LobbyCommand::Join(Join { resumed: true, ..Join::default() });
                 match self.state.decide(caller, &join, true, now, &node.rules) {
                     Ok(Decision::Attach(changes)) => {
                         let events = self.commit(owned, changes, None, Recorded::Changed, now);
@@ -200,6 +222,7 @@ fn answer_of(outcome: Outcome, dup: bool) -> Answer {
     match recorded {
         Recorded::Sent => Answer::Sent { epoch, seq, at, dup },
         Recorded::Changed => Answer::Changed { seq, game: None },
+        Recorded::Game(game) => Answer::Changed { seq, game: Some(game) },
         Recorded::Done => Answer::Done,
     }
 }

@@ -173,7 +173,7 @@ impl Worker {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let saved = attachment.audience.wants_saved(session);
         attachment.audience.unseat(session);
-        let join = LobbyCommand::Join(Join { saved, ..Join::default() });
+        let join = LobbyCommand::Join(Join { saved, resumed: true, ..Join::default() });
         self.on_command(Envelope {
             caller: Arc::clone(&session.caller),
             origin: Origin::Session(Arc::clone(session), ReplyTo::Snapshot),

@@ -86,11 +86,18 @@ pub(crate) fn event(event: &LobbyEvent) -> Event<'static> {
         Change::Joined { user: who, role, .. } => {
             Event { user: user(who), role: Some(text(role.as_str())), ..plain }
         }
-        Change::Left { user: who, .. } => Event { user: user(who), ..plain },
+        Change::Left { user: who, .. }
+        | Change::Kicked { user: who, .. }
+        | Change::Banned { user: who, .. }
+        | Change::Unbanned { user: who, .. }
+        | Change::Muted { user: who, .. }
+        | Change::Ready { user: who, .. }
+        | Change::Reported { user: who, .. } => Event { user: user(who), ..plain },
         Change::HostChanged { user: who, .. } => Event { user: who.as_ref().map(text), ..plain },
-        Change::Updated { by, .. } | Change::Closed { by, .. } => {
-            Event { by: by.as_ref().map(text), ..plain }
-        }
+        Change::Updated { by, .. }
+        | Change::Closed { by, .. }
+        | Change::GameStarted { by, .. }
+        | Change::GameFinished { by, .. } => Event { by: by.as_ref().map(text), ..plain },
         other => panic!("nobody here asks for {}", other.name()),
     }
 }

@@ -6,6 +6,8 @@
 mod fleet;
 mod history;
 mod line;
+mod moderation;
 mod player;
+mod powers;
 mod simulation;
 mod stories;

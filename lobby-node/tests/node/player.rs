@@ -10,8 +10,8 @@ use mlms_protocol::command::{History as Page, Join, Position, Recipients, Resume
 use mlms_protocol::lobby::Settings;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
-    Answer, Body, Class, Command, Encoding, Event, JoinStatus, Kind, LobbyCommand, LobbyId, Nonce, Refusal,
-    Seq, ServerFrame, UserId,
+    Answer, Body, Change, Class, Command, Encoding, ErrorCode, Event, JoinStatus, Kind, LobbyCommand,
+    LobbyId, Nonce, Refusal, Seq, ServerFrame, UserId,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -51,10 +51,10 @@ pub(crate) struct Role {
 }
 
 pub(crate) struct Player {
-    role: Role,
+    pub role: Role,
     fleet: Arc<Fleet>,
     history: Arc<History>,
-    random: StdRng,
+    pub random: StdRng,
     line: Option<Line>,
     /// Lobbies that the player is in, with its position. Not live: to be resumed.
     inside: BTreeMap<LobbyId, Inside>,
@@ -73,7 +73,7 @@ struct Inside {
 }
 
 #[derive(Clone)]
-struct Message {
+pub(crate) struct Message {
     lobby: LobbyId,
     nonce: Nonce,
     kind: Kind,
@@ -83,7 +83,7 @@ struct Message {
 }
 
 /// A command without its answer, with the history's number of it.
-enum Open {
+pub(crate) enum Open {
     Join(u64, LobbyId),
     Resume(Vec<(u64, LobbyId)>),
     Leave(u64, LobbyId),
@@ -151,11 +151,11 @@ impl Player {
         self.lose();
     }
 
-    fn note(&self, what: What<'static>) -> u64 {
+    pub(crate) fn note(&self, what: What<'static>) -> u64 {
         self.history.note(&self.role.name, what)
     }
 
-    fn call(&mut self) -> u64 {
+    pub(crate) fn call(&mut self) -> u64 {
         self.calls += 1;
         self.calls
     }
@@ -217,7 +217,7 @@ impl Player {
         self.send(Command::Resume(points), None, Open::Resume(calls)).await;
     }
 
-    async fn send(&mut self, command: Command, nonce: Option<Nonce>, open: Open) {
+    pub(crate) async fn send(&mut self, command: Command, nonce: Option<Nonce>, open: Open) {
         let id = match &mut self.line {
             Some(line) => line.send(command, nonce).await,
             None => None,
@@ -325,13 +325,17 @@ impl Player {
                 if let Some(one) = self.unanswered.iter_mut().find(|one| one.nonce == message.nonce) {
                     one.sent = false;
                 }
-                if refusal.retry_ms.is_none() {
+                // Nobody waits until it may talk again.
+                if refusal.retry_ms.is_none() || refusal.code == ErrorCode::Muted {
                     self.unanswered.retain(|one| one.nonce != message.nonce);
                 }
             }
             (Open::History { call, lobby, after, started }, Ok(Answer::History { events, more })) => {
                 self.note(What::Ok { call, epoch: None, seq: None, dup: false });
                 note_page(&self.history, &lobby, started, after, more, false, &events);
+            }
+            (Open::Plain(call), Ok(Answer::Changed { seq, .. })) => {
+                self.note(What::Ok { call, epoch: None, seq: Some(seq.0), dup: false });
             }
             (Open::Plain(call), Ok(_)) => {
                 self.note(What::Ok { call, epoch: None, seq: None, dup: false });
@@ -359,7 +363,7 @@ impl Player {
     fn not_entered(&mut self, call: u64, lobby: &LobbyId, refusal: &Refusal) {
         self.refused(call, refusal);
         // A full lobby may have a place later, but this player does not wait for it.
-        if refusal.retry_ms.is_none() || refusal.code == mlms_protocol::ErrorCode::LobbyFull {
+        if refusal.retry_ms.is_none() || refusal.code == ErrorCode::LobbyFull {
             self.outside(lobby);
         }
     }
@@ -377,8 +381,10 @@ impl Player {
                     inside.position = Position { epoch: event.epoch, seq: event.seq };
                 }
                 match &event.change {
-                    mlms_protocol::Change::Closed { .. } => self.outside(&event.lobby),
-                    mlms_protocol::Change::Left { user, .. } if *user == self.role.user => {
+                    Change::Closed { .. } => self.outside(&event.lobby),
+                    Change::Left { user, .. } | Change::Kicked { user, .. } | Change::Banned { user, .. }
+                        if *user == self.role.user =>
+                    {
                         self.outside(&event.lobby);
                     }
                     _ => {}
@@ -509,7 +515,7 @@ impl Player {
                 let pause = Duration::from_millis(self.random.random_range(500..9_000));
                 tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
             }
-            965..985 => {
+            965..980 => {
                 let pause = match self.random.random_range(0..10) {
                     0..6 => self.random.random_range(0..1_500),
                     6..9 => self.random.random_range(1_500..10_000),
@@ -529,17 +535,18 @@ impl Player {
                 let until = Instant::now() + Duration::from_millis(pause);
                 tokio::time::sleep_until(until.min(end)).await;
             }
-            _ => {}
+            980..993 => self.moderate(lobby).await,
+            _ => self.play_game(lobby).await,
         }
     }
 
-    fn invoke(&mut self, op: &'static str, lobby: &LobbyId) -> u64 {
+    pub(crate) fn invoke(&mut self, op: &'static str, lobby: &LobbyId) -> u64 {
         let call = self.call();
         self.note(What::Invoke(Invoke { call, op: text(op), lobby: text(lobby), ..Invoke::default() }));
         call
     }
 
-    fn nonce(&mut self) -> Nonce {
+    pub(crate) fn nonce(&mut self) -> Nonce {
         Nonce::new(&format!("{}-{}", self.role.name, self.random.random::<u64>())).unwrap()
     }
 

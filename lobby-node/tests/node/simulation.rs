@@ -90,6 +90,9 @@ fn players_see_what_the_protocol_promises_whatever_fails() {
             ("lobby_full", 5),
             ("history_reads", 100),
             ("unsequenced", 1_000),
+            ("kicks", 10),
+            ("bans", 10),
+            ("after_removal", 100),
         ] {
             assert!(totals[name] >= least, "{name}: {} in {} runs, not {least}", totals[name], seeds.len());
         }
@@ -113,6 +116,9 @@ fn add(totals: &mut BTreeMap<&'static str, u64>, counts: &Counts) {
         ("refused", counts.refused),
         ("lobby_full", counts.lobby_full),
         ("history_reads", counts.history_reads),
+        ("kicks", counts.kicks),
+        ("bans", counts.bans),
+        ("after_removal", counts.after_removal),
         ("ordered_lost_excused", counts.ordered_lost_excused),
     ] {
         *totals.entry(name).or_default() += count;

@@ -15,7 +15,7 @@ use crate::fleet::{Entrance, Fleet, Plan, lobby, user};
 use crate::line::{Line, chat, message};
 
 /// Limits that get in nobody's way.
-fn no_rates() -> Limits {
+pub(crate) fn no_rates() -> Limits {
     Limits { commands_per_s: 0, chats_per_s: 0, joins_per_s: 0, creates_per_minute: 0, ..Limits::default() }
 }
 
@@ -23,7 +23,7 @@ async fn fleet(limits: Limits) -> std::sync::Arc<Fleet> {
     Fleet::start(Plan { limits, ..Plan::default() }).await
 }
 
-fn text(event: &Event) -> Option<String> {
+pub(crate) fn text(event: &Event) -> Option<String> {
     match event {
         Event::Message(message) => message.body.as_text(),
         Event::Lobby(event) => match &event.change {
@@ -35,7 +35,7 @@ fn text(event: &Event) -> Option<String> {
 }
 
 /// A lobby that the node owns, because ann enters it there first.
-async fn owned_by(fleet: &Fleet, number: usize) -> (LobbyId, Line) {
+pub(crate) async fn owned_by(fleet: &Fleet, number: usize) -> (LobbyId, Line) {
     for _ in 0..100 {
         let lobby = lobby(&format!("lobby-{}", fleet.unique()));
         let mut ann = fleet.connect(number, "ann").await;

@@ -5,7 +5,7 @@ use mlms_protocol::command::{
     Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send,
 };
 use mlms_protocol::event::{LobbyState, PassingMessage};
-use mlms_protocol::lobby::{Member, Settings, Visibility};
+use mlms_protocol::lobby::{Member, Reporters, Settings, Visibility};
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
     Answer, Body, Change, Class, Command, Encoding, Epoch, ErrorCode, Event, JoinStatus, Kind, Limits,
@@ -101,12 +101,16 @@ fn text_body(encoding: Encoding) -> impl Strategy<Value = Body> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let visibility = prop_oneof![Just(Visibility::Public), Just(Visibility::Unlisted)];
-    (option::of(text()), option::of(any::<u32>()), visibility, any::<bool>(), object()).prop_map(
-        |(name, capacity, visibility, close_when_empty, metadata)| Settings {
+    let reports = prop_oneof![Just(Reporters::Server), Just(Reporters::Host), Just(Reporters::Members)];
+    let flags = (any::<bool>(), any::<bool>());
+    (option::of(text()), option::of(any::<u32>()), visibility, flags, reports, object()).prop_map(
+        |(name, capacity, visibility, (close_when_empty, join_in_progress), reports, metadata)| Settings {
             name,
             capacity,
             visibility,
             close_when_empty,
+            join_in_progress,
+            reports,
             metadata,
         },
     )
@@ -130,6 +134,7 @@ fn join() -> impl Strategy<Value = Join> {
             password,
             invite,
             role,
+            resumed: false,
         })
 }
 

@@ -5,7 +5,7 @@ use mlms_protocol::command::{
     Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send,
 };
 use mlms_protocol::event::{LobbyState, PassingMessage};
-use mlms_protocol::lobby::{Member, Settings, Visibility};
+use mlms_protocol::lobby::{Member, Reporters, Settings, Visibility};
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
     Answer, Body, Change, Class, Command, Epoch, ErrorCode, Event, JoinStatus, Kind, Limits, LobbyCommand,
@@ -44,6 +44,8 @@ fn settings() -> Settings {
         capacity: Some(4),
         visibility: Visibility::Unlisted,
         close_when_empty: true,
+        join_in_progress: false,
+        reports: Reporters::Members,
         metadata: object(json!({"map": "ice", "rounds": 3})),
     }
 }
@@ -79,6 +81,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
                 password: Some("sesame".to_owned()),
                 invite: Some("i-1".to_owned()),
                 role: Some(MemberRole::Spectator),
+                resumed: false,
             }),
         ),
         ("leave", LobbyCommand::Leave),
