@@ -12,7 +12,7 @@ pub mod view;
 pub use directory::Directory;
 pub use embedded::Embedded;
 pub use journal::Journal;
-pub use redis::{ConnectError, Redis};
+pub use redis::{ConnectError, Redis, Survey};
 pub use relay::Relay;
 pub use view::View;
 

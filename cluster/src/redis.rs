@@ -10,6 +10,7 @@ mod keeper;
 mod keys;
 mod records;
 mod relay;
+mod survey;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,13 +25,15 @@ use mlms_protocol::placement::SHARD_COUNT;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{Directory, Journal, Relay};
+use crate::{Directory, Journal, Relay, Unavailable};
 use connection::Connection;
 use keys::Keys;
+use survey::Surveyor;
 
 pub(crate) use directory::RedisDirectory;
 pub(crate) use journal::RedisJournal;
 pub(crate) use relay::RedisRelay;
+pub use survey::Survey;
 
 /// The oldest major version with what is used here: sharded pub/sub, and scripts that are taken whole or not at
 /// all when memory ends.
@@ -64,6 +67,7 @@ pub struct Redis {
     directory: Directory,
     journal: Journal,
     relay: Relay,
+    surveyor: Surveyor,
 }
 
 impl std::fmt::Debug for Redis {
@@ -118,6 +122,7 @@ impl Redis {
         let redis_directory =
             Arc::new(RedisDirectory::new(first.client.clone(), Arc::clone(&keys), is_cluster, requests));
         let redis_journal = Arc::new(RedisJournal::new(journal.client.clone(), Arc::clone(&keys)));
+        let surveyor = Surveyor { client: first.client.clone(), keys: Arc::clone(&keys) };
         let redis_relay = Arc::new(RedisRelay::new(publisher.client.clone(), keys, is_cluster));
         let stop = CancellationToken::new();
         let lifeline = Lifeline(Arc::new(stop.clone().drop_guard()));
@@ -125,6 +130,7 @@ impl Redis {
             directory: Directory::redis(Arc::clone(&redis_directory), lifeline.clone()),
             journal: Journal::redis(redis_journal, lifeline.clone()),
             relay: Relay::redis(Arc::clone(&redis_relay), lifeline),
+            surveyor,
         };
         let task = async move {
             tokio::join!(
@@ -149,6 +155,14 @@ impl Redis {
     #[must_use]
     pub fn relay(&self) -> Relay {
         self.relay.clone()
+    }
+
+    /// Looks at the whole cluster, for an operator.
+    ///
+    /// # Errors
+    /// Redis is out of reach.
+    pub async fn survey(&self) -> Result<Survey, Unavailable> {
+        self.surveyor.survey(&self.directory).await
     }
 }
 

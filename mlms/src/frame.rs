@@ -22,6 +22,8 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::operator;
+
 /// Time for the last writes, beyond the sessions' own.
 const REST: Duration = Duration::from_secs(15);
 
@@ -36,6 +38,7 @@ pub(crate) struct Frame {
     verifier: Verifier,
     keys: ClusterKeys,
     admin_listener: TcpListener,
+    known: Option<operator::Known>,
 }
 
 /// The cluster, whichever it is.
@@ -72,6 +75,7 @@ impl Frame {
             verifier,
             keys,
             admin_listener,
+            known: None,
         })
     }
 
@@ -93,6 +97,7 @@ impl Frame {
         listener: TcpListener,
         workers: usize,
     ) {
+        self.known = Some(cluster.directory.watch());
         let settings = &self.settings;
         let node = LobbyNode {
             config: NodeConfig {
@@ -129,6 +134,7 @@ impl Frame {
 
     /// Starts a broker, and gives the address of its public listener.
     pub(crate) async fn start_broker(&mut self, cluster: &Cluster) -> anyhow::Result<SocketAddr> {
+        self.known = Some(cluster.directory.watch());
         let broker = Broker {
             config: BrokerConfig::from(&self.settings),
             directory: cluster.directory.clone(),
@@ -149,11 +155,11 @@ impl Frame {
 
     /// Serves until the process is told to stop, and has stopped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, admin_listener, .. } =
-            self;
+        let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, .. } = self;
+        let Frame { admin_listener, known, .. } = self;
         let ended = CancellationToken::new();
-        let admin =
-            Admin { health, readiness, metrics, verifier: Some(verifier), routes: axum::Router::new() };
+        let routes = operator::routes(known, shutdown.clone());
+        let admin = Admin { health, readiness, metrics, verifier: Some(verifier), routes };
         let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
         let signals = tokio::spawn({
             let shutdown = shutdown.clone();

@@ -1,8 +1,10 @@
 //! The one server binary: every role of the service, and the tools around it.
 
 mod frame;
+mod operator;
 mod roles;
 mod standalone;
+mod status;
 mod token;
 
 use std::process::ExitCode;
@@ -33,6 +35,11 @@ enum Command {
     Broker(SharedFlags),
     /// Run a lobby node of a deployment over Redis
     LobbyNode(SharedFlags),
+    /// Look at a deployment over Redis
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Print a token for a user
     Token(token::Arguments),
     /// Check the settings and print what they come to, secrets hidden
@@ -47,6 +54,12 @@ enum Command {
     DefaultConfig,
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Print its nodes with what they carry, and its shards with their owners
+    Status(status::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -73,6 +86,7 @@ fn main() -> ExitCode {
         Command::Standalone(flags) => serve(ProcessRole::Standalone, &flags, standalone::run),
         Command::Broker(flags) => serve(ProcessRole::Broker, &flags, roles::broker),
         Command::LobbyNode(flags) => serve(ProcessRole::LobbyNode, &flags, roles::lobby_node),
+        Command::Cluster { command: ClusterCommand::Status(arguments) } => status::print(&arguments),
         Command::Token(arguments) => token::print(&arguments),
         Command::CheckConfig { role, flags } => check_config(role.into(), &flags),
         Command::DefaultConfig => print(&default_config()),

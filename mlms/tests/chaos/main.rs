@@ -13,6 +13,7 @@
 mod crowd;
 mod deaths;
 mod fleet;
+mod operator;
 mod recorder;
 mod redis;
 mod redis_away;

@@ -177,11 +177,17 @@ impl Drop for Service {
     }
 }
 
-/// One HTTP request; `None`: nobody answers.
 pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    ask("GET", port, path).await
+}
+
+/// One HTTP request; `None`: nobody answers.
+pub(crate) async fn ask(method: &str, port: u16, path: &str) -> Option<(u16, String)> {
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let text = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
         stream.write_all(text.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
