@@ -51,6 +51,7 @@ impl From<&Settings> for BrokerConfig {
             token_in_query: settings.token_in_query,
             connections_per_address_max: settings.limits.connections_per_address_max,
             drain: settings.drain,
+            connections_max: settings.connections_max,
             ..BrokerConfig::default()
         }
     }

@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod limiter;
 mod listener;
+mod load;
 mod lobby;
 mod metrics;
 mod node;

@@ -2,7 +2,7 @@
 
 use mlms_process::metrics::register;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
 /// The metrics of one node.
@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) deliveries: IntCounterVec,
     pub(crate) shed: IntCounter,
     pub(crate) slow_consumers: IntCounter,
+    pub(crate) outbox_bytes: IntGauge,
+    pub(crate) loop_lag: Gauge,
     pub(crate) closes: IntCounterVec,
     pub(crate) joins: IntCounterVec,
     pub(crate) append_seconds: Histogram,
@@ -62,6 +64,14 @@ impl Metrics {
             slow_consumers: counter(
                 "mlms_slow_consumers_total",
                 "Connections closed because they did not keep up.",
+            ),
+            outbox_bytes: gauge("mlms_outbox_bytes", "Bytes that wait for slow connections."),
+            loop_lag: register(
+                registry,
+                Gauge::new(
+                    "mlms_loop_lag_seconds",
+                    "How late the latest of the workers' event loops comes to a task.",
+                ),
             ),
             closes: labelled("mlms_closes_total", "Sessions closed by the node, by code.", "code"),
             joins: labelled("mlms_joins_total", "Joins and resumes that succeeded, by status.", "status"),

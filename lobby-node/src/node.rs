@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::connection::{Connection, Socket};
 use crate::limiter::Creates;
+use crate::load;
 use crate::lobby::{Caller, Rules};
 use crate::metrics::Metrics;
 use crate::session::{self, SessionHandle};
@@ -331,7 +332,8 @@ async fn run(
     link_events: LinkEvents,
     links_task: impl Future<Output = ()> + Send + 'static,
 ) {
-    let LobbyNode { config, listener, registry, health, readiness, shutdown, .. } = parts;
+    let LobbyNode { config, listener, registry, health, readiness, shutdown, threads: threads_kind, .. } =
+        parts;
     let tasks = TaskTracker::new();
     let mut joins = Vec::new();
     for (inbox, thread) in inboxes.into_iter().zip(threads) {
@@ -350,6 +352,10 @@ async fn run(
     tasks.spawn(links_task);
     tasks.spawn(dispatch(Arc::clone(&node), link_events));
     tasks.spawn(watch_view(Arc::clone(&node)));
+    if matches!(threads_kind, Threads::Own(_)) {
+        let workers = node.workers.iter().map(|worker| worker.runtime.clone()).collect();
+        tasks.spawn(load::measure(Arc::clone(&node), workers));
+    }
     let lease = tasks.spawn(hold_lease(Arc::clone(&node), config.clone(), gate, component, shutdown.clone()));
     let stop_listener = CancellationToken::new();
     if let Some(listener) = listener {
@@ -534,7 +540,7 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
-    fn lock_sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>> {
+    pub(crate) fn lock_sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>> {
         self.sessions.lock().expect("no holder of the sessions panics")
     }
 

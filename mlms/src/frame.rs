@@ -13,6 +13,7 @@ use mlms_process::admin::Admin;
 use mlms_process::config::MayCreate;
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::metrics::Metrics;
+use mlms_process::saturation::Saturation;
 use mlms_process::shutdown::Tasks;
 use mlms_process::{Health, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
@@ -112,7 +113,7 @@ impl Frame {
                     MayCreate::Roles(roles) => Some(roles.clone()),
                 },
                 drain: settings.drain,
-                connections_max: BrokerConfig::from(settings).connections_max,
+                connections_max: settings.connections_max,
                 name: name.clone(),
             },
             directory: cluster.directory.clone(),
@@ -159,7 +160,9 @@ impl Frame {
         let Frame { admin_listener, known, .. } = self;
         let ended = CancellationToken::new();
         let routes = operator::routes(known, shutdown.clone());
-        let admin = Admin { health, readiness, metrics, verifier: Some(verifier), routes };
+        let saturation = Saturation::new(&metrics, settings.connections_max);
+        let watching = tokio::spawn(saturation.clone().run(ended.clone()));
+        let admin = Admin { health, readiness, metrics, saturation, verifier: Some(verifier), routes };
         let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
         let signals = tokio::spawn({
             let shutdown = shutdown.clone();
@@ -169,6 +172,7 @@ impl Frame {
         ended.cancel();
         signals.abort();
         admin.await??;
+        watching.await?;
         outcome?;
         tracing::info!("stopped");
         Ok(())

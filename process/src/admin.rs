@@ -1,4 +1,4 @@
-//! The operator's listener: `/live`, `/ready`, `/metrics` for machines, `/health` and role-specific routes for
+//! The operator's listener: `/live`, `/ready`, `/metrics`, `/scale` for machines, `/health` and role-specific routes for
 //! people. Beyond loopback everything but probes and metrics needs a bearer token with the role `admin`.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use mlms_protocol::Role;
+use prometheus::IntGauge;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -19,7 +20,8 @@ use tower::ServiceExt;
 use crate::health::{Health, Readiness};
 use crate::http::{self, HttpOptions, ListenerMetrics};
 use crate::jwt::{TokenError, Verifier};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, register};
+use crate::saturation::Saturation;
 
 /// Connections at once; probes and a few people.
 const CONNECTIONS_MAX: usize = 256;
@@ -33,6 +35,8 @@ pub struct Admin {
     pub health: Health,
     pub readiness: Readiness,
     pub metrics: Metrics,
+    /// What autoscalers are told.
+    pub saturation: Saturation,
     /// Verifies the operator's token. Without one, protected routes are refused beyond loopback.
     pub verifier: Option<Verifier>,
     /// Role-specific routes (cluster status, drain); protected like `/health`.
@@ -61,11 +65,13 @@ impl Admin {
     }
 
     fn router(self, door: Door) -> Router {
+        let page = Page::new(self.metrics, self.readiness.clone());
         let probes = Router::new()
             .route("/live", get(async || "alive\n"))
             .route("/ready", get(ready))
             .with_state(self.readiness.clone())
-            .merge(Router::new().route("/metrics", get(metrics_page)).with_state(self.metrics));
+            .merge(Router::new().route("/metrics", get(metrics_page)).with_state(page))
+            .merge(Router::new().route("/scale", get(scale_page)).with_state(self.saturation));
         let protected = Router::new()
             .route("/health", get(health_page))
             .with_state((self.health, self.readiness))
@@ -91,8 +97,35 @@ async fn health_page(State((health, readiness)): State<(Health, Readiness)>) -> 
     }))
 }
 
-async fn metrics_page(State(metrics): State<Metrics>) -> Response {
-    match metrics.render() {
+async fn scale_page(State(saturation): State<Saturation>) -> Response {
+    Json(saturation.latest()).into_response()
+}
+
+/// The metrics page, with what is known only when it is asked for.
+#[derive(Clone)]
+struct Page {
+    metrics: Metrics,
+    readiness: Readiness,
+    ready: IntGauge,
+    draining: IntGauge,
+}
+
+impl Page {
+    fn new(metrics: Metrics, readiness: Readiness) -> Page {
+        let gauge = |name: &str, help: &str| register(metrics.registry(), IntGauge::new(name, help));
+        Page {
+            ready: gauge("mlms_ready", "1 while the process takes new sessions, else 0."),
+            draining: gauge("mlms_draining", "1 from the start of the drain on, else 0."),
+            metrics,
+            readiness,
+        }
+    }
+}
+
+async fn metrics_page(State(page): State<Page>) -> Response {
+    page.ready.set(page.readiness.is_ready().into());
+    page.draining.set(page.readiness.is_draining().into());
+    match page.metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");

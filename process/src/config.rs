@@ -72,6 +72,8 @@ pub struct Settings {
     pub allowed_origins: AllowedOrigins,
     /// Whose `X-Forwarded-For` is believed; empty: nobody's.
     pub trusted_proxies: Vec<Network>,
+    /// Connections at once at the broker's or the node's listener; saturation is measured against it.
+    pub connections_max: usize,
     /// How long a stopping process gives its sessions to leave.
     pub drain: Duration,
     /// Time between two WebSocket pings to one session.
@@ -235,6 +237,7 @@ impl Settings {
             token_in_query: standalone,
             allowed_origins: AllowedOrigins::SameHost,
             trusted_proxies: Vec::new(),
+            connections_max: 100_000,
             drain: Duration::from_secs(20),
             heartbeat: Duration::from_millis(25_000),
             node: NodeSettings {

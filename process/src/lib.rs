@@ -8,6 +8,7 @@ pub mod http;
 pub mod jwt;
 pub mod logging;
 pub mod metrics;
+pub mod saturation;
 pub mod shutdown;
 
 #[cfg(test)]

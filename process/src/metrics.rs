@@ -12,6 +12,8 @@ use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
 #[derive(Clone)]
 pub struct Metrics {
     own: Registry,
+    /// The system's figures of the process: looked up at every gathering, so only for the page.
+    system: Registry,
     parts: Arc<Mutex<Vec<Registry>>>,
 }
 
@@ -28,15 +30,16 @@ pub fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: pro
 impl Metrics {
     /// Metrics of the process itself: memory, CPU, file descriptors, and which build it is.
     pub fn new(version: &str, role: &str) -> Metrics {
-        let own = Registry::new();
+        let (own, system) = (Registry::new(), Registry::new());
         #[cfg(target_os = "linux")]
-        own.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        system
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("the process collector is registered once");
         let opts = Opts::new("mlms_build_info", "Always 1; the labels tell the build and the role.")
             .const_label("version", version)
             .const_label("role", role);
         register(&own, IntGauge::with_opts(opts)).set(1);
-        Metrics { own, parts: Arc::default() }
+        Metrics { own, system, parts: Arc::default() }
     }
 
     /// The process's own registry, for what is there once.
@@ -55,15 +58,20 @@ impl Metrics {
         registry
     }
 
+    /// What the process itself counts, without the system's figures of it; a name comes once a part.
+    pub(crate) fn families(&self) -> Vec<MetricFamily> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        std::iter::once(&self.own).chain(&parts).flat_map(Registry::gather).collect()
+    }
+
     /// The Prometheus text page.
     ///
     /// # Errors
     /// When a metric cannot be written as text.
     pub fn render(&self) -> prometheus::Result<String> {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         // A family stands once on the page: parts of one kind give the same names with other labels.
-        for mut family in std::iter::once(&self.own).chain(&parts).flat_map(Registry::gather) {
+        for mut family in self.families().into_iter().chain(self.system.gather()) {
             match families.get_mut(family.name()) {
                 Some(first) => first.mut_metric().append(&mut family.take_metric()),
                 None => {

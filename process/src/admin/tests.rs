@@ -28,10 +28,12 @@ impl Listener {
         settings.jwt.hs256_secret = Some("a secret of more than thirty-two bytes".into());
         let listener = TcpListener::bind(bind).await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let metrics = Metrics::new("0", "test");
         let admin = Admin {
             health: Health::new(),
             readiness: Readiness::new(),
-            metrics: Metrics::new("0", "test"),
+            saturation: Saturation::new(&metrics, 1_000),
+            metrics,
             verifier: Some(Verifier::new(&settings.jwt).unwrap().0),
             routes: Router::new().route("/admin/drain", post(async || "draining")),
         };
@@ -89,12 +91,21 @@ async fn probes_health_and_metrics_tell_the_state() {
 
     let (status, page) = admin.ask("GET /metrics", "").await;
     assert_eq!(status, 200);
-    for name in ["mlms_build_info{", "mlms_connections{listener=\"admin\"}", "process_resident_memory_bytes"]
-    {
+    for name in [
+        "mlms_build_info{",
+        "mlms_connections{listener=\"admin\"}",
+        "process_resident_memory_bytes",
+        "mlms_ready 1",
+        "mlms_draining 0",
+    ] {
         assert!(page.contains(name), "{name}: {page}");
     }
+    let (_, scale) = admin.ask("GET /scale", "").await;
+    assert_eq!(scale, r#"{"connections":0,"connections_max":1000,"saturation":0.0,"signal":"connections"}"#);
     admin.readiness.drain();
     assert_eq!(admin.ask("GET /ready", "").await.0, 503);
+    let page = admin.ask("GET /metrics", "").await.1;
+    assert!(page.contains("mlms_ready 0\n") && page.contains("mlms_draining 1\n"), "{page}");
     assert_eq!(admin.ask("GET /live", "").await.0, 200);
     assert_eq!(admin.ask("GET /nothing", "").await.0, 404);
     admin.stop().await;
@@ -117,7 +128,7 @@ async fn on_loopback_the_machine_passes_and_web_pages_do_not() {
 async fn beyond_loopback_only_an_admin_passes() {
     let admin = Listener::start("0.0.0.0:0").await;
     let bearer = |token: String| format!("authorization: Bearer {token}\r\n");
-    for path in ["GET /live", "GET /ready", "GET /metrics"] {
+    for path in ["GET /live", "GET /ready", "GET /metrics", "GET /scale"] {
         assert_eq!(admin.ask(path, "").await.0, 200, "{path}");
     }
     for (path, expected) in [("GET /health", 200), ("POST /admin/drain", 200)] {

@@ -260,6 +260,12 @@ pub(super) const TABLE: &[Setting] = &[
         },
     ),
     setting(
+        "connections_max",
+        "Connections at once at the broker's or the node's listener; one more is told 503 with Retry-After. What\n/scale says is measured against it.",
+        |s, given| put(&mut s.connections_max, value::number(given, 1, 10_000_000)),
+        |s| Some(s.connections_max.to_string()),
+    ),
+    setting(
         "drain_seconds",
         "Seconds that a stopping process gives its sessions to leave; it ends early with the last one.",
         |s, given| put(&mut s.drain, seconds(given, 0, 3_600)),

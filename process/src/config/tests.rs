@@ -60,6 +60,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
         ("token_in_query", "false"),
         ("allowed_origins", "https://play.example.com,http://localhost:3000"),
         ("trusted_proxies", "10.0.0.0/8,fd00::/8"),
+        ("connections_max", "5000"),
         ("drain_seconds", "7"),
         ("heartbeat_ms", "1000"),
         ("node.listen", "127.0.0.1:8091"),
