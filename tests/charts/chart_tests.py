@@ -1,0 +1,126 @@
+"""What the chart renders: accepted by both Helms, valid for the oldest and the newest Kubernetes, whole in itself."""
+import base64
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import references
+import schemas
+from chart import CHART, HELMS, ROOT, VALUES, helm, of_kind, pods, rendered, template, title
+from suite import case, nothing
+
+
+@case("there are at least six values files, and both Helms find nothing to say about the chart with any of them")
+def lint() -> None:
+    assert len(VALUES) >= 6, VALUES
+    for version in HELMS:
+        for values in VALUES:
+            said = helm(version, "lint", "--strict", CHART, "--values", values)
+            # The one remark left is that a chart may have a picture.
+            remarks = [line for line in said.splitlines() if line.startswith("[") and "icon is recommended" not in line]
+            nothing(remarks)
+
+
+def without_secrets(documents) -> list:
+    """In a fixed order, and without what is made at random at every rendering."""
+    plain = [{**document, "data": sorted(document["data"])} if document["kind"] == "Secret" else document for document in documents]
+    return sorted(plain, key=lambda document: (title(document), document["kind"]))
+
+
+@case("Helm 3 and Helm 4 render the same objects")
+def same() -> None:
+    for values in VALUES:
+        old, new = (without_secrets(rendered(values, version)) for version in HELMS)
+        assert old == new, f"{values.name}: {[title(a) for a, b in zip(old, new, strict=False) if a != b]}"
+
+
+@case("every object is valid for the oldest and the newest Kubernetes")
+def valid() -> None:
+    nothing([
+        f"{values.name}: {problem}"
+        for values in VALUES
+        for version in (schemas.OLDEST, schemas.NEWEST)
+        for document in rendered(values)
+        for problem in schemas.problems(document, version)
+    ])
+    assert f'kubeVersion: ">={schemas.OLDEST}.0-0"' in (CHART / "Chart.yaml").read_text()
+
+
+@case("whatever an object names exists, and says the same")
+def whole() -> None:
+    nothing([f"{values.name}: {problem}" for values in VALUES for problem in references.problems(rendered(values))])
+
+
+@case("the values files together make every kind of object and turn every switch")
+def everything() -> None:
+    kinds = {document["kind"] for values in VALUES for document in rendered(values)}
+    wanted = {
+        "Deployment", "StatefulSet", "Job", "CronJob", "Service", "Ingress", "HTTPRoute", "HorizontalPodAutoscaler", "ScaledObject",
+        "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "PrometheusRule", "ConfigMap", "Secret", "ServiceAccount", "Pod",
+    }
+    assert kinds == wanted, kinds ^ wanted
+
+
+@case("a budget lets one pod go at a time, and never keeps a sick one")
+def budgets() -> None:
+    for values in VALUES:
+        for document in of_kind(rendered(values), "PodDisruptionBudget"):
+            assert document["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", title(document)
+            assert document["spec"]["maxUnavailable"] == 1, title(document)
+
+
+@case("autoscalers grow at once and shrink one pod at a time after ten minutes")
+def behaviour() -> None:
+    for values in VALUES:
+        for document in of_kind(rendered(values), "HorizontalPodAutoscaler", "ScaledObject"):
+            spec = document["spec"]
+            how = spec.get("behavior") or spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+            assert how["scaleUp"]["stabilizationWindowSeconds"] == 0
+            assert how["scaleDown"]["stabilizationWindowSeconds"] == 600
+            assert [policy["value"] for policy in how["scaleDown"]["policies"]] == [1]
+
+
+@case("a changed setting is another pod, an unchanged one is not")
+def checksums() -> None:
+    def pod(*more: str) -> dict:
+        documents = template("helm4", "--values", CHART / "ci/urls-values.yaml", *more)
+        return next(pod for document, pod in pods(documents) if document["metadata"]["name"] == "play-broker")
+
+    assert pod() == pod()
+    for change in ("config.limits.chats_per_s=21", "redis.url=redis://elsewhere:6379"):
+        assert pod()["metadata"]["annotations"] != pod("--set", change)["metadata"]["annotations"], change
+
+
+@case("a secret of somebody else's appears nowhere, and one of the values only in Secrets")
+def secrets() -> None:
+    for values in VALUES:
+        documents = rendered(values)
+        hidden = [base64.b64decode(text).decode() for document in of_kind(documents, "Secret") for text in document["data"].values()]
+        for document in documents:
+            if document["kind"] != "Secret":
+                nothing([f"{values.name}: {title(document)} shows a secret" for secret in hidden if secret in str(document)])
+        if "existingSecret" in values.read_text() and "url:" not in values.read_text():
+            assert not of_kind(documents, "Secret"), values.name
+
+
+@case("the schema of the settings and the table of values in the README are up to date")
+def generated() -> None:
+    done = subprocess.run([sys.executable, ROOT / "tests/charts/generate.py", "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@case("notes name the next command")
+def notes() -> None:
+    # Without a cluster Helm shows no notes: they are rendered as the field of an object.
+    with tempfile.TemporaryDirectory() as folder:
+        chart = Path(shutil.copytree(CHART, Path(folder) / "mlms"))
+        page = chart / "templates/NOTES.txt"
+        text = '{{ define "notes" }}' + page.read_text() + '{{ end }}kind: Notes\nmetadata: {name: notes}\ntext: {{ include "notes" . | quote }}\n'
+        (chart / "templates/notes.yaml").write_text(text)
+        for version in HELMS:
+            for values in VALUES:
+                (said,) = of_kind(template(version, "--values", values, "--show-only", "templates/notes.yaml", chart=chart), "Notes")
+                for words in ("rollout status", "helm test t -n games"):
+                    assert words in said["text"], f"{version} {values.name}: {words}"
