@@ -159,6 +159,12 @@ impl LobbyRules {
         self.sent.values().filter_map(|sent| unseen(sent).err()).collect()
     }
 
+    /// The lowest seq that got its ok and was not observed by anybody yet. A caller who reads it in the lobby's
+    /// history tells it to [`LobbyRules::observed`].
+    pub fn unseen(&self) -> Option<u64> {
+        self.sent.values().filter(|sent| sent.seen.is_none()).filter_map(|sent| sent.acked).min()
+    }
+
     /// The highest seq that anybody knows: what every member must reach in the end.
     pub fn head(&self) -> u64 {
         self.known
@@ -266,6 +272,11 @@ impl MemberRules {
         &mut self.chain
     }
 
+    /// The last position, if the session ever had one.
+    pub fn position(&self) -> Option<Position> {
+        self.chain.position()
+    }
+
     /// Takes a `joined` or `snapshot`; a removal before it no longer counts.
     ///
     /// # Errors
@@ -316,6 +327,11 @@ impl MemberRules {
         self.skipped += index - *next;
         *next = index + 1;
         Ok(())
+    }
+
+    /// The number that the next unsequenced message of this sender must at least have; `None`: none was heard.
+    pub fn heard(&self, sender: u64) -> Option<u64> {
+        self.heard.get(&sender).copied()
     }
 
     /// Unsequenced messages that were passed over so far: lost, where nothing excuses it.

@@ -1,0 +1,454 @@
+//! One part of a run: its clients on one thread, over one epoll instance, without a runtime, so that a delivery costs
+//! little more than its `recv`. `run.rs` starts parts; they meet only in `Shared`. Members of a lobby share a part.
+
+mod arriving;
+mod client;
+mod coming;
+mod game;
+mod lobby;
+mod message;
+mod sending;
+mod settling;
+mod socket;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use self::client::{Client, Move, Stage, Stream};
+pub(crate) use self::lobby::Faults;
+use self::lobby::Lobby;
+use crate::measure::{Measure, PhaseMeasure, Second};
+use crate::plan::{self, Micros, Plan, Step, micros};
+use crate::rng::Rng;
+use crate::scenario::{Generator, Scenario, To};
+use crate::target::{Sources, Target};
+use crate::token::Credential;
+
+/// Bytes of one reading.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// The generator looks at its own punctuality this often.
+const PROBE: Micros = 10_000;
+
+/// The wake-up for precise times, beside the clients' tokens.
+const CLOCK: Token = Token(usize::MAX);
+
+/// What is shared with the thread that shows and stops a run.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) connected: AtomicU64,
+    pub(crate) joined: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) ok: AtomicU64,
+    pub(crate) deliveries: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) faults: AtomicU64,
+    /// Parts that wait for what is under way.
+    pub(crate) settling: AtomicU64,
+}
+
+/// What a part is told.
+pub(crate) struct Order {
+    pub(crate) scenario: Scenario,
+    pub(crate) run: String,
+    pub(crate) part: usize,
+    pub(crate) parts: usize,
+    /// By client; only those of the part are used.
+    pub(crate) credentials: HashMap<u32, Credential>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) sources: Sources,
+    pub(crate) start: Instant,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What a part gives back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PartResult {
+    pub(crate) phases: Vec<PhaseMeasure>,
+    pub(crate) seconds: Vec<Second>,
+    pub(crate) faults: Faults,
+    /// Ordered messages that died with an owner: lost, and allowed.
+    pub(crate) lost_excused: u64,
+    pub(crate) owner_changes: u64,
+    pub(crate) achievements: u64,
+    pub(crate) achievements_missing: u64,
+    pub(crate) games_finished: u64,
+    /// Losses of connections: when it was lost, when the client was back, in microseconds of the run.
+    pub(crate) outages: Vec<(Micros, Option<Micros>)>,
+    /// Silences of lobbies with traffic that were longer than a second: their begin and end.
+    pub(crate) silences: Vec<(Micros, Micros)>,
+    pub(crate) ever_connected: u64,
+    /// The first reason for which a connection failed.
+    pub(crate) first_failure: Option<String>,
+    pub(crate) cpu_seconds: f64,
+    /// Bytes that were compared with what had been sent.
+    pub(crate) checked_bytes: u64,
+    pub(crate) ended_at: Micros,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Tick {
+    Probe,
+    Second,
+    /// The next of the plan's steps.
+    Plan,
+    Dial {
+        connection: u32,
+    },
+    Rejoin {
+        connection: u32,
+    },
+    Send {
+        stream: u8,
+    },
+    Retry {
+        connection: u32,
+    },
+    Leave,
+    Disconnect,
+    Comeback {
+        connection: u32,
+    },
+    SlowRead {
+        connection: u32,
+    },
+    Game,
+    Action {
+        round: u32,
+    },
+    Move {
+        connection: u32,
+        it: Move,
+    },
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    due: Micros,
+    /// A client's place, or a lobby's for games.
+    whose: usize,
+    tick: Tick,
+}
+
+pub(crate) struct Engine {
+    scenario: Scenario,
+    generator: Generator,
+    run: String,
+    start: Instant,
+    shared: Arc<Shared>,
+    targets: Vec<Target>,
+    sources: Sources,
+    poll: Poll,
+    clock_fd: OwnedFd,
+    timers: BinaryHeap<Reverse<Timer>>,
+    steps: std::vec::IntoIter<(Micros, usize, Step)>,
+    next_step: Option<(Micros, usize, Step)>,
+    phases: Vec<crate::plan::PhasePlan>,
+    phase: usize,
+    clients: Vec<Client>,
+    lobbies: Vec<Lobby>,
+    /// Places of clients by number.
+    places: HashMap<u32, usize>,
+    measure: Measure,
+    result: PartResult,
+    rng: Rng,
+    /// Handshakes under way, and those that wait for one to end.
+    in_flight: u32,
+    dials: std::collections::VecDeque<(usize, u32)>,
+    joined: u64,
+    connected: u64,
+    now: Micros,
+    /// No new messages: the phases are over.
+    is_over: bool,
+    last_arrival: Micros,
+    /// Memory that is used again and again.
+    text: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Engine {
+    pub(crate) fn new(order: Order) -> std::io::Result<Engine> {
+        let Order { scenario, run, part, parts, mut credentials, targets, sources, start, shared } = order;
+        let plan = Plan::new(&scenario, parts);
+        let mut places = HashMap::new();
+        let (mut clients, mut lobbies) = (Vec::new(), Vec::new());
+        for planned in plan.lobbies.iter().filter(|lobby| lobby.part == part) {
+            let mut lobby = Lobby::new(format!("{run}-{}", planned.number), scenario.generator.window);
+            for (rank, number) in planned.members.iter().enumerate() {
+                places.insert(*number, clients.len());
+                lobby.members.push(clients.len());
+                let credential = credentials.remove(number);
+                let user = credential.as_ref().map_or("", |credential| &credential.user);
+                clients.push(Client {
+                    number: *number,
+                    lobby: lobbies.len(),
+                    user_text: serde_json::to_vec(user).unwrap_or_default(),
+                    credential,
+                    is_slow: plan::is_slow(&scenario, *number),
+                    streams: streams(&scenario, rank),
+                    ..Client::default()
+                });
+            }
+            lobbies.push(lobby);
+        }
+        let end = plan.end();
+        let steps: Vec<(Micros, usize, Step)> = plan
+            .steps
+            .iter()
+            .filter_map(|(at, client, step)| Some((*at, *places.get(client)?, *step)))
+            .collect();
+        debug_assert!(end > 0);
+        let poll = Poll::new()?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let clock_fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        poll.registry().register(&mut SourceFd(&clock_fd.as_raw_fd()), CLOCK, Interest::READABLE)?;
+        Ok(Engine {
+            generator: scenario.generator.clone(),
+            rng: Rng::new(scenario.seed ^ (part as u64 + 1) << 32),
+            scenario,
+            run,
+            start,
+            shared,
+            targets,
+            sources,
+            poll,
+            clock_fd,
+            timers: BinaryHeap::new(),
+            steps: steps.into_iter(),
+            next_step: None,
+            phases: plan.phases,
+            phase: 0,
+            clients,
+            lobbies,
+            places,
+            measure: Measure::new(),
+            result: PartResult::default(),
+            in_flight: 0,
+            dials: Default::default(),
+            joined: 0,
+            connected: 0,
+            now: 0,
+            is_over: false,
+            last_arrival: 0,
+            text: Vec::new(),
+            frame: Vec::new(),
+        })
+    }
+
+    /// Runs all phases, waits for what is under way, and judges.
+    pub(crate) fn run(mut self) -> PartResult {
+        let begun_cpu = thread_cpu();
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut events = Events::with_capacity(1_024);
+        self.next_step = self.steps.next();
+        self.arm(PROBE, 0, Tick::Probe);
+        self.arm(1_000_000, 0, Tick::Second);
+        if let Some((at, ..)) = self.next_step {
+            self.arm(at, 0, Tick::Plan);
+        }
+        let end = self.phases.last().map_or(0, |phase| phase.to);
+        let mut give_up = None;
+        loop {
+            self.now = self.clock();
+            self.run_timers();
+            self.turn_phase();
+            if !self.is_over && (self.now >= end || self.shared.stop.load(Ordering::Relaxed)) {
+                self.is_over = true;
+                self.shared.settling.fetch_add(1, Ordering::Relaxed);
+                let patience = if self.now >= end {
+                    self.generator.settle_seconds
+                } else {
+                    self.generator.settle_seconds.min(3.0)
+                };
+                give_up = Some(self.now + micros(patience));
+            }
+            if let Some(give_up) = give_up
+                && (self.now >= give_up || self.is_settled())
+            {
+                break;
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.result.first_failure = Some(format!("epoll: {error}"));
+                    break;
+                }
+            }
+            self.now = self.clock();
+            for event in &events {
+                if event.token() == CLOCK {
+                    let mut count = [0; 8];
+                    // Nothing to read: another turn has done it.
+                    let _ = rustix::io::read(&self.clock_fd, &mut count);
+                    continue;
+                }
+                let place = event.token().0;
+                if event.is_writable() || event.is_error() {
+                    self.writable(place);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.readable(place, &mut scratch, event.is_read_closed() || event.is_error());
+                }
+            }
+        }
+        self.finish(begun_cpu)
+    }
+
+    fn clock(&self) -> Micros {
+        // A start in the future is 0 until it has come.
+        self.start.elapsed().as_micros() as Micros
+    }
+
+    fn arm(&mut self, due: Micros, whose: usize, tick: Tick) {
+        self.timers.push(Reverse(Timer { due, whose, tick }));
+    }
+
+    /// How long nothing is due. Short times are kept to some microseconds by a timer of the system.
+    fn timeout(&mut self) -> Duration {
+        let Some(Reverse(timer)) = self.timers.peek() else { return Duration::from_millis(10) };
+        let wait = timer.due.saturating_sub(self.clock());
+        if wait == 0 {
+            return Duration::ZERO;
+        }
+        let value = Timespec { tv_sec: 0, tv_nsec: (wait.min(900_000) * 1_000) as _ };
+        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        // Without it the wait is as long as the poll's own, to a millisecond.
+        let _ = timerfd_settime(&self.clock_fd, TimerfdTimerFlags::empty(), &spec);
+        Duration::from_micros(wait.min(20_000).next_multiple_of(1_000))
+    }
+
+    fn run_timers(&mut self) {
+        // So that sockets have their turn even when more is due than can be done.
+        for _ in 0..512 {
+            match self.timers.peek() {
+                Some(Reverse(timer)) if timer.due <= self.now => {}
+                _ => return,
+            }
+            let Some(Reverse(Timer { due, whose, tick })) = self.timers.pop() else { return };
+            self.now = self.clock();
+            self.tick(due, whose, tick);
+        }
+    }
+
+    fn tick(&mut self, due: Micros, whose: usize, tick: Tick) {
+        match tick {
+            Tick::Probe => {
+                self.measure.lag(self.now.saturating_sub(due));
+                self.publish();
+                self.arm(self.now.max(due + PROBE), 0, Tick::Probe);
+            }
+            Tick::Second => {
+                self.measure.end_second(self.joined);
+                self.sweep();
+                self.arm(due + 1_000_000, 0, Tick::Second);
+            }
+            Tick::Plan => self.run_plan(),
+            Tick::Dial { connection } => self.dial(whose, connection),
+            Tick::Rejoin { connection } => self.rejoin(whose, connection),
+            Tick::Send { stream } => self.send_due(due, whose, stream),
+            Tick::Retry { connection } => self.retry(whose, connection),
+            Tick::Leave => self.churn_leave(whose),
+            Tick::Disconnect => self.churn_disconnect(whose),
+            Tick::Comeback { connection } => self.come_back(whose, connection),
+            Tick::SlowRead { connection } => self.slow_read(whose, connection),
+            Tick::Game => self.play(whose),
+            Tick::Action { round } => self.action(due, whose, round),
+            Tick::Move { connection, it } if self.clients[whose].connection == connection => {
+                self.make_move(whose, it)
+            }
+            Tick::Move { it, .. } => self.clients[whose].moves.push(it),
+        }
+    }
+
+    fn run_plan(&mut self) {
+        while let Some((at, place, step)) = self.next_step {
+            if at > self.now {
+                self.arm(at, 0, Tick::Plan);
+                return;
+            }
+            self.next_step = self.steps.next();
+            if self.is_over {
+                continue;
+            }
+            match step {
+                Step::Come => self.come(place, at),
+                Step::Go => self.go(place),
+                Step::Drop => self.storm(place, at),
+            }
+        }
+    }
+
+    fn turn_phase(&mut self) {
+        while self.phase + 1 < self.phases.len() && self.now >= self.phases[self.phase].to {
+            self.measure.end_phase();
+            self.phase += 1;
+        }
+    }
+
+    /// Multiplier of the senders' rates.
+    fn load(&self) -> f64 {
+        self.phases[self.phase].load
+    }
+
+    fn publish(&self) {
+        let counts = &self.measure.counts;
+        let part = [
+            (&self.shared.connected, self.connected),
+            (&self.shared.joined, self.joined),
+            (&self.shared.sent, counts.sent),
+            (&self.shared.ok, counts.ok),
+            (&self.shared.deliveries, counts.deliveries + counts.caught_up),
+            (&self.shared.errors, counts.errors + counts.connect_failures),
+            (&self.shared.faults, self.result.faults.total()),
+        ];
+        for (place, value) in part {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn fault(&mut self, place: usize, fault: &mlms_checker::Fault) {
+        let client = &self.clients[place];
+        let who = format!("client {}", client.number);
+        self.result.faults.fault(&self.lobbies[client.lobby].name, &who, fault);
+    }
+}
+
+fn streams(scenario: &Scenario, rank: usize) -> Vec<Stream> {
+    let sends = |count: Option<u32>| count.is_none_or(|count| rank < count as usize);
+    let senders = scenario.senders.iter().enumerate().filter(|(_, sender)| sends(sender.per_lobby));
+    let actions = scenario.game.as_ref().map(|_| sending::GAME_STREAM);
+    let numbers = senders.map(|(sender, _)| sender as u8).chain(actions);
+    numbers.map(|sender| Stream { sender, next: 0, is_scheduled: sender == sending::GAME_STREAM }).collect()
+}
+
+/// Whether a stream's messages do not go to their sender.
+fn is_to_others(scenario: &Scenario, stream: u8) -> bool {
+    scenario.senders.get(usize::from(stream)).is_some_and(|sender| sender.to == To::Others)
+}
+
+/// Processor time of this thread, in seconds.
+fn thread_cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+impl Stage {
+    fn set(place: &mut Stage, next: Stage) -> Stage {
+        std::mem::replace(place, next)
+    }
+}

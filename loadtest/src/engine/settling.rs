@@ -1,0 +1,128 @@
+//! The end of a part: waiting until everything that was said has arrived, and the last judgements.
+
+use super::client::{Pending, Stage, What};
+use super::{Engine, PartResult, thread_cpu};
+use crate::plan::Micros;
+
+/// Nothing has come for so long: nothing more is under way.
+const QUIET: Micros = 500_000;
+
+impl Engine {
+    /// Whether all replies are there, everybody is back, and everybody has reached the head of its lobby.
+    pub(super) fn is_settled(&mut self) -> bool {
+        if self.now.saturating_sub(self.last_arrival) < QUIET {
+            return false;
+        }
+        for client in self.clients.iter().filter(|client| client.is_wanted && !client.is_refused) {
+            let lobby = &self.lobbies[client.lobby];
+            if client.is_away {
+                continue;
+            }
+            if !matches!(client.stage, Stage::In) || !client.pending.is_empty() || !client.retries.is_empty()
+            {
+                return false;
+            }
+            let reached = client.member.chain.position().map_or(0, |position| position.seq);
+            if !client.is_slow && reached < lobby.rules.head() {
+                return false;
+            }
+        }
+        if self.lobbies.iter().any(|lobby| lobby.round.awaits()) {
+            return false;
+        }
+        !self.audit()
+    }
+
+    /// Asks for the history where something was acknowledged that nobody was there to see. True: something was asked.
+    fn audit(&mut self) -> bool {
+        let mut asked = false;
+        for lobby in 0..self.lobbies.len() {
+            let Some(seq) = self.lobbies[lobby].rules.unseen() else { continue };
+            if seq <= self.lobbies[lobby].audited_to {
+                continue;
+            }
+            let is_in = |place: &&usize| matches!(self.clients[**place].stage, Stage::In);
+            let Some(place) = self.lobbies[lobby].members.iter().find(is_in).copied() else { continue };
+            let after = seq.saturating_sub(1);
+            self.lobbies[lobby].audited_to = seq;
+            let name = self.lobby_name(place);
+            let fields = format!("\"op\":\"history\",\"lobby\":\"{name}\",\"after\":{after},\"limit\":200");
+            asked |= self.command(place, What::History, &fields);
+        }
+        asked
+    }
+
+    /// The last judgements, and everybody goes home.
+    pub(super) fn finish(mut self, begun_cpu: f64) -> PartResult {
+        for place in 0..self.clients.len() {
+            let client = &self.clients[place];
+            if let Some(lost_at) = client.lost_at {
+                self.result.outages.push((lost_at, None));
+            }
+            if !client.stage.is_in() {
+                continue;
+            }
+            let unanswered =
+                client.pending.iter().filter(|pending| is_overdue(pending, self.now)).count() as u64;
+            if unanswered > 0 && !client.is_slow {
+                let number = client.number;
+                self.result.faults.add("no_reply", unanswered, || {
+                    format!("client {number} got no reply to {unanswered} commands")
+                });
+            }
+        }
+        for lobby in 0..self.lobbies.len() {
+            self.judge(lobby);
+        }
+        for lobby in &self.lobbies {
+            self.result.owner_changes += lobby.rules.owner_changes();
+            self.result.achievements_missing += u64::from(lobby.round.awaits());
+        }
+        self.publish();
+        for place in 0..self.clients.len() {
+            self.close(place, 1000);
+        }
+        self.measure.end_second(self.joined);
+        self.measure.end_phase();
+        let mut result = self.result;
+        result.phases = self.measure.phases;
+        result.seconds = self.measure.seconds;
+        result.cpu_seconds = thread_cpu() - begun_cpu;
+        result.ended_at = self.now;
+        result
+    }
+
+    fn judge(&mut self, index: usize) {
+        let lobby = &mut self.lobbies[index];
+        for fault in lobby.rules.finish() {
+            self.result.faults.fault(&lobby.name, "everybody", &fault);
+        }
+        let head = lobby.rules.head();
+        for place in &lobby.members {
+            let client = &mut self.clients[*place];
+            let head = (client.stage.is_in() && !client.is_slow).then_some(head);
+            let who = format!("client {}", client.number);
+            // What a connection was given last is looked at before the chain is ended.
+            for fault in client.member.chain.finish(head) {
+                self.result.faults.fault(&lobby.name, &who, &fault);
+            }
+        }
+        let live: Vec<_> = lobby
+            .members
+            .iter()
+            .map(|place| &self.clients[*place])
+            .filter(|client| client.stage.is_in() && !client.is_slow)
+            .map(|client| (&client.member, client.number))
+            .collect();
+        let faults = &mut self.result.faults;
+        let excused = lobby.lost(&live, |member, count, text| {
+            faults.add("ordered_lost", count, || format!("lobby {}, client {member}: {text}", lobby.name));
+        });
+        self.result.lost_excused += excused;
+    }
+}
+
+/// Not said just now.
+fn is_overdue(pending: &Pending, now: Micros) -> bool {
+    now.saturating_sub(pending.begun) > QUIET
+}

@@ -1,0 +1,172 @@
+//! What a run leaves behind: the summary on the terminal, `result.json`, `junit.xml` and `report.html`.
+
+mod junit;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::outcome::{Outcome, Phase};
+use crate::scenario::Latency;
+use crate::verdict::Decision;
+
+/// Prints the summary.
+pub(crate) fn print(outcome: &Outcome) -> anyhow::Result<()> {
+    std::io::stdout().write_all(summary(outcome).as_bytes()).context("the output is closed")
+}
+
+/// A line for the tester.
+pub(crate) fn note(text: &str) {
+    // Nobody reads it any more: no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes all reports into a folder.
+pub(crate) fn write(outcome: &Outcome, folder: &Path) -> anyhow::Result<()> {
+    let put = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    put("result.json", serde_json::to_string_pretty(outcome)?)?;
+    put("junit.xml", junit::page(outcome))?;
+    note(&format!("reports: {}", folder.display()));
+    Ok(())
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_summary(&mut text, outcome);
+    text
+}
+
+fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
+    let scenario = &outcome.scenario;
+    let interrupted = if outcome.interrupted { ", interrupted" } else { "" };
+    writeln!(
+        out,
+        "\n{} against {}, {:.1} s{interrupted}\n",
+        scenario.name,
+        outcome.targets.join(", "),
+        outcome.seconds
+    )?;
+    for phase in outcome.phases.iter().chain([&outcome.total]) {
+        write_phase(out, phase)?;
+    }
+    let generator = &outcome.generator;
+    if let Some(server) = &outcome.server {
+        let each = server.cpu_us_per_delivery.map_or(String::new(), |us| format!(", {us:.2} µs a delivery"));
+        let memory = server
+            .rss_bytes_per_connection
+            .map_or(String::new(), |it| format!(", {it:.0} bytes a connection"));
+        writeln!(
+            out,
+            "server: {:.1} s of processor time{each}; {:.0} MiB at most{memory}",
+            server.cpu_seconds,
+            server.rss_max_bytes / 1_048_576.0
+        )?;
+    }
+    let each = generator.cpu_us_per_delivery.map_or(String::new(), |us| format!(", {us:.2} µs a delivery"));
+    writeln!(
+        out,
+        "generator: {} part{}, {:.1} s of processor time{each}; late by {:.2} ms (p99), {:.1} ms (max)",
+        generator.parts,
+        if generator.parts == 1 { "" } else { "s" },
+        generator.cpu_seconds,
+        generator.lag_p99_ms,
+        generator.lag_max_ms
+    )?;
+    if scenario.game.is_some() {
+        writeln!(
+            out,
+            "games: {} finished, {} achievements, {} missing",
+            outcome.games_finished, outcome.achievements, outcome.achievements_missing
+        )?;
+    }
+    if outcome.owner_changes > 0 {
+        writeln!(
+            out,
+            "owner changes: {}; ordered messages that went with an owner: {}",
+            outcome.owner_changes, outcome.ordered_lost_with_owner
+        )?;
+    }
+    for recovery in &outcome.chaos {
+        let ms = |value: Option<f64>| value.map_or("–".to_owned(), |ms| format!("{ms:.0} ms"));
+        writeln!(
+            out,
+            "{:.1} s {} {}: {} connections lost, all back after {}{}, longest silence of a lobby {}{}",
+            recovery.done.at,
+            recovery.done.action,
+            recovery.done.whom,
+            recovery.connections_lost,
+            ms(recovery.all_back_after_ms),
+            if recovery.not_back > 0 { format!(" but {}", recovery.not_back) } else { String::new() },
+            ms(recovery.silence_max_ms),
+            recovery.done.error.as_ref().map_or(String::new(), |error| format!("; FAILED: {error}"))
+        )?;
+    }
+    writeln!(out)?;
+    for tested in &outcome.verdict.tested {
+        writeln!(
+            out,
+            "{} {}: {}",
+            if tested.passed { "ok    " } else { "MISSED" },
+            tested.name,
+            tested.text
+        )?;
+    }
+    for fault in outcome.faults.first.iter().take(10) {
+        writeln!(out, "       {fault}")?;
+    }
+    for void in &outcome.verdict.void {
+        writeln!(out, "VOID   {void}")?;
+    }
+    let decision = match outcome.verdict.decision {
+        Decision::Passed => "passed",
+        Decision::Failed => "FAILED",
+        Decision::Void => {
+            "VOID: the generator was the bottleneck; give it more cores, more workers or less to do"
+        }
+    };
+    writeln!(out, "\n{decision}")
+}
+
+fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
+    let counts = &phase.counts;
+    writeln!(
+        out,
+        "{} ({:.0} to {:.0} s): {} joined, {} sent ({:.0}/s), {} delivered ({:.0}/s), {} errors, {} failed connects, {} lost connections",
+        phase.name,
+        phase.from,
+        phase.to,
+        counts.joins,
+        counts.sent,
+        phase.per_second(counts.sent),
+        counts.deliveries + counts.caught_up,
+        phase.per_second(counts.deliveries + counts.caught_up),
+        counts.errors,
+        counts.connect_failures,
+        counts.lost_connections
+    )?;
+    for (latency, times) in phase.times.iter().filter(|(latency, _)| **latency != Latency::Lag) {
+        writeln!(
+            out,
+            "  {:<9} p50 {:>9.2} ms   p90 {:>9.2}   p99 {:>9.2}   p99.9 {:>9.2}   max {:>9.2}   ({})",
+            latency.name(),
+            times.p50,
+            times.p90,
+            times.p99,
+            times.p99_9,
+            times.max,
+            times.count
+        )?;
+    }
+    let told: Vec<String> = phase.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    if !told.is_empty() {
+        writeln!(out, "  {}", told.join(", "))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! The verdict as JUnit XML, for CI systems: a test case for the rules and one for each threshold.
+
+use std::fmt::Write as _;
+
+use crate::outcome::Outcome;
+use crate::verdict::Decision;
+
+pub(super) fn page(outcome: &Outcome) -> String {
+    let verdict = &outcome.verdict;
+    let is_void = verdict.decision == Decision::Void;
+    let failures = verdict.tested.iter().filter(|tested| !tested.passed).count();
+    let (name, count, void) = (escaped(&outcome.scenario.name), verdict.tested.len() + 1, u8::from(is_void));
+    let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "<testsuite name=\"loadtest {name}\" tests=\"{count}\" failures=\"{failures}\" errors=\"{void}\" time=\"{:.3}\">",
+        outcome.seconds
+    );
+    for tested in &verdict.tested {
+        let (test, text) = (escaped(&tested.name), escaped(&tested.text));
+        let _ = match tested.passed {
+            true => writeln!(
+                out,
+                "  <testcase classname=\"{name}\" name=\"{test}\"><system-out>{text}</system-out></testcase>"
+            ),
+            false => writeln!(
+                out,
+                "  <testcase classname=\"{name}\" name=\"{test}\"><failure message=\"{text}\"/></testcase>"
+            ),
+        };
+    }
+    let told = escaped(&verdict.void.join("; "));
+    let _ = match is_void {
+        true => writeln!(
+            out,
+            "  <testcase classname=\"{name}\" name=\"generator\"><error message=\"{told}\"/></testcase>"
+        ),
+        false => writeln!(out, "  <testcase classname=\"{name}\" name=\"generator\"/>"),
+    };
+    out.push_str("</testsuite>\n");
+    out
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            // Not allowed in XML 1.0, however it is written.
+            control if control.is_control() && !matches!(control, '\n' | '\t') => out.push(' '),
+            other => out.push(other),
+        }
+    }
+    out
+}

@@ -1,0 +1,178 @@
+//! Tokens of the clients: signed with a secret, read from a file, printed by a command of the tester's, or asked from
+//! the service's guests endpoint.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail, ensure};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::target::Target;
+
+/// Who a client is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Credential {
+    pub(crate) user: String,
+    pub(crate) token: String,
+}
+
+/// Where tokens come from.
+#[derive(Clone, Debug)]
+pub(crate) enum TokenSource {
+    /// HS256 with this secret.
+    Secret(String),
+    /// A token a line.
+    File(PathBuf),
+    /// Run with `sh -c`, `{user}` replaced; prints the token.
+    Command(String),
+    Guests,
+}
+
+impl TokenSource {
+    /// Tokens for clients 0 to `count`, of users `{run}-{number}` where the source lets us choose.
+    pub(crate) fn credentials(
+        &self,
+        target: &Target,
+        run: &str,
+        count: u32,
+        ttl: Duration,
+    ) -> anyhow::Result<Vec<Credential>> {
+        let user = |number: u32| format!("{run}-{number}");
+        match self {
+            TokenSource::Secret(secret) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+                let now = SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .context("the clock is before 1970")?;
+                let expiry = (now + ttl).as_secs();
+                Ok((0..count).map(|number| minted(&key, user(number), number, expiry)).collect())
+            }
+            TokenSource::File(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let tokens: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                let (has, wants) = (tokens.len(), count as usize);
+                ensure!(has >= wants, "{} has {has} tokens for {wants} clients", path.display());
+                tokens[..wants].iter().map(|token| credential(token)).collect()
+            }
+            TokenSource::Command(command) => {
+                (0..count).map(|number| run_command(command, &user(number))).collect()
+            }
+            TokenSource::Guests => guests(target, run, count),
+        }
+    }
+}
+
+fn minted(key: &hmac::Key, user: String, number: u32, expiry: u64) -> Credential {
+    let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
+    let claims = json!({"sub": user, "name": format!("load {number}"), "exp": expiry}).to_string();
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(hmac::sign(key, signed.as_bytes()));
+    Credential { user, token: format!("{signed}.{signature}") }
+}
+
+/// Reads whose token it is; the service verifies it.
+fn credential(token: &str) -> anyhow::Result<Credential> {
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims: Option<Value> = claims.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let user = claims.as_ref().and_then(|claims| claims["sub"].as_str());
+    let user = user.with_context(|| format!("a token without `sub`: {:.20}…", token))?;
+    Ok(Credential { user: user.to_owned(), token: token.to_owned() })
+}
+
+fn run_command(command: &str, user: &str) -> anyhow::Result<Credential> {
+    let shell = command.replace("{user}", user);
+    let output =
+        Command::new("sh").args(["-c", &shell]).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.context("sh cannot be started")?;
+    ensure!(output.status.success(), "the token command {shell:?} ended with {}", output.status);
+    credential(String::from_utf8_lossy(&output.stdout).trim())
+}
+
+/// One request after the other over one connection; the service counts guests by address.
+fn guests(target: &Target, run: &str, count: u32) -> anyhow::Result<Vec<Credential>> {
+    let stream = TcpStream::connect_timeout(&target.address, Duration::from_secs(10))
+        .with_context(|| format!("{} cannot be reached", target.authority))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    let mut credentials = Vec::new();
+    for number in 0..count {
+        let body = json!({"name": format!("{run}-{number}")}).to_string();
+        let request = format!(
+            "POST /v1/guests HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            target.authority,
+            body.len()
+        );
+        reader.get_mut().write_all(request.as_bytes())?;
+        let (status, body) = answer(&mut reader).context("the guests endpoint")?;
+        match status {
+            200 | 201 => {}
+            404 | 405 => {
+                bail!("the service gives no tokens to guests; give --secret, --tokens or --token-command")
+            }
+            429 => bail!(
+                "the service gives no more tokens to guests for now ({number} of {count}); give --secret"
+            ),
+            other => bail!("the guests endpoint answers {other}: {body}"),
+        }
+        credentials
+            .push(serde_json::from_value(body).context("the guests endpoint answers without a token")?);
+    }
+    Ok(credentials)
+}
+
+fn answer(reader: &mut BufReader<TcpStream>) -> anyhow::Result<(u16, Value)> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP answer")?;
+    let mut length = 0usize;
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let text = line.trim();
+        if text.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = text.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().context("a bad length")?;
+        }
+    }
+    ensure!(length <= 1 << 20, "an answer of {length} bytes");
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minted_token_names_its_user() {
+        let target = Target::resolve("ws://127.0.0.1:1").unwrap();
+        let source = TokenSource::Secret("a secret of thirty-two characters".to_owned());
+        let made = source.credentials(&target, "r1", 2, Duration::from_secs(60)).unwrap();
+        assert_eq!(made[1].user, "r1-1");
+        assert_eq!(credential(&made[1].token).unwrap(), made[1]);
+    }
+
+    #[test]
+    fn a_command_prints_a_token() {
+        let target = Target::resolve("ws://127.0.0.1:1").unwrap();
+        let claims = URL_SAFE_NO_PAD.encode(br#"{"sub":"ann"}"#);
+        let source = TokenSource::Command(format!("echo x.{claims}.{{user}}"));
+        let made = source.credentials(&target, "r1", 1, Duration::from_secs(60)).unwrap();
+        assert_eq!(made, [Credential { user: "ann".to_owned(), token: format!("x.{claims}.r1-0") }]);
+        let source = TokenSource::Command("exit 3".to_owned());
+        assert!(source.credentials(&target, "r1", 1, Duration::from_secs(60)).is_err());
+    }
+}

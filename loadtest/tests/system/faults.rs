@@ -1,0 +1,81 @@
+//! Faults on request, slow readers and storms, against a real service.
+
+use std::thread;
+
+use crate::bench::{Folder, Run, run};
+use crate::service::Service;
+
+const TALK: &str = r#"
+name = "talk"
+clients.count = 20
+lobbies.sizes = [{ members = 5 }]
+
+[[senders]]
+rate = 4
+bytes = 80
+
+[[phases]]
+name = "talk"
+seconds = 4
+
+[generator]
+lag_p99_ms = 10000
+settle_seconds = 30
+"#;
+
+fn file(folder: &Folder, text: &str) -> String {
+    let file = folder.path().join("scenario.toml");
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_killed_service_comes_back_with_everything_and_the_report_says_how_long_it_took() {
+    let (mut service, folder) = (Service::start(), Folder::new());
+    let kill = format!("1.5:kill:{}", service.pid());
+    let run = Run::start(&file(&folder, TALK), &service.url(), &["--chaos", &kill]);
+    // The fault is the load test's; the return is this test's.
+    while !service.has_ended() {
+        thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    service.restart();
+    let ran = run.finish();
+    ran.expect(0);
+    let recovery = &ran.result["chaos"][0];
+    assert_eq!(
+        (&recovery["connections_lost"], &recovery["not_back"]),
+        (&20.into(), &0.into()),
+        "{}",
+        ran.text
+    );
+    assert!(recovery["all_back_after_ms"].as_f64() > Some(0.0), "{recovery}");
+}
+
+#[test]
+fn a_drain_is_followed_and_a_fault_that_fails_is_told() {
+    let (mut service, folder) = (Service::start(), Folder::new());
+    let drain = format!("1:drain:{}", service.pid());
+    let more = ["--chaos", &drain, "--chaos", "0.5:command:exit 7"];
+    let run = Run::start(&file(&folder, TALK), &service.url(), &more);
+    while !service.has_ended() {
+        thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    service.restart();
+    let ran = run.finish();
+    ran.expect(2);
+    assert!(ran.broken().is_empty(), "{}", ran.text);
+    assert_eq!(ran.result["total"]["reasons"]["close 4000"], 20, "{}", ran.text);
+    assert!(ran.text.contains("MISSED chaos: command exit 7"), "{}", ran.text);
+}
+
+#[test]
+fn a_storm_and_slow_readers_are_survived_and_checked() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let storm = TALK
+        .replace("[generator]", "[[phases]]\nname = \"storm\"\nkind = \"storm\"\nseconds = 2\n\n[generator]");
+    let more = ["--set", "slow_readers.share=0.3", "--set", "slow_readers.bytes_per_s=3000"];
+    let ran = run(&file(&folder, &storm), &service.url(), &more);
+    ran.expect(0);
+    let storm = &ran.result["phases"][1]["times"]["outage"];
+    assert_eq!(storm["count"], 20, "{}", ran.text);
+}

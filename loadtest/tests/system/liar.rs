@@ -1,0 +1,192 @@
+//! A tiny server that speaks enough of the protocol for one lobby, and tells one lie.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Message, accept_hdr};
+
+/// What it does wrong, once, at the twentieth message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lie {
+    None,
+    /// One member never gets it.
+    Drop,
+    /// One member gets it twice.
+    Duplicate,
+    /// One member gets it after the next one.
+    Reorder,
+    /// It gets its ok, and nobody ever gets it.
+    AckOnly,
+    /// One member gets another text.
+    Alter,
+    /// It has the seq of the one before.
+    SameSeq,
+    /// It comes under two seqs.
+    TwoSeqs,
+    /// It is refused for good, and happens all the same.
+    RefuseAndDo,
+    /// Its sender never gets an answer.
+    NoReply,
+    /// A message that nobody sent.
+    Invent,
+    /// The last members get nothing from then on.
+    Deaf,
+}
+
+struct Member {
+    stream: TcpStream,
+    /// An event that is sent after the next one.
+    late: Option<Value>,
+    is_deaf: bool,
+}
+
+struct Lobby {
+    lie: Lie,
+    name: String,
+    seq: u64,
+    messages: u64,
+    members: Vec<Member>,
+}
+
+/// Serves until the test ends; gives its URL.
+pub(crate) fn serve(lie: Lie) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let lobby = Lobby { lie, name: String::new(), seq: 0, messages: 0, members: Vec::new() };
+    let lobby = Arc::new(Mutex::new(lobby));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let lobby = Arc::clone(&lobby);
+            thread::spawn(move || session(stream, &lobby));
+        }
+    });
+    url
+}
+
+fn session(stream: TcpStream, lobby: &Mutex<Lobby>) {
+    let mut name = String::new();
+    #[expect(clippy::result_large_err, reason = "the shape that tungstenite asks for")]
+    let look = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+        name = request.uri().query().unwrap_or_default().trim_start_matches("lobby=").to_owned();
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mlms.v1.json"));
+        Ok(response)
+    };
+    stream.set_nodelay(true).unwrap();
+    // A look at the port without a handshake is no session.
+    let Ok(mut socket) = accept_hdr(stream, look) else { return };
+    let mut own = socket.get_ref().try_clone().unwrap();
+    {
+        let mut lobby = lobby.lock().unwrap();
+        lobby.name = name;
+        put(&mut own, &json!({"ev": "welcome", "user": "?", "heartbeat_ms": 25_000, "limits": {}, "now": 0}));
+        lobby.seq += 1;
+        let joined =
+            json!({"ev": "joined", "lobby": lobby.name, "epoch": 1, "seq": lobby.seq, "user": lobby.seq});
+        lobby.members.iter_mut().for_each(|member| put(&mut member.stream, &joined));
+        let state = json!({"host": null, "messages": []});
+        put(
+            &mut own,
+            &json!({"ev": "snapshot", "lobby": lobby.name, "epoch": 1, "seq": lobby.seq, "state": state}),
+        );
+        lobby.members.push(Member { stream: own.try_clone().unwrap(), late: None, is_deaf: false });
+    }
+    while let Ok(message) = socket.read() {
+        let Message::Text(text) = message else { continue };
+        let command: Value = serde_json::from_str(&text).unwrap();
+        lobby.lock().unwrap().take(&command, &mut own);
+    }
+}
+
+impl Lobby {
+    fn take(&mut self, command: &Value, own: &mut TcpStream) {
+        let id = &command["id"];
+        match command["op"].as_str().unwrap() {
+            "send" => self.send(command, own),
+            "history" => put(own, &json!({"id": id, "ok": {"events": [], "more": false}})),
+            _ => put(own, &json!({"id": id, "err": {"code": "unknown_op", "message": "no"}})),
+        }
+    }
+
+    fn send(&mut self, command: &Value, own: &mut TcpStream) {
+        self.messages += 1;
+        let lie = if self.messages == 20 { self.lie } else { Lie::None };
+        let is_durable = command["class"] == "durable";
+        // `lt RUN SENDER …`: users are called RUN-SENDER.
+        let body = command["body"].as_str().unwrap().to_owned();
+        let words: Vec<&str> = body.split(' ').collect();
+        let from = format!("{}-{}", words[1], words[2]);
+        let mut event = json!({"ev": "message", "lobby": self.name, "kind": command["kind"], "from": from, "at": 0, "body": body});
+        let mut ok = json!({});
+        if is_durable {
+            self.seq += u64::from(lie != Lie::SameSeq);
+            event["epoch"] = json!(1);
+            event["seq"] = json!(self.seq);
+            event["nonce"] = command["nonce"].clone();
+            ok = json!({"epoch": 1, "seq": self.seq, "at": 0});
+        }
+        match lie {
+            Lie::NoReply => {}
+            Lie::RefuseAndDo => {
+                put(own, &json!({"id": command["id"], "err": {"code": "rejected", "message": "no"}}))
+            }
+            _ => put(own, &json!({"id": command["id"], "ok": ok})),
+        }
+        if lie == Lie::AckOnly {
+            // The hole is filled, so that only the loss itself can be seen.
+            event = json!({"ev": "updated", "lobby": self.name, "epoch": 1, "seq": self.seq, "at": 0});
+        }
+        let last = self.members.len() - 1;
+        for (place, member) in self.members.iter_mut().enumerate() {
+            member.is_deaf |= lie == Lie::Deaf && place == last;
+            if member.is_deaf {
+                continue;
+            }
+            match lie {
+                Lie::Drop if place == last => continue,
+                Lie::Reorder if place == last => {
+                    member.late = Some(event.clone());
+                    continue;
+                }
+                Lie::Alter if place == last => {
+                    let mut altered = event.clone();
+                    altered["body"] = json!(format!("{}!", body));
+                    put(&mut member.stream, &altered);
+                    continue;
+                }
+                Lie::Duplicate if place == last => put(&mut member.stream, &event),
+                _ => {}
+            }
+            put(&mut member.stream, &event);
+            if let Some(late) = member.late.take() {
+                put(&mut member.stream, &late);
+            }
+        }
+        if lie == Lie::TwoSeqs || lie == Lie::Invent {
+            self.seq += 1;
+            event["seq"] = json!(self.seq);
+            if lie == Lie::Invent {
+                event["nonce"] = json!("made-up");
+            }
+            self.members.iter_mut().for_each(|member| put(&mut member.stream, &event));
+        }
+    }
+}
+
+/// One text frame, unmasked as a server's are. A client that is gone does not matter.
+fn put(stream: &mut TcpStream, frame: &Value) {
+    let text = frame.to_string();
+    let mut bytes = vec![0x81];
+    if text.len() < 126 {
+        bytes.push(text.len() as u8);
+    } else {
+        bytes.push(126);
+        bytes.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    }
+    bytes.extend_from_slice(text.as_bytes());
+    let _ = stream.write_all(&bytes);
+}

@@ -1,0 +1,162 @@
+//! Each exit code, against a real service.
+
+use std::process::Command;
+
+use crate::bench::{Folder, Run, loadtest, run};
+use crate::service::Service;
+
+/// A few clients who chat, play and come and go, in three seconds.
+const LIVELY: &str = r#"
+name = "lively"
+clients.count = 24
+clients.enter = "user"
+lobbies.sizes = [{ members = 4 }]
+thresholds = ["errors <= 0", "connect_failures <= 0", "deliveries_per_s > 20", "talk: joins_per_s >= 0"]
+
+[[senders]]
+rate = 3
+bytes = [60, 200]
+
+[[senders]]
+rate = 10
+kind = "game"
+arrivals = "even"
+bytes = 70
+
+[[senders]]
+per_lobby = 1
+rate = 5
+kind = "position"
+class = "ephemeral"
+key = "at"
+
+[[senders]]
+per_lobby = 1
+rate = 5
+kind = "whisper"
+to = "others"
+
+[churn]
+leave_per_minute = 6
+disconnect_per_minute = 6
+away_ms = [50, 300]
+
+[[phases]]
+name = "come"
+kind = "ramp"
+seconds = 1
+
+[[phases]]
+name = "talk"
+seconds = 3
+
+[generator]
+lag_p99_ms = 10000
+"#;
+
+fn scenario(folder: &Folder, text: &str) -> String {
+    let file = folder.path().join("scenario.toml");
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_holds_passes_with_0_and_tells_everything() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let ran = run(&scenario(&folder, LIVELY), &service.url(), &["--pid", &service.pid(), "--threads", "2"]);
+    ran.expect(0);
+    let total = &ran.result["total"];
+    for latency in ["connect", "join", "ok", "delivery", "lag"] {
+        assert!(total["times"][latency]["count"].as_u64() > Some(10), "{latency}: {total}");
+    }
+    assert_eq!(ran.result["generator"]["parts"], 2);
+    assert!(ran.result["server"]["rss_max_bytes"].as_f64() > Some(1e6));
+    assert_eq!(ran.result["verdict"]["exit_code"], 0);
+    assert!(ran.result["series"].as_array().unwrap().len() >= 4);
+    assert!(ran.junit.contains("failures=\"0\" errors=\"0\""), "{}", ran.junit);
+}
+
+#[test]
+fn a_missed_threshold_ends_with_2() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let more = ["--set", "thresholds=['delivery.p50_ms < 0']", "--metrics", &service.metrics(), "--guests"];
+    let ran = run(&scenario(&folder, LIVELY), &service.url(), &more);
+    ran.expect(2);
+    assert!(ran.broken().is_empty() && ran.text.contains("MISSED delivery.p50_ms < 0"), "{}", ran.text);
+    assert!(ran.result["server"]["cpu_seconds"].is_number());
+}
+
+#[test]
+fn a_generator_that_cannot_keep_up_ends_with_3() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let ran = run(&scenario(&folder, LIVELY), &service.url(), &["--set", "generator.lag_p99_ms=0"]);
+    ran.expect(3);
+    assert!(ran.text.contains("VOID") && ran.junit.contains("<error message="), "{}", ran.text);
+}
+
+#[test]
+fn usage_and_target_errors_end_with_1() {
+    let nobody = "ws://127.0.0.1:9";
+    for (arguments, told) in [
+        (vec!["run", "chat"], "--target"),
+        (vec!["run", "no-such-preset", "--target", nobody], "no-such-preset"),
+        (vec!["run", "chat", "--target", "http"], "ws://host:port"),
+        (vec!["run", "chat", "--target", nobody], "cannot be reached"),
+        (vec!["run", "chat", "--target", nobody, "--set", "clients.count=0"], "clients.count"),
+        (vec!["frobnicate"], "frobnicate"),
+    ] {
+        let output = loadtest(&arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+    let service = Service::start();
+    let ran = run(
+        "chat",
+        &service.url(),
+        &["--secret", "not the service's secret, but long", "--seconds", "1", "--clients", "4"],
+    );
+    ran.expect(1);
+    assert!(ran.text.contains("no client got in: http 401"), "{}", ran.text);
+}
+
+#[test]
+fn an_interrupted_run_reports_what_there_is() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let run = Run::start(
+        &scenario(&folder, LIVELY),
+        &service.url(),
+        &["--seconds", "600", "--set", "thresholds=[]"],
+    );
+    // Until it is there and counts.
+    let begun = std::time::Instant::now();
+    while service_sessions(&service) < 20 {
+        assert!(begun.elapsed().as_secs() < 30, "nobody comes");
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+    run.interrupt();
+    let ran = run.finish();
+    ran.expect(0);
+    assert_eq!(ran.result["interrupted"], true);
+    assert!(ran.result["total"]["counts"]["joins"].as_u64() >= Some(20), "{}", ran.text);
+}
+
+fn service_sessions(service: &Service) -> u64 {
+    let output = Command::new("curl").args(["-s", &service.metrics()]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines =
+        text.lines().filter(|line| line.starts_with("mlms_sessions ") || line.starts_with("mlms_sessions{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+}
+
+#[test]
+fn help_and_presets_are_there() {
+    let output = loadtest(&["presets"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    for preset in ["chat", "fanout", "many-small", "game-100", "storm", "idle", "cross-node"] {
+        assert!(text.contains(preset), "{text}");
+    }
+    let output = loadtest(&["run", "--help"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--token-command"));
+}
