@@ -139,6 +139,23 @@ impl Directory {
         }
     }
 
+    /// Replaces a shard's record although its owner's lease lives: who gave the shard away takes it back, because the
+    /// new owner does not serve it. Whoever loses finds out at its next append.
+    ///
+    /// # Errors
+    /// The directory is out of reach: it may have happened; trying again tells.
+    pub async fn take_back(
+        &self,
+        shard: Shard,
+        expected: &ShardRecord,
+        new: &ShardRecord,
+    ) -> Result<Claim, Unavailable> {
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.claim(shard, Some(expected), new).await,
+            Kind::Redis(redis, _) => redis.take_back(shard, expected, new).await,
+        }
+    }
+
     /// Adds a session of a user, and gives the oldest ones beyond `max`, which are to be closed. Sessions on
     /// nodes that are gone do not count.
     ///

@@ -348,6 +348,14 @@ impl Shared {
         })
     }
 
+    pub(crate) fn load_tail(&self, shard: Shard, after: EntryId) -> Result<Loaded, Unavailable> {
+        let mut loaded = self.load(shard)?;
+        loaded.snapshots.clear();
+        loaded.entries.retain(|(id, _)| *id > after);
+        loaded.top = loaded.top.max(after);
+        Ok(loaded)
+    }
+
     pub(crate) async fn save_snapshots(
         &self,
         shard: Shard,

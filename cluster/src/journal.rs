@@ -114,6 +114,18 @@ impl Journal {
         }
     }
 
+    /// Reads the entries behind one that is known already; snapshots are not read. The caller knows that nothing
+    /// behind it was trimmed.
+    ///
+    /// # Errors
+    /// The journal is out of reach.
+    pub async fn load_tail(&self, shard: Shard, after: EntryId) -> Result<Loaded, Unavailable> {
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.load_tail(shard, after),
+            Kind::Redis(redis, _) => redis.load_tail(shard, after).await,
+        }
+    }
+
     /// Replaces (or, with `None`, removes) snapshots of lobbies, if the writer still owns the shard.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 mod audience;
 mod clock;
 mod connection;
+mod drain;
+mod lease;
 mod limiter;
 mod listener;
 mod load;
@@ -12,6 +14,7 @@ mod metrics;
 mod node;
 mod outbox;
 mod session;
+mod status;
 mod wire;
 mod worker;
 
@@ -20,3 +23,4 @@ pub mod echo;
 pub use clock::Clock;
 pub use connection::Socket;
 pub use node::{LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
+pub use status::{LinkReport, NodeStatus, Operator, ShardReport, ShardState};

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) appends_repeated: IntCounter,
     pub(crate) depositions: IntCounter,
     pub(crate) claims: IntCounterVec,
+    pub(crate) moves: IntCounterVec,
+    pub(crate) move_pause_seconds: Histogram,
     pub(crate) quarantined: IntCounter,
     pub(crate) archived: IntCounter,
     pub(crate) archive_failures: IntCounter,
@@ -94,6 +96,12 @@ impl Metrics {
                 "Shards lost to another owner, found out at an append.",
             ),
             claims: labelled("mlms_claims_total", "Claims of shards, by outcome.", "outcome"),
+            moves: labelled("mlms_moves_total", "Shards given to other nodes, by outcome.", "outcome"),
+            move_pause_seconds: histogram(
+                "mlms_move_pause_seconds",
+                "Time from the end of intake at a shard's old owner to the new one's word that it serves.",
+                buckets(0.001, 2.0, 14),
+            ),
             quarantined: counter(
                 "mlms_lobbies_quarantined_total",
                 "Lobbies taken out of service after a panic.",

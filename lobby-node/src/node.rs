@@ -6,25 +6,25 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mlms_cluster::directory::{RENEWAL, Renewal, SessionRecord};
+use mlms_cluster::directory::SessionRecord;
 use mlms_cluster::link::{LinkConfig, LinkEvent, LinkEvents, Links, LinksHandle};
 use mlms_cluster::relay::Relay;
-use mlms_cluster::view::{NodeLoad, NodeRecord, NodeState};
 use mlms_cluster::{Directory, Journal};
-use mlms_process::health::{Component, Gate, Health, Readiness};
+use mlms_process::health::{Health, Readiness};
 use mlms_process::http::{self, Held, HttpOptions, ListenerMetrics};
 use mlms_process::jwt::Verifier;
 use mlms_process::shutdown::Shutdown;
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::{ClusterKeys, TICKET_TTL_MS, Ticket};
 use mlms_protocol::{
-    CloseCode, Encoding, Incarnation, Limits, LobbyId, Millis, NodeName, Reconnect, Role, SessionId, UserId,
+    CloseCode, Encoding, Incarnation, Limits, LobbyId, Millis, NodeName, Reconnect, Role, SessionId, Shard,
+    UserId,
 };
 use mlms_store::Store;
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,16 +36,13 @@ use crate::load;
 use crate::lobby::{Caller, Rules};
 use crate::metrics::Metrics;
 use crate::session::{self, SessionHandle};
+use crate::status::Operator;
 use crate::wire::LinkMessage;
-use crate::worker::{INBOX_MAX, ToWorker, Worker};
+use crate::worker::{INBOX_MAX, Moved, ToWorker, Worker};
+use crate::{drain, lease};
 
 /// Changes of the view are passed on to the workers no more often than this.
 const VIEW_PAUSE: Duration = Duration::from_millis(50);
-/// Sessions that are asked to leave in a second, so that the rest of the fleet takes them without a storm.
-const BYES_PER_SECOND: u64 = 1_000;
-/// How long the workers may take to bring journal and event store to rest.
-const REST_TIME: Duration = Duration::from_secs(10);
-
 /// What a node is told about itself.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -300,6 +297,12 @@ impl NodeHandle {
         self.node.incarnation
     }
 
+    /// What the node does, and what it can be asked to do; usable for as long as the node runs.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(Arc::clone(&self.node))
+    }
+
     /// Open sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -336,8 +339,8 @@ async fn run(
         parts;
     let tasks = TaskTracker::new();
     let mut joins = Vec::new();
-    for (inbox, thread) in inboxes.into_iter().zip(threads) {
-        let worker = Worker::new(Arc::clone(&node));
+    for (number, (inbox, thread)) in inboxes.into_iter().zip(threads).enumerate() {
+        let worker = Worker::new(Arc::clone(&node), number);
         match thread {
             // The thread waits for exactly this.
             Some((thread, join)) => {
@@ -356,7 +359,8 @@ async fn run(
         let workers = node.workers.iter().map(|worker| worker.runtime.clone()).collect();
         tasks.spawn(load::measure(Arc::clone(&node), workers));
     }
-    let lease = tasks.spawn(hold_lease(Arc::clone(&node), config.clone(), gate, component, shutdown.clone()));
+    let lease =
+        tasks.spawn(lease::hold(Arc::clone(&node), config.clone(), gate, component, shutdown.clone()));
     let stop_listener = CancellationToken::new();
     if let Some(listener) = listener {
         let options = HttpOptions { connections_max: config.connections_max, ..HttpOptions::default() };
@@ -366,7 +370,7 @@ async fn run(
         tasks.spawn(http::serve(listener, options, metrics, service, stop_listener.clone()));
     }
     shutdown.drain().cancelled().await;
-    drain(&node, &config, &shutdown).await;
+    drain::drain(&node, &config, &shutdown).await;
     stop_listener.cancel();
     lease.abort();
     if node.directory.retire(&node.name, node.incarnation).await.is_err() {
@@ -379,51 +383,6 @@ async fn run(
     for join in joins {
         // The worker has ended or is about to; its thread has nothing else to do.
         let _ = tokio::task::spawn_blocking(move || join.join()).await;
-    }
-}
-
-/// Holds the lease: renews it, and tells the load with it.
-async fn hold_lease(node: Arc<Node>, config: NodeConfig, gate: Gate, health: Component, shutdown: Shutdown) {
-    let mut ticker = tokio::time::interval(RENEWAL);
-    loop {
-        tokio::select! {
-            _ = ticker.tick() => {}
-            () = shutdown.drain().cancelled(), if !node.is_draining() => node.draining.store(true, Ordering::Relaxed),
-            // Killed: a dead node renews nothing.
-            () = node.stop.cancelled() => return,
-        }
-        let count = |value: i64| u32::try_from(value).unwrap_or(0);
-        let record = NodeRecord {
-            name: node.name.clone(),
-            incarnation: node.incarnation,
-            address: config.address.clone(),
-            public_url: config.public_url.clone(),
-            state: if node.is_draining() { NodeState::Draining } else { NodeState::Ready },
-            load: NodeLoad {
-                sessions: count(node.metrics.sessions.get()),
-                lobbies: count(node.metrics.lobbies.get()),
-                shards: count(node.metrics.shards.get()),
-            },
-        };
-        match node.directory.renew(&record).await {
-            Ok(Renewal::Held) => {
-                gate.open();
-                health.ok();
-            }
-            Ok(Renewal::Superseded) => {
-                tracing::error!(node = %node.name, "another process runs under this node's name; stopping");
-                health.down("superseded by another process of the same name");
-                shutdown.begin();
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the lease could not be renewed");
-                health.degraded(error.to_string());
-            }
-        }
-        if let Err(error) = node.directory.refresh().await {
-            tracing::debug!(%error, "the view could not be read");
-        }
     }
 }
 
@@ -465,6 +424,11 @@ async fn dispatch(node: Arc<Node>, mut events: LinkEvents) {
                         node.tell(&lobby.clone(), ToWorker::FromOwner { from, lobby, message }).await;
                     }
                     Some(LinkMessage::Replace(session)) => node.replace(&session),
+                    Some(LinkMessage::Shard(shard, message)) => {
+                        let message = Box::new(message);
+                        node.tell_shard(shard, ToWorker::ShardMessage { from, incarnation, shard, message })
+                            .await;
+                    }
                     None => node.metrics.unreadable.with_label_values(&["link_message"]).inc(),
                 }
             }
@@ -481,51 +445,56 @@ async fn dispatch(node: Arc<Node>, mut events: LinkEvents) {
     }
 }
 
-/// Asks all sessions to leave, waits for them, and brings the workers to rest.
-async fn drain(node: &Arc<Node>, config: &NodeConfig, shutdown: &Shutdown) {
-    node.draining.store(true, Ordering::Relaxed);
-    let deadline = shutdown.deadline(config.drain);
-    let sessions: Vec<_> = node.lock_sessions().values().cloned().collect();
-    tracing::info!(node = %node.name, sessions = sessions.len(), "draining");
-    let spread = Duration::from_millis(sessions.len() as u64 * 1_000 / BYES_PER_SECOND).min(config.drain / 2);
-    let window = (100, 1_000 + u64::try_from(spread.as_millis()).unwrap_or(0));
-    let pause = spread / u32::try_from(sessions.len().max(1)).unwrap_or(u32::MAX);
-    // A hurry or the deadline cuts the spreading short; everyone still gets the word.
-    let mut in_time = true;
-    for session in sessions {
-        session.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Window, Some(window));
-        if in_time && pause > Duration::from_micros(500) {
-            in_time = deadline.run(tokio::time::sleep(pause)).await.is_ok();
-        }
-    }
-    node.running.close();
-    if deadline.run(node.running.wait()).await.is_err() {
-        tracing::info!(node = %node.name, sessions = node.lock_sessions().len(), "sessions are cut off at the deadline");
-    }
-    let mut resting = Vec::new();
-    for worker in &node.workers {
-        let (answer, rested) = tokio::sync::oneshot::channel();
-        if worker.inbox.send(ToWorker::Rest(answer)).await.is_ok() {
-            resting.push(rested);
-        }
-    }
-    let all = async {
-        for rested in resting {
-            // A worker that ended has nothing to bring to rest.
-            let _ = rested.await;
-        }
-    };
-    if tokio::time::timeout(REST_TIME, all).await.is_err() {
-        tracing::warn!(node = %node.name, "the event store does not have everything yet; the journal has");
-    }
-}
-
 impl Node {
     /// Hands something to the worker of a lobby; waits while that worker does not keep up.
     pub(crate) async fn tell(&self, lobby: &LobbyId, message: ToWorker) {
-        let worker = &self.workers[usize::from(shard_of(lobby).0) % self.workers.len()];
+        self.tell_shard(shard_of(lobby), message).await;
+    }
+
+    /// Hands something to the worker of a shard; waits while that worker does not keep up.
+    pub(crate) async fn tell_shard(&self, shard: Shard, message: ToWorker) {
         // A worker that has ended belongs to a node that is gone.
-        let _ = worker.inbox.send(message).await;
+        let _ = self.workers[self.worker_of(shard)].inbox.send(message).await;
+    }
+
+    /// The number of the worker that a shard's lobbies are with.
+    pub(crate) fn worker_of(&self, shard: Shard) -> usize {
+        usize::from(shard.0) % self.workers.len()
+    }
+
+    /// Asks every worker the same, and waits for all their answers.
+    pub(crate) async fn ask_all<T>(&self, question: impl Fn(oneshot::Sender<T>) -> ToWorker) -> Vec<T> {
+        let mut asked = Vec::new();
+        for worker in &self.workers {
+            let (answer, answered) = oneshot::channel();
+            if worker.inbox.send(question(answer)).await.is_ok() {
+                asked.push(answered);
+            }
+        }
+        // A worker that has ended has nothing to say.
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Gives a shard to another node, and waits for the outcome.
+    pub(crate) async fn move_shard(&self, shard: Shard, to: NodeName) -> Moved {
+        let (answer, answered) = oneshot::channel();
+        self.tell_shard(shard, ToWorker::Move { shard, to, answer }).await;
+        answered.await.unwrap_or(Moved::NotOwned)
+    }
+
+    pub(crate) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// All open sessions.
+    pub(crate) fn sessions(&self) -> Vec<Arc<SessionHandle>> {
+        self.lock_sessions().values().cloned().collect()
+    }
+
+    /// Waits for the end of all sessions; none begins any more.
+    pub(crate) async fn wait_for_sessions(&self) {
+        self.running.close();
+        self.running.wait().await;
     }
 
     async fn tell_all_of_reset(&self, peer: &NodeName, restarted: bool) {

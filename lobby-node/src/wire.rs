@@ -2,9 +2,11 @@
 //! the one before.
 
 use bytes::Bytes;
+use mlms_cluster::journal::EntryId;
 use mlms_protocol::command::Position;
 use mlms_protocol::{
-    Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId, UserId,
+    Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, Millis, NodeName, Refusal, Seq, SessionId, Shard,
+    UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,31 @@ pub(crate) enum LinkMessage {
     FromOwner(LobbyId, FromOwner),
     /// A newer session of the same user has come: close this one.
     Replace(SessionId),
+    /// About a shard that moves from one owner to another while both live.
+    Shard(Shard, ShardMessage),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ShardMessage {
+    /// The sender owns the shard and wants to give it to the receiver, who is to read it.
+    Prepare,
+    /// The sender has read the shard and waits for it.
+    Prepared,
+    /// The sender does not take the shard.
+    Declined,
+    /// The shard's record names the receiver now. The event store has everything up to `archived`; these members'
+    /// connections are lost since then.
+    HandOver {
+        epoch: Epoch,
+        archived: EntryId,
+        away: Vec<(LobbyId, UserId, Millis)>,
+        /// Where each lobby's sessions are, if not at the receiver.
+        nodes: Vec<(LobbyId, Vec<NodeName>)>,
+    },
+    /// The sender serves the shard.
+    Served { epoch: Epoch },
+    /// The planner asks the receiver to give the shard to that node.
+    Release { to: NodeName },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +93,9 @@ pub(crate) enum FromOwner {
     Moved {
         token: u64,
         to: Option<NodeName>,
+        /// Of that node's ownership; the receiver's view may be older.
+        #[serde(default)]
+        epoch: Epoch,
     },
     Event {
         epoch: Epoch,

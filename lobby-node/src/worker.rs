@@ -6,6 +6,7 @@ mod attachment;
 mod forward;
 mod intake;
 mod live;
+mod moving;
 mod owner;
 mod ownership;
 mod peers;
@@ -13,6 +14,7 @@ mod seat;
 mod shard;
 mod speech;
 mod sweep;
+mod taking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,9 +24,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use mlms_cluster::journal::{AppendError, EntryId};
+use mlms_cluster::Unavailable;
+use mlms_cluster::journal::{AppendError, EntryId, Loaded};
+use mlms_cluster::view::ShardRecord;
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{Answer, ErrorCode, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard};
+use mlms_protocol::{
+    Answer, Epoch, ErrorCode, Incarnation, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard,
+};
 use mlms_store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -32,10 +38,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::session::{ReplyTo, SessionHandle};
-use crate::wire::{FromOwner, LinkMessage, ToOwner};
+use crate::status::ShardReport;
+use crate::wire::{FromOwner, LinkMessage, ShardMessage, ToOwner};
 use attachment::Attachment;
+use moving::{Given, Handed};
 use ownership::Claimed;
 use shard::{OwnedShard, ShardSlot};
+
+pub(crate) use moving::Moved;
 
 /// Commands that may wait for a worker; a session that has one more waits with it, and reads nothing meanwhile.
 pub(crate) const INBOX_MAX: usize = 8_192;
@@ -90,6 +100,21 @@ pub(crate) enum ToWorker {
         peer: NodeName,
         restarted: bool,
     },
+    /// Another node's word about a shard that moves.
+    ShardMessage {
+        from: NodeName,
+        incarnation: Incarnation,
+        shard: Shard,
+        message: Box<ShardMessage>,
+    },
+    /// Give a shard to another node. Answered when that node serves it, or when nothing came of it.
+    Move {
+        shard: Shard,
+        to: NodeName,
+        answer: oneshot::Sender<Moved>,
+    },
+    /// Tell what this worker has.
+    Report(oneshot::Sender<Vec<ShardReport>>),
     ViewChanged,
     /// Bring everything to rest: journal, snapshots, event store. Answered when done.
     Rest(oneshot::Sender<()>),
@@ -132,12 +157,23 @@ enum Done {
         seq: Seq,
         result: Result<(), StoreError>,
     },
+    Preloaded {
+        shard: Shard,
+        result: Result<Loaded, Unavailable>,
+    },
+    Handed {
+        shard: Shard,
+        record: ShardRecord,
+        handed: Handed,
+    },
     Nothing,
 }
 
 /// The state of one worker.
 pub(crate) struct Worker {
     node: Arc<Node>,
+    /// Among the node's workers.
+    number: usize,
     shards: HashMap<Shard, ShardSlot>,
     /// The audiences of this node's sessions, of lobbies owned here and elsewhere.
     attachments: HashMap<LobbyId, Attachment>,
@@ -145,10 +181,21 @@ pub(crate) struct Worker {
     staged: HashSet<LobbyId>,
     /// Shards with something to append.
     gathered: HashSet<Shard>,
+    /// Shards that are being given away.
+    moving: HashSet<Shard>,
+    given: HashMap<Shard, Given>,
+    /// Lobbies that wait for nodes to attach again, and until when.
+    awaiting: HashMap<LobbyId, Instant>,
+    /// Audiences whose owner the view contradicts: so long they wait for that owner's word.
+    turning: HashMap<LobbyId, Instant>,
+    /// Lobbies with commands that wait for a former owner's word.
+    blocked: HashSet<LobbyId>,
+    /// Owners that other nodes named and the view does not show yet.
+    hints: HashMap<Shard, (NodeName, Epoch)>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     archiving: bool,
     next_token: u64,
-    live_nodes: Vec<(NodeName, mlms_protocol::Incarnation)>,
+    live_nodes: Vec<(NodeName, Incarnation)>,
     resting: Vec<oneshot::Sender<()>>,
     next_sweep: Instant,
     /// Lobbies and backlog as last counted in the metrics.
@@ -156,13 +203,20 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    pub(crate) fn new(node: Arc<Node>, number: usize) -> Self {
         Worker {
             node,
+            number,
             shards: HashMap::new(),
             attachments: HashMap::new(),
             staged: HashSet::new(),
             gathered: HashSet::new(),
+            moving: HashSet::new(),
+            given: HashMap::new(),
+            awaiting: HashMap::new(),
+            turning: HashMap::new(),
+            blocked: HashSet::new(),
+            hints: HashMap::new(),
             under_way: FuturesUnordered::new(),
             archiving: false,
             next_token: 1,
@@ -193,6 +247,7 @@ impl Worker {
                     }
                 }
             }
+            self.advance_moves();
             self.submit();
             self.flush();
             self.archive();
@@ -208,6 +263,12 @@ impl Worker {
             ToWorker::FromNode { from, lobby, message } => self.on_from_node(from, lobby, *message),
             ToWorker::FromOwner { from, lobby, message } => self.on_from_owner(&from, &lobby, *message),
             ToWorker::LinkReset { peer, restarted } => self.on_link_reset(&peer, restarted),
+            ToWorker::ShardMessage { from, incarnation, shard, message } => {
+                self.on_shard_message(from, incarnation, shard, *message);
+            }
+            ToWorker::Move { shard, to, answer } => self.on_move(shard, to, answer),
+            // Whoever asked may have gone.
+            ToWorker::Report(answer) => _ = answer.send(self.report()),
             ToWorker::ViewChanged => self.on_view_changed(),
             ToWorker::Rest(answer) => self.rest(answer),
         }
@@ -224,6 +285,8 @@ impl Worker {
                 self.on_snapshotted(shard, covers, &saved, result)
             }
             Done::Unloaded { lobby, seq, result } => self.on_unloaded(&lobby, seq, result),
+            Done::Preloaded { shard, result } => self.on_preloaded(shard, result),
+            Done::Handed { shard, record, handed } => self.on_handed(shard, record, handed),
             Done::Nothing => {}
         }
     }
@@ -295,6 +358,11 @@ impl Worker {
         let now = Instant::now();
         self.expire_commands(now);
         self.retry_claims(now);
+        self.expire_expected(now);
+        self.take_back_unserved(now);
+        self.take_early(now);
+        self.turn_due(now);
+        self.send_blocked();
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             self.sweep();
@@ -306,6 +374,16 @@ impl Worker {
             Some(ShardSlot::Owned(owned)) => Some(owned),
             _ => None,
         }
+    }
+
+    /// Whether this worker is the one for a shard.
+    fn is_mine(&self, shard: Shard) -> bool {
+        self.node.worker_of(shard) == self.number
+    }
+
+    /// What this worker owns or is about to own.
+    fn report(&self) -> Vec<ShardReport> {
+        self.shards.iter().map(|(shard, slot)| slot.report(*shard)).collect()
     }
 
     fn token(&mut self) -> u64 {

@@ -203,22 +203,41 @@ impl RedisDirectory {
                     return Ok(Claim::Lost(Some(owner.clone())));
                 }
             }
-            let expected = expected.map(write_owner).unwrap_or_default();
-            let arguments = vec![expected.into(), write_owner(new).into()];
-            let keys = vec![self.keys.own(shard)];
-            let answer = CLAIM.run(&self.client, keys, arguments).await.map_err(unavailable("claim"))?;
-            let mut answer = answer.into_array().into_iter();
-            let is_won = answer.next().and_then(|won| won.as_i64()) == Some(1);
-            let present = answer.next().and_then(|text| read_owner(&text.as_str()?));
-            if let Some(present) = &present {
-                self.apply(shard, present);
-            }
-            if !is_won {
-                return Ok(Claim::Lost(present));
-            }
-            self.tell(format!("own {} {}", shard.0, write_owner(new))).await;
-            Ok(Claim::Won)
+            self.replace(shard, expected, new).await
         })
+    }
+
+    pub(crate) fn take_back<'a>(
+        &'a self,
+        shard: Shard,
+        expected: &'a ShardRecord,
+        new: &'a ShardRecord,
+    ) -> BoxFuture<'a, Result<Claim, Unavailable>> {
+        Box::pin(self.replace(shard, Some(expected), new))
+    }
+
+    /// Replaces a shard's record if it is what the claimant expects.
+    async fn replace(
+        &self,
+        shard: Shard,
+        expected: Option<&ShardRecord>,
+        new: &ShardRecord,
+    ) -> Result<Claim, Unavailable> {
+        let expected = expected.map(write_owner).unwrap_or_default();
+        let arguments = vec![expected.into(), write_owner(new).into()];
+        let keys = vec![self.keys.own(shard)];
+        let answer = CLAIM.run(&self.client, keys, arguments).await.map_err(unavailable("claim"))?;
+        let mut answer = answer.into_array().into_iter();
+        let is_won = answer.next().and_then(|won| won.as_i64()) == Some(1);
+        let present = answer.next().and_then(|text| read_owner(&text.as_str()?));
+        if let Some(present) = &present {
+            self.apply(shard, present);
+        }
+        if !is_won {
+            return Ok(Claim::Lost(present));
+        }
+        self.tell(format!("own {} {}", shard.0, write_owner(new))).await;
+        Ok(Claim::Won)
     }
 
     /// Whether the owner of a shard still holds its lease. That it does not counts only after an unbroken contact.

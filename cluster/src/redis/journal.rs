@@ -101,30 +101,44 @@ impl RedisJournal {
         Box::pin(async move {
             // Snapshots first: a trim by the former owner, late on its way, takes only what they cover.
             let snapshots = self.load_snapshots(shard).await.map_err(unavailable(shard))?;
-            let mut loaded = Loaded { snapshots, ..Loaded::default() };
-            let (log, mut from) = (self.keys.log(shard), "-".to_owned());
-            loop {
-                let page: Value = self
-                    .client
-                    .xrange(log.as_str(), from.as_str(), "+", Some(ENTRIES_PAGE))
-                    .await
-                    .map_err(unavailable(shard))?;
-                let page = page.into_array();
-                let is_last = (page.len() as u64) < ENTRIES_PAGE;
-                for entry in page {
-                    let Some((id, bytes)) = read_entry(entry) else {
-                        tracing::error!(%shard, "an entry of the journal is not one of ours; the shard is not served");
-                        return Err(Unavailable("the journal of this shard"));
-                    };
-                    loaded.top = id;
-                    loaded.entries.push((id, bytes));
-                }
-                if is_last {
-                    return Ok(loaded);
-                }
-                from = format!("({}", write_id(loaded.top));
-            }
+            let entries = self.load_entries(shard, None).await?;
+            Ok(Loaded { snapshots, ..entries })
         })
+    }
+
+    pub(crate) fn load_tail<'a>(
+        &'a self,
+        shard: Shard,
+        after: EntryId,
+    ) -> BoxFuture<'a, Result<Loaded, Unavailable>> {
+        Box::pin(self.load_entries(shard, Some(after)))
+    }
+
+    async fn load_entries(&self, shard: Shard, after: Option<EntryId>) -> Result<Loaded, Unavailable> {
+        let mut loaded = Loaded { top: after.unwrap_or_default(), ..Loaded::default() };
+        let log = self.keys.log(shard);
+        let mut from = after.map_or_else(|| "-".to_owned(), |after| format!("({}", write_id(after)));
+        loop {
+            let page: Value = self
+                .client
+                .xrange(log.as_str(), from.as_str(), "+", Some(ENTRIES_PAGE))
+                .await
+                .map_err(unavailable(shard))?;
+            let page = page.into_array();
+            let is_last = (page.len() as u64) < ENTRIES_PAGE;
+            for entry in page {
+                let Some((id, bytes)) = read_entry(entry) else {
+                    tracing::error!(%shard, "an entry of the journal is not one of ours; the shard is not served");
+                    return Err(Unavailable("the journal of this shard"));
+                };
+                loaded.top = id;
+                loaded.entries.push((id, bytes));
+            }
+            if is_last {
+                return Ok(loaded);
+            }
+            from = format!("({}", write_id(loaded.top));
+        }
     }
 
     async fn load_snapshots(&self, shard: Shard) -> Result<Vec<(LobbyId, Bytes)>, Error> {

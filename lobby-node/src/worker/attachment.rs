@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlms_protocol::command::Position;
 use mlms_protocol::{Change, Class, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Seq};
@@ -14,14 +15,17 @@ use crate::metrics::Metrics;
 use crate::session::SessionHandle;
 use crate::wire::Attaching;
 
+/// How long a former owner's word about the commands that it was sent is awaited.
+const WORD_TIME: Duration = Duration::from_millis(500);
+
 /// This node's side of one lobby.
 pub(super) struct Attachment {
     pub(super) audience: Audience,
     /// The last event that was passed on.
     pub(super) position: Position,
     pub(super) feed: Feed,
-    /// Commands without an answer, in their order. The flag: it was sent to the present owner.
-    pub(super) unanswered: BTreeMap<u64, (Envelope, bool)>,
+    /// Commands without an answer, in their order.
+    pub(super) unanswered: BTreeMap<u64, (Envelope, Sent)>,
     /// Pages that were asked for: for whom, and behind which event.
     pub(super) pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
     /// Sessions that pull, and whose page nobody can be asked for at the moment.
@@ -41,6 +45,26 @@ pub(super) enum Feed {
     },
     /// Nobody is known to own the lobby.
     Lost,
+}
+
+/// Where a command without an answer stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    No,
+    /// To the present owner.
+    Present,
+    /// To one before; until then its word is awaited.
+    Former {
+        until: Instant,
+    },
+}
+
+/// What is to be expected of an owner that is one no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Former {
+    /// It answers or refuses what it was sent.
+    Lives,
+    Gone,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,20 +101,49 @@ impl Attachment {
             .collect()
     }
 
-    /// The lobby is owned here from now on. Gives the commands that wait for an answer.
-    pub(super) fn become_local(&mut self) -> Vec<Envelope> {
+    /// The lobby is owned here from now on.
+    pub(super) fn become_local(&mut self, former: Former) {
+        self.lose_owner(former);
         self.feed = Feed::Local { attached: self.audience.is_empty() };
-        self.owe_pages();
-        std::mem::take(&mut self.unanswered).into_values().map(|(envelope, _)| envelope).collect()
     }
 
     /// The owner is gone, or is this node no more.
-    pub(super) fn lose_owner(&mut self) {
+    pub(super) fn lose_owner(&mut self, former: Former) {
         self.feed = Feed::Lost;
         self.owe_pages();
+        let now = Instant::now();
+        for (_, sent) in self.unanswered.values_mut() {
+            if *sent == Sent::Present {
+                let until = if former == Former::Lives { now + WORD_TIME } else { now };
+                *sent = Sent::Former { until };
+            }
+        }
+    }
+
+    /// The next command that may go to the present owner. Nothing overtakes what a former owner may still have
+    /// carried out, or will refuse: `Err` until that is known.
+    pub(super) fn next_unsent(&mut self, now: Instant) -> Result<Option<u64>, ()> {
+        for (token, (envelope, sent)) in &mut self.unanswered {
+            match *sent {
+                Sent::No => return Ok(Some(*token)),
+                Sent::Former { until } if until > now => return Err(()),
+                // What has no seq may have been delivered: it is sent again only when it was refused.
+                Sent::Former { .. } if !passes(envelope) => {
+                    *sent = Sent::No;
+                    return Ok(Some(*token));
+                }
+                Sent::Former { .. } | Sent::Present => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// What may be sent to the present owner once more.
+    pub(super) fn unsend(&mut self) {
         for (envelope, sent) in self.unanswered.values_mut() {
-            // What has no seq may have been delivered: it is sent again only when it was refused.
-            *sent &= passes(envelope);
+            if *sent == Sent::Present && !passes(envelope) {
+                *sent = Sent::No;
+            }
         }
     }
 

@@ -9,37 +9,64 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq};
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, passes};
+use super::attachment::{Attach, Attachment, Feed, Former, Sent};
 use super::live::{CONFIRM_TIME, LobbySlot, Task};
 use super::ownership::Route;
 use super::shard::ShardSlot;
 use super::{Envelope, Origin, Worker};
-use crate::wire::{FromOwner, LinkMessage, ToOwner};
+use crate::wire::{LinkMessage, ToOwner};
 
 /// Commands of one lobby that may wait for their owner's answer.
 const UNANSWERED_MAX: usize = 4_096;
+/// How long an owner that the view contradicts may take to send this node on itself.
+const WORD_TIME: Duration = Duration::from_millis(500);
 /// When an attach that was not answered is sent again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub(super) fn on_command(&mut self, envelope: Envelope) {
         let shard = shard_of(&envelope.lobby);
-        match self.route(shard) {
-            Route::Here => {
-                let lobby = envelope.lobby.clone();
-                self.on_owned(shard, &lobby, Task::Command(envelope));
+        if let (Origin::Session(..), Some(ShardSlot::Claiming { expecting: Some(expecting), .. })) =
+            (&envelope.origin, self.shards.get(&shard))
+        {
+            // The present owner still serves.
+            let owner = expecting.from.clone();
+            return self.forward(envelope, Some(owner));
+        }
+        let is_queued = matches!(envelope.origin, Origin::Session(..))
+            && self.attachments.get(&envelope.lobby).is_some_and(|one| !one.unanswered.is_empty());
+        if is_queued && self.route(shard) == Route::Here {
+            // Behind what is not decided yet.
+            return self.forward(envelope, None);
+        }
+        self.on_task(Task::Command(envelope));
+    }
+
+    /// Takes something for a lobby to wherever the lobby is.
+    pub(super) fn on_task(&mut self, task: Task) {
+        let lobby = task.lobby().clone();
+        let shard = shard_of(&lobby);
+        match (self.route(shard), task) {
+            (Route::Here, task) => self.on_owned(shard, &lobby, task),
+            (Route::Claim, task) => self.wait_for_claim(shard, Some(task)),
+            (Route::Node(owner), Task::Command(envelope)) => self.forward(envelope, Some(owner)),
+            (Route::Nowhere, Task::Command(envelope)) => self.forward(envelope, None),
+            (Route::Node(owner), Task::Detach { session, user, .. }) => {
+                self.send(&owner, &LinkMessage::ToOwner(lobby, ToOwner::Detach { session, user }));
             }
-            Route::Claim => self.wait_for_claim(shard, Some(envelope)),
-            Route::Node(owner) => self.forward(envelope, Some(owner)),
-            Route::Nowhere => self.forward(envelope, None),
+            (Route::Node(_) | Route::Nowhere, Task::Attach(attach)) => {
+                if let Some((node, token)) = attach.from {
+                    self.refuse_attach(&node, token, lobby);
+                }
+            }
+            (Route::Nowhere, Task::Detach { .. }) => {}
         }
     }
 
     /// Sends a session's command to the owner, or tells another node that it asked the wrong one.
     fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
         if let Origin::Node { node, token } = &envelope.origin {
-            let moved = FromOwner::Moved { token: *token, to: owner.filter(|owner| owner != node) };
-            return self.send(node, &LinkMessage::FromOwner(envelope.lobby.clone(), moved));
+            return self.send_moved(node, *token, envelope.lobby.clone(), owner);
         }
         let lobby = envelope.lobby.clone();
         let metrics = Arc::clone(&self.node.metrics);
@@ -59,31 +86,59 @@ impl Worker {
             );
         }
         self.next_token += 1;
-        attachment.unanswered.insert(self.next_token, (envelope, false));
+        attachment.unanswered.insert(self.next_token, (envelope, Sent::No));
         self.send_unsent(&lobby);
     }
 
     /// Sends the commands that the present owner has not got yet, in their order.
     pub(super) fn send_unsent(&mut self, lobby: &LobbyId) {
-        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-        let Feed::Remote { owner, attach: Attach::Attached } = &attachment.feed else { return };
-        for (token, (envelope, sent)) in &mut attachment.unanswered {
-            if *sent {
+        let now = Instant::now();
+        while let Some(attachment) = self.attachments.get_mut(lobby) {
+            let owner = match &attachment.feed {
+                Feed::Remote { owner, attach: Attach::Attached } => Some(owner.clone()),
+                Feed::Local { .. } => None,
+                _ => return,
+            };
+            let token = match attachment.next_unsent(now) {
+                Ok(Some(token)) => token,
+                Ok(None) => return,
+                Err(()) => {
+                    self.blocked.insert(lobby.clone());
+                    return;
+                }
+            };
+            let Some(owner) = owner else {
+                let Some((envelope, _)) = attachment.unanswered.remove(&token) else { return };
+                self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
                 continue;
-            }
-            *sent = true;
+            };
+            let Some((envelope, sent)) = attachment.unanswered.get_mut(&token) else { return };
+            *sent = Sent::Present;
             let command = ToOwner::Command {
-                token: *token,
+                token,
                 caller: envelope.caller.as_ref().clone(),
                 key: envelope.key.clone(),
                 command: envelope.command.clone(),
             };
-            self.node.links.send(owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
+            self.node.links.send(&owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
+        }
+    }
+
+    /// Whether a former owner that lives may still say what became of its commands.
+    pub(super) fn former(&self, lobby: &LobbyId, new: &NodeName) -> Former {
+        match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
+            Some(Feed::Remote { owner, .. })
+                if owner != new && self.node.directory.view().nodes.contains_key(owner) =>
+            {
+                Former::Lives
+            }
+            _ => Former::Gone,
         }
     }
 
     /// Looks again where each lobby's owner is, and attaches to a new one.
     pub(super) fn follow_owners(&mut self) {
+        let view = self.node.directory.view();
         let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
         for lobby in lobbies {
             let shard = shard_of(&lobby);
@@ -93,7 +148,39 @@ impl Worker {
                 (Route::Here, _) => self.attach_lobby(&lobby),
                 (Route::Claim, _) => self.wait_for_claim(shard, None),
                 (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
+                (Route::Node(_), Feed::Remote { owner: known, attach: Attach::Attached })
+                    if view.nodes.contains_key(known) =>
+                {
+                    // It lives and may have more to say before it sends this node on.
+                    self.turning.entry(lobby).or_insert_with(|| Instant::now() + WORD_TIME);
+                }
                 (Route::Node(owner), _) => self.turn_to(&lobby, owner),
+            }
+        }
+    }
+
+    /// Commands that waited for a former owner's word.
+    pub(super) fn send_blocked(&mut self) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        for lobby in std::mem::take(&mut self.blocked) {
+            self.send_unsent(&lobby);
+        }
+    }
+
+    /// Turns away from owners that had their time to say goodbye.
+    pub(super) fn turn_due(&mut self, now: Instant) {
+        if self.turning.is_empty() {
+            return;
+        }
+        let due: Vec<_> = self.turning.extract_if(|_, at| *at <= now).map(|(lobby, _)| lobby).collect();
+        for lobby in due {
+            let Some(attachment) = self.attachments.get(&lobby) else { continue };
+            match (self.route(shard_of(&lobby)), &attachment.feed) {
+                (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
+                (Route::Node(owner), Feed::Remote { .. }) => self.turn_to(&lobby, owner),
+                _ => {}
             }
         }
     }
@@ -101,8 +188,10 @@ impl Worker {
     /// Takes a node for the owner from now on.
     pub(super) fn turn_to(&mut self, lobby: &LobbyId, owner: NodeName) {
         let token = self.token();
+        self.turning.remove(lobby);
+        let former = self.former(lobby, &owner);
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-        attachment.lose_owner();
+        attachment.lose_owner(former);
         if attachment.audience.is_empty() {
             attachment.feed = Feed::Remote { owner, attach: Attach::Attached };
             return self.send_unsent(lobby);
@@ -129,9 +218,7 @@ impl Worker {
                 return self.turn_again(lobby);
             }
             // Joins that are under way are not here yet: they are sent again behind this.
-            for (envelope, sent) in attachment.unanswered.values_mut() {
-                *sent &= passes(envelope);
-            }
+            attachment.unsend();
         }
         let since = Position { epoch: Epoch(0), seq: Seq(0) };
         let nobody = ToOwner::Attach { token: self.token(), since, sessions: Vec::new() };
@@ -165,14 +252,22 @@ impl Worker {
                 expired.push(entry.remove());
             }
         }
+        let mut late = Vec::new();
         for slot in self.shards.values_mut() {
-            if let ShardSlot::Claiming { waiting, .. } = slot {
-                let late = waiting.partition_point(|envelope| envelope.deadline <= now);
-                expired.extend(waiting.drain(..late).map(|envelope| (envelope, false)));
-            }
+            let waiting = match slot {
+                ShardSlot::Claiming { waiting, .. } => waiting,
+                ShardSlot::Owned(owned) => match &mut owned.moving {
+                    Some(moving) => &mut moving.held,
+                    None => continue,
+                },
+            };
+            late.extend(waiting.extract_if(.., |task| task.is_late(now)));
+        }
+        for task in late {
+            self.refuse_late(task);
         }
         for (envelope, sent) in expired {
-            if sent {
+            if sent != Sent::No {
                 // It may have happened: only the owner knows.
                 self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));
             } else {

@@ -26,6 +26,12 @@ pub(super) const CONFIRM_TIME: Duration = Duration::from_secs(15);
 pub(super) enum Task {
     Command(Envelope),
     Attach(AttachTask),
+    /// A session has ended.
+    Detach {
+        lobby: LobbyId,
+        session: SessionId,
+        user: UserId,
+    },
 }
 
 /// A node attaches its sessions, in one go.
@@ -63,6 +69,10 @@ pub(super) struct Lobby {
     pub(super) snapshot_seq: Seq,
     pub(super) empty_since: Option<Millis>,
     pub(super) unloading: bool,
+    /// Nodes that had sessions here under the former owner and have not attached again. What a command says before
+    /// that, they would not hear: commands wait, for a bounded time.
+    pub(super) awaited: Vec<NodeName>,
+    pub(super) early: Vec<Task>,
 }
 
 #[derive(Default)]
@@ -120,6 +130,20 @@ impl Lobby {
             snapshot_seq: Seq(0),
             empty_since: None,
             unloading: false,
+            awaited: Vec::new(),
+            early: Vec::new(),
+        }
+    }
+
+    /// Members whose connections are all lost, and since when.
+    pub(super) fn away(&self) -> impl Iterator<Item = (&UserId, Millis)> {
+        self.presence.iter().filter_map(|(user, presence)| presence.gone_at.map(|at| (user, at)))
+    }
+
+    /// Takes over from the former owner that a member is away, and that the others know.
+    pub(super) fn set_away(&mut self, user: &UserId, since: Millis) {
+        if let Some(presence) = self.presence.get_mut(user) {
+            (presence.gone_at, presence.told) = (Some(since), true);
         }
     }
 

@@ -9,7 +9,7 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Class, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
 use mlms_store::StoreError;
 
-use super::live::{Lobby, LobbySlot, Task};
+use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
 use super::speech::Emit;
 use super::{Done, Envelope, Worker};
@@ -23,12 +23,22 @@ impl Worker {
     pub(super) fn on_owned(&mut self, shard: Shard, lobby_id: &LobbyId, task: Task) {
         let node = Arc::clone(&self.node);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        let task = if owned.holds() {
+            match Worker::hold(owned, task) {
+                None => return,
+                Some(task) => return self.refuse_late(task),
+            }
+        } else {
+            task
+        };
         if owned.is_degraded()
             && let Task::Command(envelope) = task
         {
             return self.take_degraded(owned_id(shard, lobby_id), envelope);
         }
         let slot = match owned.lobbies.get_mut(lobby_id) {
+            // Nobody knows a session of a lobby that is not in memory.
+            None if matches!(task, Task::Detach { .. }) => return,
             None => {
                 let slot = LobbySlot::Loading { waiting: vec![task], tail: Vec::new() };
                 owned.lobbies.insert(lobby_id.clone(), slot);
@@ -53,6 +63,14 @@ impl Worker {
             }
             Some(slot) => slot,
         };
+        if let (LobbySlot::Live(lobby), Task::Command(_)) = (&mut *slot, &task)
+            && !lobby.awaited.is_empty()
+        {
+            if lobby.early.len() < WAITING_MAX {
+                return lobby.early.push(task);
+            }
+            return self.refuse_late(task);
+        }
         // While the lobby's code runs its slot says quarantined; a panic leaves it so.
         let LobbySlot::Live(mut lobby) = std::mem::replace(slot, LobbySlot::Quarantined) else { return };
         let mut out = Vec::new();
@@ -62,6 +80,11 @@ impl Worker {
                 Task::Attach(attach) => {
                     let now = node.clock.now().max(lobby.state.at);
                     lobby.take_attach(owned, &node, attach, now);
+                }
+                Task::Detach { session, user, .. } => {
+                    if lobby.detach(&session, &user, node.clock.now()) {
+                        lobby.pass(owned.epoch, presence_event(lobby_id, &user, true), None, &mut out);
+                    }
                 }
             }
             lobby

@@ -1,39 +1,50 @@
 //! Which shards this worker owns: claiming one, putting its lobbies into service, and finding out about its loss.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_cluster::directory::Claim;
 use mlms_cluster::journal::Loaded;
-use mlms_cluster::view::ShardRecord;
+use mlms_cluster::view::{ShardRecord, View};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq, Shard};
 use tokio::time::Instant;
 
 use super::archive::SNAPSHOT_PERIOD;
+use super::attachment::Former;
 use super::live::{AttachTask, LobbySlot, Task};
 use super::shard::{Logged, OwnedShard, ShardSlot};
+use super::taking::Giver;
 use super::{Done, Envelope, Origin, Worker};
-use crate::lobby::{Entry, State};
+use crate::lobby::{self, State};
 use crate::node::Node;
-use crate::wire::{FromOwner, LinkMessage};
+use crate::wire::{FromOwner, LinkMessage, ShardMessage};
 
 /// Commands that may wait for a claim of one shard.
 const WAITING_MAX: usize = 8_192;
 /// Pause before a claim that failed is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a lobby that was handed over waits for the nodes that have sessions in it.
+const ATTACH_TIME: Duration = Duration::from_millis(500);
+
 /// How a claim came out.
 pub(super) enum Claimed {
-    Won {
-        epoch: Epoch,
-        loaded: Loaded,
-    },
+    Won(Box<Won>),
     /// Somebody else owns the shard.
     Lost,
     /// The directory or the journal did not answer.
     Failed,
+}
+
+/// A shard whose record names this node, and what stands in the journal.
+pub(super) struct Won {
+    pub(super) epoch: Epoch,
+    pub(super) loaded: Loaded,
+    /// It was handed over by its former owner.
+    pub(super) giver: Option<Giver>,
 }
 
 /// Where a command for a shard goes.
@@ -56,6 +67,10 @@ async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
     {
         return Claimed::Lost;
     }
+    let is_mine = expected.as_ref().is_some_and(|record| record.node == node.name);
+    if node.is_draining() && !is_mine && view.heir(shard).is_some_and(|heir| heir.name != node.name) {
+        return Claimed::Lost;
+    }
     let epoch = Epoch(expected.as_ref().map_or(1, |record| record.epoch.0 + 1));
     let record = ShardRecord { node: node.name.clone(), incarnation: node.incarnation, epoch };
     match node.directory.claim(shard, expected.as_ref(), &record).await {
@@ -64,9 +79,14 @@ async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
         Ok(Claim::Lost(_)) => return Claimed::Lost,
         Err(_) => return Claimed::Failed,
     }
+    load(&node, shard, epoch).await
+}
+
+/// Reads a shard that is this node's.
+pub(super) async fn load(node: &Node, shard: Shard, epoch: Epoch) -> Claimed {
     for _ in 0..20 {
         match node.journal.load(shard).await {
-            Ok(loaded) => return Claimed::Won { epoch, loaded },
+            Ok(loaded) => return Claimed::Won(Box::new(Won { epoch, loaded, giver: None })),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -81,6 +101,12 @@ impl Worker {
             None => {}
         }
         let view = self.node.directory.view();
+        if let Some((owner, epoch)) = self.hints.get(&shard)
+            && view.record(shard).is_none_or(|record| record.epoch < *epoch)
+            && view.nodes.contains_key(owner)
+        {
+            return Route::Node(owner.clone());
+        }
         match view.owner(shard).or_else(|| view.heir(shard)) {
             Some(node) if node.name == self.node.name => Route::Claim,
             Some(node) => Route::Node(node.name.clone()),
@@ -88,24 +114,33 @@ impl Worker {
         }
     }
 
-    /// Keeps a command until the claim of its shard is decided, and starts the claim if none is under way.
-    pub(super) fn wait_for_claim(&mut self, shard: Shard, envelope: Option<Envelope>) {
-        let mut start = false;
-        let slot = self.shards.entry(shard).or_insert_with(|| {
-            start = true;
-            ShardSlot::Claiming { waiting: Vec::new(), retry_at: None }
-        });
-        let ShardSlot::Claiming { waiting, .. } = slot else { return };
-        match envelope {
-            Some(envelope) if waiting.len() < WAITING_MAX => waiting.push(envelope),
-            Some(envelope) => {
+    /// Keeps a task until the claim of its shard is decided, and starts the claim if none is under way.
+    pub(super) fn wait_for_claim(&mut self, shard: Shard, task: Option<Task>) {
+        let slot = match self.shards.entry(shard) {
+            Entry::Occupied(slot) => slot.into_mut(),
+            // Nobody knows a session of a lobby that nobody serves.
+            Entry::Vacant(_) if matches!(task, Some(Task::Detach { .. })) => return,
+            Entry::Vacant(place) => {
+                let slot = place.insert(ShardSlot::claiming());
+                let node = Arc::clone(&self.node);
+                let claim = async move { Done::Claimed { shard, claimed: claim(node, shard).await } };
+                self.under_way.push(Box::pin(claim));
+                slot
+            }
+        };
+        let (ShardSlot::Claiming { waiting, .. }, Some(task)) = (slot, task) else { return };
+        if let Task::Attach(attach) = &task {
+            // The node has asked again: what it said before is outdated.
+            let is_older = |old: &Task| matches!(old, Task::Attach(old) if old.lobby == attach.lobby && names(old) == names(attach));
+            waiting.retain(|old| !is_older(old));
+        }
+        match task {
+            task if waiting.len() < WAITING_MAX => waiting.push(task),
+            Task::Command(envelope) => {
                 let text = "the lobby's node is starting";
                 self.refuse(&envelope, ErrorCode::OwnerUnavailable, text, Some(1_000));
             }
-            None => {}
-        }
-        if start {
-            self.start_claim(shard);
+            _ => {}
         }
     }
 
@@ -130,21 +165,18 @@ impl Worker {
     }
 
     pub(super) fn on_claimed(&mut self, shard: Shard, claimed: Claimed) {
-        let Some(ShardSlot::Claiming { waiting, retry_at }) = self.shards.get_mut(&shard) else { return };
+        let Some(ShardSlot::Claiming { waiting, retry_at, .. }) = self.shards.get_mut(&shard) else { return };
         match claimed {
-            Claimed::Won { epoch, loaded } => {
+            Claimed::Won(won) => {
                 let waiting = std::mem::take(waiting);
-                self.node.metrics.claims.with_label_values(&["won"]).inc();
-                tracing::debug!(%shard, %epoch, entries = loaded.entries.len(), "claimed a shard");
-                self.serve(shard, epoch, loaded, waiting);
+                let how = if won.giver.is_some() { "taken_over" } else { "won" };
+                self.node.metrics.claims.with_label_values(&[how]).inc();
+                tracing::debug!(%shard, epoch = %won.epoch, entries = won.loaded.entries.len(), "owns a shard");
+                self.serve(shard, *won, waiting);
             }
             Claimed::Lost => {
-                let waiting = std::mem::take(waiting);
                 self.node.metrics.claims.with_label_values(&["lost"]).inc();
-                self.shards.remove(&shard);
-                for envelope in waiting {
-                    self.on_command(envelope);
-                }
+                self.stop_waiting(shard);
             }
             Claimed::Failed => {
                 self.node.metrics.claims.with_label_values(&["failed"]).inc();
@@ -154,7 +186,8 @@ impl Worker {
     }
 
     /// Rebuilds a shard's lobbies and puts them into service.
-    fn serve(&mut self, shard: Shard, epoch: Epoch, loaded: Loaded, waiting: Vec<Envelope>) {
+    fn serve(&mut self, shard: Shard, won: Won, waiting: Vec<Task>) {
+        let Won { epoch, loaded, giver } = won;
         let now = self.node.clock.now();
         let mut owned = Box::new(OwnedShard::new(epoch, loaded.top, Instant::now() + SNAPSHOT_PERIOD));
         let mut states: HashMap<LobbyId, Result<State, String>> = HashMap::new();
@@ -162,9 +195,9 @@ impl Worker {
             let state = State::from_snapshot(&bytes).map_err(|error| error.to_string());
             states.insert(lobby, state);
         }
-        let mut tails: HashMap<LobbyId, Vec<Entry>> = HashMap::new();
+        let mut tails: HashMap<LobbyId, Vec<lobby::Entry>> = HashMap::new();
         for (id, bytes) in loaded.entries {
-            let entry = match Entry::decode(&bytes) {
+            let entry = match lobby::Entry::decode(&bytes) {
                 Ok(entry) => entry,
                 Err(error) => {
                     tracing::error!(%shard, ?id, %error, "an entry of the journal cannot be read");
@@ -204,15 +237,32 @@ impl Worker {
         for (lobby, tail) in tails {
             owned.lobbies.insert(lobby, LobbySlot::Loading { waiting: Vec::new(), tail });
         }
+        if let Some(giver) = &giver {
+            owned.archived = giver.archived;
+            for (lobby, user, since) in &giver.away {
+                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby) {
+                    lobby.set_away(user, *since);
+                }
+            }
+            for (id, nodes) in &giver.nodes {
+                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(id) {
+                    lobby.awaited.clone_from(nodes);
+                    self.awaiting.insert(id.clone(), Instant::now() + ATTACH_TIME);
+                }
+            }
+        }
+        note_saved(&mut owned);
         self.node.metrics.shards.inc();
         self.shards.insert(shard, ShardSlot::Owned(owned));
         for lobby in cold {
             self.load_lobby(lobby);
         }
         self.attach_here(shard);
-        for envelope in waiting {
-            let lobby = envelope.lobby.clone();
-            self.on_owned(shard, &lobby, Task::Command(envelope));
+        for task in waiting {
+            self.redirect(task);
+        }
+        if let Some(giver) = giver {
+            self.send(&giver.node, &LinkMessage::Shard(shard, ShardMessage::Served { epoch }));
         }
     }
 
@@ -227,17 +277,16 @@ impl Worker {
 
     /// Feeds one audience from here, after what it missed since it was fed last.
     pub(super) fn attach_lobby(&mut self, lobby: &LobbyId) {
+        let former = self.former(lobby, &self.node.name);
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let shard = shard_of(lobby);
-        let unanswered = attachment.become_local();
+        attachment.become_local(former);
         let (since, sessions) = (attachment.position, attachment.attaching());
         if !sessions.is_empty() {
             let task = AttachTask { lobby: lobby.clone(), from: None, since, sessions };
             self.on_owned(shard, lobby, Task::Attach(task));
         }
-        for envelope in unanswered {
-            self.on_owned(shard, lobby, Task::Command(envelope));
-        }
+        self.send_unsent(lobby);
     }
 
     /// The journal has refused an append: another node owns the shard. What was not committed is not said; its
@@ -247,31 +296,30 @@ impl Worker {
         tracing::info!(%shard, epoch = %owned.epoch, "another node owns the shard now");
         self.node.metrics.depositions.inc();
         self.node.metrics.shards.dec();
+        self.moving.remove(&shard);
         let mut homeless = Vec::new();
         for (lobby, slot) in owned.lobbies.drain() {
             if let Some(attachment) = self.attachments.get_mut(&lobby) {
-                attachment.lose_owner();
+                attachment.lose_owner(Former::Gone);
             }
             match slot {
                 LobbySlot::Live(mut lobby) => {
-                    homeless.extend(lobby.pending.drain(..).filter_map(|pending| pending.envelope));
+                    let pending = lobby.pending.drain(..).filter_map(|pending| pending.envelope);
+                    homeless.extend(pending.map(Task::Command));
+                    homeless.extend(lobby.early);
                 }
-                LobbySlot::Loading { waiting, .. } => {
-                    homeless.extend(waiting.into_iter().filter_map(|task| match task {
-                        Task::Command(envelope) => Some(envelope),
-                        Task::Attach(_) => None,
-                    }))
-                }
+                LobbySlot::Loading { waiting, .. } => homeless.extend(waiting),
                 LobbySlot::Quarantined => {}
             }
         }
-        for envelope in homeless {
-            match &envelope.origin {
-                Origin::Session(..) => self.on_command(envelope),
-                Origin::Node { node, token } => {
-                    let moved = FromOwner::Moved { token: *token, to: None };
-                    self.send(node, &LinkMessage::FromOwner(envelope.lobby.clone(), moved));
+        homeless.extend(owned.moving.take().into_iter().flat_map(|moving| moving.held));
+        for task in homeless {
+            match task {
+                Task::Command(Envelope { origin: Origin::Node { node, token }, lobby, .. }) => {
+                    let moved = FromOwner::Moved { token, to: None, epoch: Epoch(0) };
+                    self.send(&node, &LinkMessage::FromOwner(lobby, moved));
                 }
+                task => self.redirect(task),
             }
         }
         let directory = self.node.directory.clone();
@@ -293,6 +341,42 @@ impl Worker {
                 self.forget_node(&node);
             }
         }
+        self.hints.retain(|shard, (_, epoch)| view.record(*shard).is_none_or(|record| record.epoch < *epoch));
         self.follow_owners();
+        self.take_what_is_named(&view);
+    }
+
+    /// Shards whose record names this run of the node, though nobody here knows: the word that they were handed over
+    /// was lost, or a claim was won without an answer.
+    fn take_what_is_named(&mut self, view: &View) {
+        let is_named = |record: &ShardRecord| {
+            record.node == self.node.name && record.incarnation == self.node.incarnation
+        };
+        let named = view.shards.iter().zip(0..).filter(|(record, _)| record.as_ref().is_some_and(is_named));
+        let shards: Vec<_> = named
+            .map(|(_, number)| Shard(number))
+            .filter(|shard| self.is_mine(*shard) && !self.shards.contains_key(shard))
+            .collect();
+        for shard in shards {
+            self.wait_for_claim(shard, None);
+        }
+    }
+}
+
+/// The node that attaches; none is this one.
+fn names(attach: &AttachTask) -> Option<&NodeName> {
+    attach.from.as_ref().map(|(node, _)| node)
+}
+
+/// Notes for each lobby up to where the event store has it: before its first entry that is still to be archived.
+fn note_saved(owned: &mut OwnedShard) {
+    let mut first: HashMap<LobbyId, Seq> = HashMap::new();
+    for event in owned.unarchived().filter_map(|logged| logged.events.first()) {
+        first.entry(event.lobby.clone()).or_insert(event.seq);
+    }
+    for (id, slot) in &mut owned.lobbies {
+        if let LobbySlot::Live(lobby) = slot {
+            lobby.saved = first.get(id).map_or(lobby.state.seq, |seq| Seq(seq.0 - 1));
+        }
     }
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{Epoch, LobbyEvent, LobbyId, NodeName, Refusal, SessionId, UserId};
+use mlms_protocol::{Epoch, LobbyEvent, LobbyId, NodeName, Refusal, SessionId};
 use tokio::time::Instant;
 
 use super::live::{AttachTask, LobbySlot, Task, presence_event};
-use super::ownership::Route;
 use super::shard::{OwnedShard, ShardSlot};
 use super::{Envelope, Origin, Worker};
 use crate::session::COMMAND_TIME;
@@ -28,38 +27,23 @@ impl Worker {
                 key,
                 deadline: Instant::now() + COMMAND_TIME,
             }),
-            ToOwner::Attach { token, since, sessions } => match self.route(shard) {
-                Route::Here => {
-                    let task =
-                        AttachTask { lobby: lobby.clone(), from: Some((from, token)), since, sessions };
-                    self.on_owned(shard, &lobby, Task::Attach(task));
-                }
-                // The node asks again: by then the claim is decided.
-                Route::Claim => self.wait_for_claim(shard, None),
-                Route::Node(_) | Route::Nowhere => {
-                    let moved = FromOwner::Moved { token, to: None };
-                    self.send(&from, &LinkMessage::FromOwner(lobby, moved));
-                }
-            },
-            ToOwner::Detach { session, user } => self.detach(&lobby, &session, &user),
+            ToOwner::Attach { token, since, sessions } => {
+                self.on_task(Task::Attach(AttachTask { lobby, from: Some((from, token)), since, sessions }));
+            }
+            ToOwner::Detach { session, user } => self.on_task(Task::Detach { lobby, session, user }),
             ToOwner::Page { token, after } => {
-                let events = match self.owned(&lobby).and_then(|owned| owned.lobbies.get(&lobby)) {
-                    Some(LobbySlot::Live(lobby)) => lobby.events_between(after, PAGE_EVENTS),
-                    _ => None,
+                let events = match self.shards.get(&shard) {
+                    Some(ShardSlot::Owned(owned)) => match owned.lobbies.get(&lobby) {
+                        Some(LobbySlot::Live(lobby)) => lobby.events_between(after, PAGE_EVENTS),
+                        _ => None,
+                    },
+                    // The node asks the new owner, once it is attached there.
+                    _ => return self.refuse_attach(&from, token, lobby),
                 };
                 let events =
                     events.map(|events| events.iter().map(|event| LobbyEvent::clone(event)).collect());
                 self.send(&from, &LinkMessage::FromOwner(lobby, FromOwner::Page { token, events }));
             }
-        }
-    }
-
-    pub(super) fn detach(&mut self, lobby_id: &LobbyId, session: &SessionId, user: &UserId) {
-        let now = self.node.clock.now();
-        let Some(owned) = self.owned(lobby_id) else { return };
-        let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby_id) else { return };
-        if lobby.detach(session, user, now) {
-            self.pass_in(lobby_id, presence_event(lobby_id, user, true));
         }
     }
 

@@ -7,12 +7,12 @@ use mlms_protocol::command::{Join, Position};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
-    Answer, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq,
+    Answer, Epoch, ErrorCode, JoinStatus, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard,
 };
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, passes};
-use super::live::LobbySlot;
+use super::attachment::{Attach, Attachment, Feed, Former, Sent};
+use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
 use super::shard::ShardSlot;
@@ -40,13 +40,19 @@ impl Worker {
                     let live = joined.seq.0 + joined.missed;
                     if !attachment.audience.is_empty() && attachment.position.seq.0 != live {
                         // Events before the join did not arrive: first those, then the join again.
-                        attachment.unanswered.insert(token, (envelope, false));
-                        return self.turn_again(lobby);
+                        attachment.unanswered.insert(token, (envelope, Sent::No));
+                        self.turn_again(lobby);
+                        return self.send_unsent(lobby);
                     }
                 }
                 self.answer_session(envelope, outcome);
             }
-            FromOwner::Moved { token, to } => self.on_moved(from, lobby, token, to),
+            FromOwner::Moved { token, to, epoch } => {
+                if let Some(owner) = to.as_ref().filter(|owner| **owner != self.node.name) {
+                    self.note_owner(shard_of(lobby), owner, epoch);
+                }
+                self.on_moved(from, lobby, token, to);
+            }
             FromOwner::Event { epoch, event } => {
                 let fed = self.attachments.get(lobby).is_some_and(|one| one.is_fed_by(from));
                 if fed {
@@ -90,13 +96,24 @@ impl Worker {
         }
     }
 
+    /// Remembers an owner that this node's view does not show yet.
+    fn note_owner(&mut self, shard: Shard, owner: &NodeName, epoch: Epoch) {
+        let view = self.node.directory.view();
+        let shown = view.record(shard).map_or(Epoch(0), |record| record.epoch);
+        let hinted = self.hints.get(&shard).map_or(Epoch(0), |(_, epoch)| *epoch);
+        if epoch > shown.max(hinted) {
+            self.hints.insert(shard, (owner.clone(), epoch));
+        }
+    }
+
     /// The receiver of a command or an attach is not the owner, and may know who is.
     fn on_moved(&mut self, from: &NodeName, lobby: &LobbyId, token: u64, to: Option<NodeName>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let is_fed = attachment.is_fed_by(from);
-        if let Some((envelope, sent)) = attachment.unanswered.get_mut(&token) {
-            // What is journaled was sent to the present owner already when this node turned to it.
-            *sent &= !is_fed && !passes(envelope);
+        if let Some((_, sent)) = attachment.unanswered.get_mut(&token)
+            && (is_fed || matches!(sent, Sent::Former { .. }))
+        {
+            *sent = Sent::No;
         }
         if !is_fed {
             // A word of an earlier owner, late on its way.
@@ -105,7 +122,7 @@ impl Worker {
         match to {
             Some(owner) if owner != self.node.name && owner != *from => self.turn_to(lobby, owner),
             _ => {
-                attachment.lose_owner();
+                attachment.lose_owner(Former::Lives);
                 let directory = self.node.directory.clone();
                 self.spawn(async move {
                     // Without an answer the regular reading of the view finds the owner.
@@ -275,12 +292,13 @@ impl Worker {
             self.staged.insert(lobby.clone());
         }
         let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
-        match self.route(shard_of(lobby)) {
-            Route::Node(owner) => {
+        // Who feeds the lobby knows the session, whoever the directory says the owner is.
+        match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
+            Some(Feed::Remote { owner, .. }) => {
                 let detach = ToOwner::Detach { session: id, user };
-                self.send(&owner, &LinkMessage::ToOwner(lobby.clone(), detach));
+                self.node.links.send(owner, LinkMessage::ToOwner(lobby.clone(), detach).encode());
             }
-            _ => self.detach(lobby, &id, &user),
+            _ => self.on_task(Task::Detach { lobby: lobby.clone(), session: id, user }),
         }
     }
 

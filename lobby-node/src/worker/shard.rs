@@ -10,9 +10,12 @@ use mlms_cluster::journal::{AppendError, EntryId, Fence};
 use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
-use super::live::LobbySlot;
-use super::{Done, Envelope};
+use super::Done;
+use super::live::{LobbySlot, Task};
+use super::moving::Moving;
+use super::taking::Expecting;
 use crate::node::Node;
+use crate::status::{ShardReport, ShardState};
 
 /// Bytes of a shard's journal that are kept for resuming before it is trimmed early.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -20,10 +23,48 @@ const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) enum ShardSlot {
     /// A claim is under way; commands wait for it.
     Claiming {
-        waiting: Vec<Envelope>,
+        waiting: Vec<Task>,
         retry_at: Option<Instant>,
+        /// The present owner is about to give it to this node.
+        expecting: Option<Expecting>,
     },
     Owned(Box<OwnedShard>),
+}
+
+impl ShardSlot {
+    pub(super) fn claiming() -> Self {
+        ShardSlot::Claiming { waiting: Vec::new(), retry_at: None, expecting: None }
+    }
+
+    /// The shard as an operator wants to see it.
+    pub(super) fn report(&self, shard: Shard) -> ShardReport {
+        match self {
+            ShardSlot::Claiming { waiting, expecting, .. } => ShardReport {
+                shard,
+                state: if expecting.is_some() { ShardState::Expecting } else { ShardState::Claiming },
+                epoch: None,
+                peer: expecting.as_ref().map(|expecting| expecting.from.clone()),
+                lobbies: 0,
+                kept_entries: 0,
+                archive_lag: 0,
+                waiting: waiting.len(),
+            },
+            ShardSlot::Owned(owned) => ShardReport {
+                shard,
+                state: match &owned.moving {
+                    Some(_) => ShardState::Moving,
+                    None if owned.is_degraded() => ShardState::Degraded,
+                    None => ShardState::Serving,
+                },
+                epoch: Some(owned.epoch),
+                peer: owned.moving.as_ref().map(|moving| moving.to.clone()),
+                lobbies: owned.lobbies.len(),
+                kept_entries: owned.kept.len(),
+                archive_lag: owned.unarchived().count(),
+                waiting: owned.moving.as_ref().map_or(0, |moving| moving.held.len()),
+            },
+        }
+    }
 }
 
 /// An entry that is in the journal.
@@ -65,6 +106,8 @@ pub(super) struct OwnedShard {
     /// Snapshots that may be saved when the batch they include is committed.
     pub(super) snapshots: Option<Snapshots>,
     pub(super) next_snapshot: Instant,
+    /// It is being given to another node.
+    pub(super) moving: Option<Box<Moving>>,
 }
 
 /// States of lobbies, taken after the last decision of a batch.
@@ -93,7 +136,18 @@ impl OwnedShard {
             snapshotting: false,
             snapshots: None,
             next_snapshot,
+            moving: None,
         }
+    }
+
+    /// Whether intake has stopped, because another node takes over.
+    pub(super) fn holds(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| moving.holds())
+    }
+
+    /// Whether an append is under way or due.
+    pub(super) fn is_appending(&self) -> bool {
+        self.under_way.is_some() || self.wanted
     }
 
     pub(super) fn keep(&mut self, logged: Logged) {

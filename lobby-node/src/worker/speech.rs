@@ -86,6 +86,7 @@ impl Lobby {
                             .and_then(|_| self.events_between(task.since.seq, usize::MAX));
                         if let Some((name, _)) = &task.from {
                             self.nodes.remove(name);
+                            self.awaited.retain(|awaited| awaited != name);
                         }
                         if let (Some((name, _)), Some(_), false) =
                             (&task.from, &events, task.sessions.is_empty())
@@ -164,6 +165,7 @@ impl Worker {
         let mut still = Vec::new();
         for lobby_id in ready {
             let mut out = Vec::new();
+            let mut is_heard = false;
             if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard)
                 && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
             {
@@ -171,8 +173,12 @@ impl Worker {
                 if !lobby.pending.is_empty() {
                     still.push(lobby_id.clone());
                 }
+                is_heard = lobby.awaited.is_empty() && !lobby.early.is_empty();
             }
             self.emit(&lobby_id, out);
+            if is_heard {
+                self.stop_awaiting(&lobby_id);
+            }
         }
         if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) {
             owned.speaking.extend(still);

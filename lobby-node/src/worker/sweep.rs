@@ -43,6 +43,10 @@ impl Worker {
             let ShardSlot::Owned(owned) = slot else { continue };
             lobbies_here += owned.lobbies.len();
             backlog += owned.unarchived().count();
+            if owned.moving.is_some() {
+                // What is moving is left as it is; the next owner tidies up.
+                continue;
+            }
             if Instant::now() >= owned.next_snapshot {
                 snapshots.push(*shard);
             }

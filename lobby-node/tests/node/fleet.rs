@@ -73,6 +73,7 @@ impl Default for Entrance {
 struct Slot {
     handle: Arc<NodeHandle>,
     registry: Registry,
+    shutdown: Shutdown,
 }
 
 /// The nodes, by their numbers from 0.
@@ -144,6 +145,7 @@ impl Fleet {
     pub(crate) fn start_node(&self, number: usize) {
         let name = node_name(number);
         let registry = Registry::new();
+        let shutdown = Shutdown::new();
         let plan = &self.plan;
         let node = LobbyNode {
             config: NodeConfig {
@@ -168,12 +170,12 @@ impl Fleet {
             registry: registry.clone(),
             health: Health::new(),
             readiness: Readiness::new(),
-            shutdown: Shutdown::new(),
+            shutdown: shutdown.clone(),
             clock: self.clock.clone(),
             threads: Threads::Shared(plan.workers),
         };
         let handle = Arc::new(node.start());
-        let former = self.slots()[number].replace(Slot { handle, registry });
+        let former = self.slots()[number].replace(Slot { handle, registry, shutdown });
         assert!(former.is_none(), "{name} runs already");
     }
 
@@ -181,6 +183,22 @@ impl Fleet {
     pub(crate) fn kill(&self, number: usize) {
         let Slot { handle, .. } = self.slots()[number].take().unwrap();
         Arc::into_inner(handle).unwrap().kill();
+    }
+
+    /// Lets a node leave as an operator would, and waits until it is gone.
+    pub(crate) async fn drain(&self, number: usize) {
+        let Slot { handle, shutdown, .. } = self.slots()[number].take().unwrap();
+        shutdown.begin();
+        Arc::into_inner(handle).unwrap().stopped().await;
+    }
+
+    /// Gives a lobby's shard from its owner to a node. `true`: that node serves it.
+    pub(crate) async fn move_lobby(&self, lobby: &LobbyId, to: usize) -> bool {
+        let Some(owner) = self.owner(lobby) else { return false };
+        let Some(operator) = self.slots()[owner].as_ref().map(|slot| slot.handle.operator()) else {
+            return false;
+        };
+        operator.move_shard(shard_of(lobby), &node_name(to)).await
     }
 
     pub(crate) fn kill_all(&self) {

@@ -7,6 +7,7 @@ mod fleet;
 mod history;
 mod line;
 mod moderation;
+mod owners;
 mod player;
 mod powers;
 mod simulation;

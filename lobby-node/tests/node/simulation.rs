@@ -203,7 +203,15 @@ async fn simulate(seed: u64) -> (Arc<History>, bool) {
         let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history));
         playing.push(tokio::spawn(player.play(end, quiet)));
     }
+    // Half of the runs of each kind: shards move and nodes leave in the middle of it all.
+    let moving = (seed / TROUBLES.len() as u64).is_multiple_of(2).then(|| {
+        let (fleet, places) = (Arc::clone(&fleet), places.clone());
+        tokio::spawn(move_about(fleet, places, nodes, end, StdRng::seed_from_u64(seed ^ 0x0e5)))
+    });
     make_trouble(trouble, &fleet, &history, &faults, nodes, end, &mut random).await;
+    if let Some(moving) = moving {
+        moving.await.unwrap();
+    }
     let mut played = true;
     for player in playing {
         played &= player.await.is_ok();
@@ -274,9 +282,13 @@ async fn make_trouble(
             Trouble::Kills => {
                 let lasts = lasts * 3;
                 fault("node_killed", lasts);
-                fleet.kill(one);
+                if fleet.is_up(one) {
+                    fleet.kill(one);
+                }
                 tokio::time::sleep(lasts).await;
-                fleet.start_node(one);
+                if !fleet.is_up(one) {
+                    fleet.start_node(one);
+                }
             }
         }
     }
@@ -284,6 +296,33 @@ async fn make_trouble(
     relay.set_rates(FaultRates::default());
     faults.set_down(false);
     faults.set_journal(0, 0, 0);
+}
+
+/// Moves lobbies from node to node, and lets a node leave and come back now and then. Nobody may notice a move: no
+/// fault is noted.
+async fn move_about(fleet: Arc<Fleet>, places: Vec<Place>, nodes: usize, end: Instant, mut random: StdRng) {
+    let mut moves = tokio::task::JoinSet::new();
+    while Instant::now() < end {
+        let pause = Duration::from_millis(random.random_range(100..2_500));
+        tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
+        let to = random.random_range(0..nodes);
+        if random.random_bool(0.1)
+            && fleet.is_up(to)
+            && (0..nodes).filter(|node| fleet.is_up(*node)).count() > 1
+        {
+            fleet.drain(to).await;
+            if !fleet.is_up(to) {
+                fleet.start_node(to);
+            }
+        } else {
+            let place = places[random.random_range(0..places.len())].lobby.clone();
+            let fleet = Arc::clone(&fleet);
+            moves.spawn(async move { fleet.move_lobby(&place, to).await });
+        }
+    }
+    while let Some(moved) = moves.join_next().await {
+        moved.unwrap();
+    }
 }
 
 /// Reads every lobby to its end, against which all is judged.

@@ -1,0 +1,128 @@
+//! What a node does at the moment, as an operator wants to see it.
+
+use std::sync::Arc;
+
+use mlms_cluster::View;
+use mlms_cluster::link::{LinkCounts, LinkStats};
+use mlms_protocol::{Epoch, Incarnation, NodeName, Shard};
+use serde::Serialize;
+
+use crate::node::Node;
+use crate::worker::{Moved, ToWorker};
+
+/// What an operator can see of a running node, and ask of it.
+#[derive(Clone)]
+pub struct Operator(Arc<Node>);
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Operator({})", self.0.name)
+    }
+}
+
+/// One node.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeStatus {
+    pub node: NodeName,
+    pub incarnation: Incarnation,
+    pub draining: bool,
+    pub sessions: usize,
+    /// The shards that it owns or is about to own, by number.
+    pub shards: Vec<ShardReport>,
+    pub links: Vec<LinkReport>,
+}
+
+/// What a node does with a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardState {
+    /// It is being claimed, or read.
+    Claiming,
+    /// Its present owner is about to give it to this node.
+    Expecting,
+    Serving,
+    /// The journal does not answer.
+    Degraded,
+    /// It is being given to another node.
+    Moving,
+}
+
+/// One shard at one node.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardReport {
+    pub shard: Shard,
+    pub state: ShardState,
+    /// None while it is claimed.
+    pub epoch: Option<Epoch>,
+    /// Where it moves to, or comes from.
+    pub peer: Option<NodeName>,
+    pub lobbies: usize,
+    /// Entries of the journal that are in memory.
+    pub kept_entries: usize,
+    /// Entries that the event store does not have yet.
+    pub archive_lag: usize,
+    /// Commands that wait for the shard.
+    pub waiting: usize,
+}
+
+/// One link to another node.
+#[derive(Debug, Clone, Serialize)]
+pub struct LinkReport {
+    pub peer: NodeName,
+    pub unacked_bytes: usize,
+    pub resent: u64,
+    pub resets: u64,
+    pub heard_ms_ago: Option<u64>,
+}
+
+impl From<LinkStats> for LinkReport {
+    fn from(stats: LinkStats) -> Self {
+        let LinkStats { peer, unacked_bytes, resent, resets, heard_ms_ago } = stats;
+        LinkReport { peer, unacked_bytes, resent, resets, heard_ms_ago }
+    }
+}
+
+impl Operator {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Operator(node)
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.0.name
+    }
+
+    /// The node as it is now. Waits for the workers.
+    pub async fn status(&self) -> NodeStatus {
+        let mut shards: Vec<_> = self.0.ask_all(ToWorker::Report).await.into_iter().flatten().collect();
+        shards.sort_by_key(|report| report.shard);
+        let mut links: Vec<_> = self.0.links.stats().into_iter().map(LinkReport::from).collect();
+        links.sort_by(|one, other| one.peer.cmp(&other.peer));
+        NodeStatus {
+            node: self.0.name.clone(),
+            incarnation: self.0.incarnation,
+            draining: self.0.is_draining(),
+            sessions: self.0.sessions().len(),
+            shards,
+            links,
+        }
+    }
+
+    /// Gives a shard to another node while both go on. `true`: that node serves it now.
+    pub async fn move_shard(&self, shard: Shard, to: &NodeName) -> bool {
+        self.0.move_shard(shard, to.clone()).await == Moved::Served
+    }
+
+    /// Counts over all links of the node since its start.
+    #[must_use]
+    pub fn link_counts(&self) -> LinkCounts {
+        self.0.links.counts()
+    }
+
+    /// The cluster as this node sees it.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.0.directory.view()
+    }
+}
