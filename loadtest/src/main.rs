@@ -1,6 +1,7 @@
 //! `loadtest`: many players over real sockets, every delivery checked, and a verdict.
 
 mod chaos;
+mod compare;
 mod engine;
 mod json;
 mod limits;
@@ -59,6 +60,16 @@ enum Command {
         /// What a run must know to use this worker; needed beyond loopback
         #[arg(long, env = "LOADTEST_WORKER_KEY", default_value = "", hide_env_values = true)]
         key: String,
+    },
+    /// Hold the result of a run against that of an earlier one
+    Compare {
+        /// result.json of the earlier run
+        before: PathBuf,
+        /// result.json of the later one
+        after: PathBuf,
+        /// End with 2 when a time, a cost or a rate is worse by more than this, in per cent
+        #[arg(long, value_name = "PERCENT")]
+        fail_above: Option<f64>,
     },
     /// List the presets, or print one as a file to start from
     Presets { name: Option<String> },
@@ -158,6 +169,7 @@ fn execute(command: Command) -> anyhow::Result<u8> {
             Ok(runtime.block_on(run::run(settings))?.exit_code())
         }
         Command::Worker { listen, key } => worker::serve(&listen, &key).map(|()| 0),
+        Command::Compare { before, after, fail_above } => compare::run(&before, &after, fail_above),
         Command::Presets { name } => presets(name.as_deref()).map(|()| 0),
     }
 }

@@ -37,7 +37,11 @@ impl Times {
 
     /// In milliseconds; `None`: there is nothing.
     pub(crate) fn percentile(&self, percentile: f64) -> Option<f64> {
-        let micros = if percentile >= 100.0 { self.0.max() } else { self.0.value_at_percentile(percentile) };
+        let micros = match percentile {
+            most if most >= 100.0 => self.0.max(),
+            least if least <= 0.0 => self.0.min(),
+            _ => self.0.value_at_percentile(percentile),
+        };
         (self.count() > 0).then_some(micros as f64 / 1e3)
     }
 

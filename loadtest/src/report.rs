@@ -1,6 +1,8 @@
 //! What a run leaves behind: the summary on the terminal, `result.json`, `junit.xml` and `report.html`.
 
+mod html;
 mod junit;
+mod plot;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -32,6 +34,7 @@ pub(crate) fn write(outcome: &Outcome, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     put("result.json", serde_json::to_string_pretty(outcome)?)?;
     put("junit.xml", junit::page(outcome))?;
+    put("report.html", html::page(outcome))?;
     note(&format!("reports: {}", folder.display()));
     Ok(())
 }

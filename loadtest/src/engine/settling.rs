@@ -79,11 +79,11 @@ impl Engine {
             self.result.achievements_missing += u64::from(lobby.round.awaits());
         }
         self.publish();
+        self.measure.end_second(self.joined);
+        self.measure.end_phase();
         for place in 0..self.clients.len() {
             self.close(place, 1000);
         }
-        self.measure.end_second(self.joined);
-        self.measure.end_phase();
         let mut result = self.result;
         result.phases = self.measure.phases;
         result.seconds = self.measure.seconds;

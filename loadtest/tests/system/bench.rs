@@ -45,6 +45,7 @@ pub(crate) struct Ran {
     /// `result.json`, null where there is none.
     pub(crate) result: Value,
     pub(crate) junit: String,
+    pub(crate) html: String,
 }
 
 impl Ran {
@@ -106,6 +107,7 @@ impl Run {
             text: text(&output),
             result: serde_json::from_str(&read("result.json")).unwrap_or_default(),
             junit: read("junit.xml"),
+            html: read("report.html"),
         }
     }
 }

@@ -49,6 +49,7 @@ fn a_killed_service_comes_back_with_everything_and_the_report_says_how_long_it_t
         ran.text
     );
     assert!(recovery["all_back_after_ms"].as_f64() > Some(0.0), "{recovery}");
+    assert!(ran.html.contains("kill"), "the report tells of it");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Each exit code, against a real service.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Command;
 
 use crate::bench::{Folder, Run, loadtest, run};
@@ -74,6 +76,9 @@ fn what_holds_passes_with_0_and_tells_everything() {
     assert_eq!(ran.result["verdict"]["exit_code"], 0);
     assert!(ran.result["series"].as_array().unwrap().len() >= 4);
     assert!(ran.junit.contains("failures=\"0\" errors=\"0\""), "{}", ran.junit);
+    assert!(ran.html.starts_with("<!DOCTYPE html>") && ran.html.contains("<svg"), "{}", ran.text);
+    // Self-contained: nothing is fetched.
+    assert!(!ran.html.contains("src=") && !ran.html.contains("<link"));
 }
 
 #[test]
@@ -159,4 +164,39 @@ fn help_and_presets_are_there() {
     let output = loadtest(&["run", "--help"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("--token-command"));
+}
+
+#[test]
+fn workers_merge_into_one_report_and_two_reports_are_compared() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let mut worker = loadtest(&["worker", "--listen", "127.0.0.1:0", "--key", "k"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(worker.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let file = scenario(&folder, LIVELY);
+    let with_key =
+        |key| run(&file, &service.url(), &["--worker", &address, "--worker", &address, "--worker-key", key]);
+    let refused = with_key("another");
+    let ran = with_key("k");
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(refused.expect(1).text.contains("the key is another"), "{}", refused.text);
+    ran.expect(0);
+    assert_eq!(ran.result["generator"]["workers"].as_array().unwrap().len(), 2);
+    assert!(ran.result["total"]["counts"]["joins"].as_u64() >= Some(24));
+
+    let (before, after) = (folder.path().join("before.json"), folder.path().join("after.json"));
+    std::fs::write(&before, ran.result.to_string()).unwrap();
+    let mut worse = ran.result.clone();
+    worse["total"]["times"]["delivery"]["p99"] =
+        (ran.result["total"]["times"]["delivery"]["p99"].as_f64().unwrap() * 2.0).into();
+    std::fs::write(&after, worse.to_string()).unwrap();
+    let compare = |one: &Path, other: &Path| {
+        let paths = [one.to_str().unwrap(), other.to_str().unwrap()];
+        let output = loadtest(&["compare", paths[0], paths[1], "--fail-above", "50"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(compare(&before, &before).0, Some(0));
+    let (code, text) = compare(&before, &after);
+    assert!(code == Some(2) && text.contains("all: delivery p99, ms") && text.contains("WORSE"), "{text}");
 }
