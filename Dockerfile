@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --locked --profile dist --target "$target" --package mlms --package mlms-loadtest \
+       cargo build --locked --profile dist --target "$target" --package mlms --package loadtest \
     && mkdir -p /out/data /out/tmp \
     && cp "target/$target/dist/mlms" "target/$target/dist/loadtest" /out/
 

@@ -1,5 +1,7 @@
 """What the chart renders: accepted by both Helms, valid for the oldest and the newest Kubernetes, whole in itself."""
 import base64
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import references
 import schemas
-from chart import CHART, HELMS, ROOT, VALUES, helm, of_kind, pods, rendered, template, title
+from chart import CHART, HELMS, ROOT, VALUES, helm, of_kind, parse, pods, rendered, template, title
 from suite import case, nothing
 
 
@@ -105,6 +107,22 @@ def secrets() -> None:
             assert not of_kind(documents, "Secret"), values.name
 
 
+@case("what minikube's scripts install and start is valid, and whole in itself")
+def minikube() -> None:
+    documents = template("helm4", "--values", ROOT / "minikube/values.yaml", "--set", "image.tag=abc1234")
+    (job,) = parse((ROOT / "minikube/loadtest.yaml").read_text().replace("@IMAGE@", "mlms:abc1234").replace("@RELEASE@", "t"))
+    for version in (schemas.OLDEST, schemas.NEWEST):
+        nothing([problem for document in [*documents, job] for problem in schemas.problems(document, version)])
+    nothing(references.problems(documents))
+    # The load test asks a Service and a Secret of the release.
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    service = next(document for document in of_kind(documents, "Service") if document["metadata"]["name"] == "t-mlms-broker")
+    assert container["args"][-1] == f"ws://t-mlms-broker:{service['spec']['ports'][0]['port']}", container["args"]
+    secret = next(document for document in of_kind(documents, "Secret") if document["metadata"]["name"] == "t-mlms")
+    named = container["env"][0]["valueFrom"]["secretKeyRef"]
+    assert named["name"] == secret["metadata"]["name"] and named["key"] in secret["data"]
+
+
 @case("the schema of the settings and the table of values in the README are up to date")
 def generated() -> None:
     done = subprocess.run([sys.executable, ROOT / "tests/charts/generate.py", "--check"], capture_output=True, text=True, check=False)
@@ -124,3 +142,37 @@ def notes() -> None:
                 (said,) = of_kind(template(version, "--values", values, "--show-only", "templates/notes.yaml", chart=chart), "Notes")
                 for words in ("rollout status", "helm test t -n games"):
                     assert words in said["text"], f"{version} {values.name}: {words}"
+
+
+@case("the Dockerfile builds packages that exist, with a compiler that is new enough, into an image without a shell or root")
+def dockerfile() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"], cwd=ROOT, capture_output=True, text=True, check=True)
+    packages = {package["name"]: package for package in json.loads(metadata.stdout)["packages"]}
+    for name in re.findall(r"--package (\S+)", text):
+        assert name in packages, f"there is no package {name}"
+        binaries = {target["name"] for target in packages[name]["targets"] if "bin" in target["kind"]}
+        assert any(f'/dist/{binary}"' in text for binary in binaries), f"nothing of {name} is copied"
+    wanted, given = (tuple(map(int, version.split(".")[:2])) for version in (packages["mlms"]["rust_version"], re.search(r"RUST_VERSION=(\S+)", text)[1]))
+    assert given >= wanted, f"the compiler is {given}, the packages want {wanted}"
+    assert "[profile.dist]" in (ROOT / "Cargo.toml").read_text()
+    final = text[text.rindex("\nFROM "):]
+    assert final.startswith("\nFROM scratch"), final
+    assert "\nUSER 65532:65532" in final and '\nENTRYPOINT ["/mlms"]' in final and "RUN" not in final
+    # What the build needs is not left out of its context.
+    ignored = (ROOT / ".dockerignore").read_text()
+    for package in packages.values():
+        folder = Path(package["manifest_path"]).parent.relative_to(ROOT)
+        assert f"!{folder}\n" in ignored, f"{folder} is not in the context"
+
+
+@case("the image's user is the pods' user, and whatever the pods start is in it")
+def image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    for values in VALUES:
+        for document, pod in pods(rendered(values)):
+            for container in pod["spec"]["containers"]:
+                if "mlms" in container["image"]:
+                    assert pod["spec"]["securityContext"]["runAsUser"] == 65532, title(document)
+                    for program in container.get("command", []):
+                        assert f'/dist{program}"' in text, f"{title(document)} starts {program}"
