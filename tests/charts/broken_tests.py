@@ -26,6 +26,7 @@ VALUES = [
     ("gateway.enabled=true", "needs gateway.parentRefs"),
     ("lobbyNode.resources.requests.cpu=null", "which is not set"),
     ("jwt.existingSecret=,jwt.hs256Secret=short", "can be guessed"),
+    ("jwt.existingSecret=,config.jwt.jwks_url=https://id.example.com/keys", "acts as an admin"),
     # What the schema says.
     ("broker.replica=3", "replica"),
     ("config.limits.chats_per_second=20", "chats_per_second"),

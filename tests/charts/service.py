@@ -18,6 +18,7 @@ from chart import of_kind, pods
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("MLMS_BIN", str(ROOT / "target/release/mlms"))
+LOADTEST = str(Path(BINARY).with_name("loadtest"))
 SECRET = secrets.token_hex(24)
 
 

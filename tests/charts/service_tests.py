@@ -2,6 +2,7 @@
 dashboards and alerts ask for are exported."""
 import json
 import re
+import subprocess
 import tempfile
 
 import service
@@ -88,6 +89,7 @@ def exported() -> None:
     documents = rendered(CHART / "ci/autoscaled-values.yaml")
     with service.Fleet(documents) as fleet:
         fleet.ready()
+        helm_test(fleet, documents)
         chat(fleet)
         for role in fleet.admin:
             assert fleet.ask(role, "/live")[0] == 200
@@ -129,6 +131,33 @@ def exported() -> None:
             if label not in labels[name] | {"namespace", "pod", "instance", "job"}
         ])
         ended(fleet)
+
+
+def helm_test(fleet: service.Fleet, documents) -> None:
+    """What `helm test` runs, with its own arguments and variables, but for the addresses."""
+    pod = next(document for document in of_kind(documents, "Pod") if document["metadata"]["name"].endswith("-test-chat"))
+    scenarios = next(document for document in of_kind(documents, "ConfigMap") if document["metadata"]["name"].endswith("-test"))
+    (container,) = pod["spec"]["containers"]
+    arguments = list(container["args"])
+    assert (arguments[1], arguments[3]) == ("/scenarios/chat.toml", "ws://t-mlms-broker:80"), arguments
+    arguments[1], arguments[3] = f"{fleet.folder}/chat.toml", f"ws://127.0.0.1:{fleet.listen}"
+    with open(arguments[1], "w") as file:
+        file.write(scenarios["data"]["chat.toml"])
+    assert [variable["name"] for variable in container["env"]] == ["LOADTEST_SECRET"]
+    done = subprocess.run([service.LOADTEST, *arguments], capture_output=True, text=True, env={"LOADTEST_SECRET": service.SECRET}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@case("the scenarios of the chart and of minikube's demonstrations are accepted by the load test")
+def scenarios() -> None:
+    files = [*CHART.glob("scenarios/*.toml"), *(service.ROOT / "minikube/scenarios").glob("*.toml")]
+    assert len(files) >= 3
+    for path in files:
+        # Nobody listens there: the scenario has been read and found good when that is the complaint.
+        done = subprocess.run([service.LOADTEST, "run", path, "--target", "ws://127.0.0.1:1"], capture_output=True, text=True, env={"LOADTEST_SECRET": service.SECRET}, check=False)
+        assert done.returncode == 1 and "cannot be reached" in done.stderr, f"{path.name}: {done.stdout}{done.stderr}"
+    presets = subprocess.run([service.LOADTEST, "presets"], capture_output=True, text=True, check=True).stdout
+    assert "game-100" in presets
 
 
 def ended(fleet: service.Fleet) -> None:

@@ -59,6 +59,9 @@
 {{- $wrong = append $wrong "config.guests signs guests' tokens with the HS256 secret, which is not given." -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.jobs.closeIdleLobbies.enabled (not (or .Values.jwt.hs256Secret .Values.jwt.existingSecret .Values.jwt.generate)) -}}
+{{- $wrong = append $wrong "jobs.closeIdleLobbies acts as an admin and signs its token with the HS256 secret, which is not given." -}}
+{{- end -}}
 {{- if and .Values.clusterKey.value .Values.clusterKey.existingSecret -}}
 {{- $wrong = append $wrong "the cluster's key is named twice: give clusterKey.value or clusterKey.existingSecret." -}}
 {{- end -}}
