@@ -1,9 +1,11 @@
-/** Who the player is: a guest's name and token, kept for this tab, so that two tabs are two players. */
+/** Who the player is: a guest, or somebody with a token of their own. Kept for this tab, so that two tabs are two players. */
 
 const KEY = 'mlms.guest';
 const NAME_BYTES_MAX = 64;
 
-/** @returns {{token: string, user: string, name: string, expires_at: number} | null} */
+/** @typedef {{token: string, user: string, name: string, expires_at: number, own?: boolean}} Guest */
+
+/** @returns {Guest | null} */
 export function storedGuest() {
   try {
     const guest = JSON.parse(sessionStorage.getItem(KEY));
@@ -13,7 +15,7 @@ export function storedGuest() {
   }
 }
 
-/** Takes a name. Throws with a sentence for the player. */
+/** Takes a name. Throws with a sentence for the player. @returns {Promise<Guest>} */
 export async function becomeGuest(name) {
   if (new TextEncoder().encode(name).length > NAME_BYTES_MAX) throw new Error('This name is too long.');
   const response = await fetch('/v1/guests', {
@@ -24,9 +26,24 @@ export async function becomeGuest(name) {
     throw new Error('The service cannot be reached.');
   });
   if (!response.ok) throw await refusal(response);
-  const guest = await response.json();
-  sessionStorage.setItem(KEY, JSON.stringify(guest));
-  return guest;
+  return keep(await response.json());
+}
+
+/** Comes with a token that somebody gave to the player. Throws with a sentence. @returns {Promise<Guest>} */
+export async function bringToken(token) {
+  const claims = claimsOf(token);
+  if (typeof claims.sub !== 'string') throw new Error('This is not a token.');
+  const response = await readLobbies(token).catch(() => null);
+  if (!response) throw new Error('The service cannot be reached.');
+  if (response.status === 401) throw new Error('The service does not accept this token.');
+  const name = typeof claims.name === 'string' ? claims.name : claims.sub;
+  return keep({ token, user: claims.sub, name, expires_at: claims.exp * 1000 || 0, own: true });
+}
+
+/** The roles that the token claims; the service decides what they are worth. @param {Guest | null} guest @returns {string[]} */
+export function rolesOf(guest) {
+  const { roles } = guest ? claimsOf(guest.token) : {};
+  return Array.isArray(roles) ? roles : [];
 }
 
 export function forgetGuest() {
@@ -42,6 +59,7 @@ export async function guestToken(reason) {
     const refused = reason === 'refused' && (await readLobbies(guest.token)).status === 401;
     if (!refused) return guest.token;
   }
+  if (guest.own) throw Object.assign(new Error('the token has ended'), { permanent: true });
   return (await becomeGuest(guest.name)).token;
 }
 
@@ -49,6 +67,20 @@ export async function guestToken(reason) {
 export function readLobbies(token, cursor) {
   const query = cursor ? `?cursor=${encodeURIComponent(cursor)}` : '';
   return fetch(`/v1/lobbies${query}`, { headers: { authorization: `Bearer ${token}` } });
+}
+
+function keep(guest) {
+  sessionStorage.setItem(KEY, JSON.stringify(guest));
+  return guest;
+}
+
+function claimsOf(token) {
+  try {
+    const bytes = Uint8Array.from(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')), (letter) => letter.charCodeAt(0));
+    return JSON.parse(new TextDecoder().decode(bytes)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 async function refusal(response) {

@@ -1,18 +1,19 @@
-/** The list of open lobbies, read again every few seconds while it can be seen, and the form for a new one. */
+/** The list of open lobbies, read again every few seconds while it can be seen, and the ways into one. */
 import { byId, element, say } from '/element.js';
 import { guestToken, readLobbies } from '/guest.js';
+import { openCreate } from '/settings.js';
 
-const REFRESH_MS = 4_000;
+const REFRESH_MS = 3_000;
 /** More are on further pages, which the player asks for. */
 const PAGES_MAX = 20;
 /** A larger capacity is no news to a player. */
 const CAPACITY_TOLD_MAX = 100;
+/** A shorter list needs no filter. */
+const FILTER_FROM = 6;
 
 /** @param {{connected: () => boolean, create: (id: string, settings: object) => void}} on */
 export function showLobbies(on) {
   const list = byId('list');
-  const form = byId('create-form');
-  const open = byId('create-open');
   /** @type {Map<string, HTMLElement>} */
   const rows = new Map();
   let pages = 1;
@@ -60,8 +61,10 @@ export function showLobbies(on) {
 
   /** Rows stay the same elements, so that the keyboard's focus stays where it is. */
   function render() {
-    const told = found.map((lobby) => (lobby.lobby === entered?.lobby ? entered : lobby));
-    if (entered && !told.includes(entered)) told.unshift(entered);
+    const all = found.map((lobby) => (lobby.lobby === entered?.lobby ? { ...lobby, ...entered } : lobby));
+    if (entered && !all.some(({ lobby }) => lobby === entered.lobby)) all.unshift(entered);
+    const wanted = byId('list-filter').value.trim().toLowerCase();
+    const told = all.filter(({ lobby, name }) => `${name ?? ''} ${lobby}`.toLowerCase().includes(wanted));
     const here = new Set(told.map(({ lobby }) => lobby));
     for (const [id, row] of rows) {
       if (!here.has(id)) {
@@ -79,20 +82,32 @@ export function showLobbies(on) {
       if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
     });
     byId('list-empty').hidden = told.length > 0;
+    say(byId('list-empty'), all.length > 0 ? 'No lobby has this name.' : 'No lobby is open yet. Create the first one.');
+    byId('list-tools').hidden = all.length < FILTER_FROM && wanted === '';
     mark();
   }
 
   function makeRow(id) {
-    const link = element('a', { href: `#/lobby/${encodeURIComponent(id)}` }, element('bdi', { class: 'name' }), element('span', { class: 'count' }));
+    const link = element('a', { href: `#/lobby/${encodeURIComponent(id)}` }, element('bdi', { class: 'name' }), element('span', { class: 'tags' }), element('span', { class: 'count' }));
     return element('li', { 'data-lobby': id }, link);
   }
 
-  function fillRow(row, { lobby, name, members, capacity }) {
+  function fillRow(row, { lobby, name, members, capacity, ...more }) {
     const full = capacity > 0 && members >= capacity;
     say(row.querySelector('.name'), name || lobby);
     const places = capacity <= CAPACITY_TOLD_MAX ? `${members} of ${capacity}` : `${members}`;
     say(row.querySelector('.count'), full ? `${places} · full` : `${places} ${places === '1' ? 'player' : 'players'}`);
     row.classList.toggle('full', full);
+    const tags = [more.locked && 'password', more.invite_only && 'by invite'].filter(Boolean);
+    say(row.querySelector('.tags'), tags.join(' · '));
+  }
+
+  /** Into the best lobby with a free place, or else a new one. */
+  async function quick() {
+    const free = found.filter(({ members, capacity, locked, invite_only: closed, joinable }) => members < capacity && !locked && !closed && joinable !== false);
+    const [best] = free.sort((a, b) => b.members - a.members);
+    if (best) location.hash = `#/lobby/${best.lobby}`;
+    else on.create(newId('quick game'), { name: 'Quick game', capacity: 4, reports: 'members' });
   }
 
   function mark() {
@@ -102,29 +117,9 @@ export function showLobbies(on) {
     }
   }
 
-  function toggle(shown) {
-    form.hidden = !shown;
-    open.setAttribute('aria-expanded', String(shown));
-    if (shown) byId('create-name').focus();
-    else open.focus();
-  }
-
-  open.onclick = () => toggle(form.hidden);
-  byId('create-cancel').onclick = () => toggle(false);
-  form.onkeydown = (event) => {
-    if (event.key === 'Escape') toggle(false);
-  };
-  form.onsubmit = (event) => {
-    event.preventDefault();
-    const name = byId('create-name').value.trim();
-    if (!name) return;
-    const capacity = Number(byId('create-capacity').value);
-    const settings = { name, visibility: byId('create-unlisted').checked ? 'unlisted' : 'public' };
-    if (capacity > 0) settings.capacity = capacity;
-    toggle(false);
-    form.reset();
-    on.create(newId(name), settings);
-  };
+  byId('create-open').onclick = () => openCreate((settings) => on.create(newId(settings.name), settings));
+  byId('quick').onclick = () => void quick();
+  byId('list-filter').oninput = render;
   byId('list-more').onclick = () => {
     pages += 1;
     void refresh();

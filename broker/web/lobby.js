@@ -1,26 +1,27 @@
-/** The open lobby: its head, notices, composer, typing, and the log and members in it. */
-import { makeNonce } from '/client/index.js';
-
+/** The open lobby: its head and notices, and the log, the members, the composer and the arena in it. */
+import { Arena } from '/arena.js';
+import { Composer } from '/composer.js';
+import { ask } from '/dialog.js';
 import { byId, say } from '/element.js';
+import { openInvite } from '/invite.js';
 import { Log } from '/log.js';
 import { drawMembers } from '/members.js';
+import { mayRun } from '/moderation.js';
+import { openSettings } from '/settings.js';
 import { sentence } from '/words.js';
 
-const TYPING_SEND_MS = 3_000;
 const TYPING_SHOW_MS = 5_000;
 const TYPING_NAMES_MAX = 3;
-
-/** What the player is writing, by lobby, over a change of lobby and back. @type {Map<string, string>} */
-const drafts = new Map();
 
 export class LobbyView {
   /** @type {import('/client/index.js').Lobby | undefined} */
   #lobby;
   /** @type {Log | undefined} */
   #log;
+  /** @type {Arena | undefined} */
+  #arena;
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */
   #typers = new Map();
-  #typedAt = 0;
   #unread = 0;
   #gone = false;
   #drawing = false;
@@ -28,36 +29,25 @@ export class LobbyView {
   /**
    * @param {import('/client/index.js').Client} client
    * @param {string} id
+   * @param {string | undefined} invite of the link that led here
    * @param {{entered: () => void, left: () => void, told: (lobby?: object) => void}} on
    */
-  constructor(client, id, on) {
+  constructor(client, id, invite, on) {
     this.client = client;
     this.id = id;
+    this.invite = invite;
     this.on = on;
-    byId('log').replaceChildren();
-    byId('unsent').replaceChildren();
-    byId('members').replaceChildren();
-    byId('older').hidden = true;
-    byId('to-newest').hidden = true;
+    for (const list of ['log', 'unsent', 'members']) byId(list).replaceChildren();
+    for (const hidden of ['older', 'to-newest', 'arena', 'lobby-settings']) byId(hidden).hidden = true;
     say(byId('lobby-count'), '');
     say(byId('lobby-name'), id);
+    say(byId('lobby-state'), '');
     this.#drawTyping();
+    this.composer = new Composer(client, id, { invite: () => this.#invite(), leave: () => this.#leave() });
     this.#enable(false);
-    const text = byId('text');
-    text.value = drafts.get(id) ?? '';
-    this.#size();
-    text.oninput = () => this.#typed();
-    text.onkeydown = (event) => {
-      if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.#submit();
-    };
-    byId('composer').onsubmit = (event) => {
-      event.preventDefault();
-      this.#submit();
-    };
     byId('lobby-leave').onclick = () => this.#leave();
-    byId('lobby-link').onclick = () => this.#copyLink();
+    byId('lobby-invite').onclick = () => this.#invite();
+    byId('lobby-settings').onclick = () => this.#settings();
     byId('lobby-members').onclick = () => this.#toggleMembers();
     byId('lobby-view').onkeydown = (event) => {
       if (event.key === 'Escape') this.#toggleMembers(false);
@@ -70,17 +60,18 @@ export class LobbyView {
     return this.#unread > 0 ? `(${this.#unread}) ${name}` : name;
   }
 
-  /** Joins, and creates when there are settings. */
-  async enter(settings) {
+  /** Joins, and creates when there are settings. @param {object} [settings] @param {{password?: string, role?: string}} [more] */
+  async enter(settings, more = {}) {
     this.#notice(null);
     byId('lobby-view').classList.add('joining');
+    const options = { ...(settings ? { create: settings } : {}), ...(this.invite ? { invite: this.invite } : {}), ...more };
+    if (settings?.password) options.password = settings.password;
     try {
-      const lobby = await this.client.join(this.id, settings ? { create: settings } : {});
+      const lobby = await this.client.join(this.id, options);
       if (this.#gone) return void lobby.leave().catch(() => {});
       this.#open(lobby);
     } catch (error) {
-      if (this.#gone) return;
-      this.#offer(error, 'Try again', () => this.enter(settings));
+      if (!this.#gone) this.#offer(error, 'Try again', () => this.enter(settings, more));
     } finally {
       if (!this.#gone) byId('lobby-view').classList.remove('joining');
     }
@@ -89,7 +80,9 @@ export class LobbyView {
   /** The player went elsewhere. */
   close() {
     this.#gone = true;
-    drafts.set(this.id, byId('text').value);
+    this.composer.close();
+    this.#arena?.close();
+    this.#log?.close();
     this.#forgetTypers();
     this.#lobby?.leave().catch(() => {}); // not a member any more, or a grace time will do it
   }
@@ -100,20 +93,28 @@ export class LobbyView {
     document.title = this.title;
   }
 
+  /** Tells of what happened to the player alone. */
+  tell(text) {
+    this.#log?.note(text);
+  }
+
   /** @param {import('/client/index.js').Lobby} lobby */
   #open(lobby) {
     this.#lobby = lobby;
-    this.#log = new Log(lobby, () => this.client.user);
-    lobby.on('*', (name, event) => this.#take(name, event));
+    this.#log?.close();
+    this.#log = new Log(lobby, () => this.client.user, (seq, text) => this.composer.edit(seq, text));
+    this.#arena?.close();
+    this.#arena = new Arena(lobby, this.client.user, (user) => this.#log.nameOf(user));
+    lobby.on('*', (name, event) => this.#lobby === lobby && this.#take(name, event));
     this.#drawHead();
     this.#enable(true);
+    this.composer.open(lobby, this.#log);
     this.on.entered();
-    if (matchMedia('(pointer: fine)').matches) byId('text').focus();
-    else byId('lobby-title').focus();
   }
 
   #take(name, event) {
     if (this.#gone) return;
+    this.#arena.take(name, event);
     switch (name) {
       case 'snapshot':
         this.#log.restart();
@@ -148,6 +149,7 @@ export class LobbyView {
 
   #drawHead() {
     say(byId('lobby-name'), this.#lobby.settings.name || this.id);
+    byId('lobby-settings').hidden = !mayRun(this.#lobby, this.client.user) || this.#lobby.status === 'ended';
     document.title = this.title;
     // Many may join at once: draw once a frame.
     if (!this.#drawing) requestAnimationFrame(() => this.#drawMembers());
@@ -158,19 +160,29 @@ export class LobbyView {
     this.#drawing = false;
     if (this.#gone) return;
     const lobby = this.#lobby;
-    drawMembers(lobby, this.client.user);
-    if (lobby.status !== 'ended') this.on.told({ lobby: this.id, name: lobby.settings.name, members: lobby.membersTotal, capacity: lobby.settings.capacity });
+    drawMembers(lobby, this.client.user, (text) => this.tell(text));
+    const { settings, game } = lobby;
+    const parts = [game === null ? null : 'game under way', settings.visibility && settings.visibility !== 'public' ? settings.visibility : null];
+    say(byId('lobby-state'), parts.filter(Boolean).join(' · '));
+    if (lobby.status !== 'ended') this.on.told({ lobby: this.id, name: settings.name, members: lobby.membersTotal, capacity: settings.capacity });
   }
 
   #enable(enabled) {
     byId('lobby-body').classList.toggle('off', !enabled);
-    for (const control of byId('composer').elements) control.disabled = !enabled;
+    byId('lobby-invite').disabled = !enabled;
+    this.composer.enable(enabled);
   }
 
   /** Tells why the player is not in, with what can be done about it. */
   #offer(error, label, action) {
     if (error.code === 'not_found') this.#notice(sentence(error), 'Create it', () => this.enter({}));
+    else if (error.code === 'wrong_password') this.#notice('This lobby has a password.', 'Enter it', () => this.#askPassword());
+    else if (error.code === 'lobby_full') this.#notice(sentence(error), 'Watch', () => this.enter(undefined, { role: 'spectator' }));
     else this.#notice(sentence(error), label, action);
+  }
+
+  #askPassword() {
+    ask({ title: 'Password', action: 'Enter', fields: [{ name: 'password', label: 'The password of this lobby', type: 'password', required: true }] }, ({ password }) => void this.enter(undefined, { password }));
   }
 
   #notice(text, label, action) {
@@ -180,39 +192,6 @@ export class LobbyView {
     button.hidden = !label;
     say(button, label ?? '');
     button.onclick = action ?? null;
-  }
-
-  #typed() {
-    this.#size();
-    say(byId('composer-error'), '');
-    const now = Date.now();
-    if (!this.#lobby || byId('text').value === '' || now - this.#typedAt < TYPING_SEND_MS) return;
-    this.#typedAt = now;
-    this.#lobby.typing().catch(() => {}); // worth nothing later
-  }
-
-  #size() {
-    const text = byId('text');
-    text.style.height = 'auto';
-    text.style.height = `${Math.min(text.scrollHeight, 160)}px`;
-  }
-
-  #submit() {
-    const field = byId('text');
-    const text = field.value.trim();
-    if (!text || !this.#log) return;
-    const max = this.client.welcome?.limits?.chat_bytes_max ?? 4096;
-    const bytes = new TextEncoder().encode(text).length;
-    if (bytes > max) return say(byId('composer-error'), `This message is too long by ${bytes - max} bytes.`);
-    field.value = '';
-    this.#typedAt = 0;
-    this.#size();
-    this.#send(text);
-    field.focus();
-  }
-
-  #send(text) {
-    void this.#log.send(text, makeNonce(), (again) => this.#send(again));
   }
 
   #typing(user, on = true) {
@@ -242,26 +221,15 @@ export class LobbyView {
   }
 
   #leave() {
-    drafts.delete(this.id);
-    byId('text').value = '';
+    this.composer.forget();
     this.on.left();
   }
 
-  async #copyLink() {
-    const label = byId('lobby-link-text');
-    const link = new URL(`#/lobby/${this.id}`, location.href).href;
-    try {
-      await navigator.clipboard.writeText(link);
-      say(label, 'Copied');
-      byId('lobby-link').classList.add('done');
-    } catch {
-      // Not a secure page, or not allowed: the address bar has the same link.
-      this.#notice(`Share this address: ${link}`, 'Close', () => this.#notice(null));
-      return;
-    }
-    setTimeout(() => {
-      say(label, 'Copy link');
-      byId('lobby-link').classList.remove('done');
-    }, 2_000);
+  #invite() {
+    if (this.#lobby) openInvite(this.#lobby);
+  }
+
+  #settings() {
+    openSettings(this.#lobby);
   }
 }

@@ -2,8 +2,12 @@
  * The chat of the open lobby: sequenced events in the order of seq, the player's own messages below them until the
  * service has them. Older ones are read when the player scrolls up.
  */
-import { avatar, byId, element, say } from '/element.js';
-import { sentence, stranger, time } from '/words.js';
+import { byId, element, say } from '/element.js';
+import { openMenu } from '/menu.js';
+import { drawReactions, markEdited, messageRow, setBody } from '/message.js';
+import { actionsOn, mayModerate } from '/moderation.js';
+import { narrate } from '/narration.js';
+import { sentence, stranger } from '/words.js';
 
 /** Rows kept in the page; beyond it the oldest go, and can be read again. */
 const ROWS_MAX = 1_000;
@@ -11,7 +15,7 @@ const PAGE = 50;
 /** How near to the end counts as reading along. */
 const NEAR_PX = 60;
 
-const DELETED = 'This message was deleted.';
+const EMOJI = [['👍', 'Thumbs up'], ['❤️', 'Heart'], ['😂', 'Laughing'], ['🎉', 'Party'], ['😮', 'Surprised'], ['😢', 'Sad']];
 
 export class Log {
   /** @type {Map<number, HTMLElement>} */
@@ -20,13 +24,24 @@ export class Log {
   #unsent = new Map();
   /** @type {Map<string, string>} */
   #names = new Map();
+  /** Who reacted how, by seq of the message and emoji. @type {Map<number, Map<string, Set<string>>>} */
+  #reactions = new Map();
   #oldest = 1;
   #reading = false;
+  #below = 0;
+  #along = true;
+  /** @type {ResizeObserver} */
+  #resized;
 
-  /** @param {import('/client/index.js').Lobby} lobby @param {() => string} me */
-  constructor(lobby, me) {
+  /**
+   * @param {import('/client/index.js').Lobby} lobby
+   * @param {() => string} me
+   * @param {(seq: number, text: string) => void} edit called when the player wants to change an own message
+   */
+  constructor(lobby, me, edit) {
     this.lobby = lobby;
     this.me = me;
+    this.edit = edit;
     this.scroll = byId('scroll');
     this.log = byId('log');
     this.unsent = byId('unsent');
@@ -34,10 +49,20 @@ export class Log {
     byId('older').onclick = () => this.#readOlder();
     byId('to-newest').onclick = () => this.toEnd();
     this.scroll.onscroll = () => {
-      if (this.#near()) byId('to-newest').hidden = true;
+      this.#along = this.#near();
+      if (this.#along) this.#tellBelow(0);
       if (this.scroll.scrollTop < 40) void this.#readOlder();
     };
+    // Whoever reads along goes on doing so when the room for messages changes.
+    this.#resized = new ResizeObserver(() => this.#along && this.toEnd());
+    this.#resized.observe(this.scroll);
+    this.log.onkeydown = (event) => this.#rove(event);
     this.restart();
+  }
+
+  /** Another log takes its place. */
+  close() {
+    this.#resized.disconnect();
   }
 
   /** Draws from the lobby's snapshot. */
@@ -45,6 +70,7 @@ export class Log {
     const { lobby } = this;
     for (const member of lobby.members.values()) this.#learn(member.user, member.name);
     this.#rows.clear();
+    this.#reactions.clear();
     this.#quietly(() => {
       this.log.replaceChildren();
       for (const event of lobby.messages) this.#place(event);
@@ -59,7 +85,7 @@ export class Log {
   /** A live event. @returns {boolean} whether it is a chat message */
   add(event) {
     this.#learn(event.user, event.name);
-    if (event.ev === 'edited' || event.ev === 'deleted') return this.#change(event);
+    if (this.#change(event)) return false;
     const row = this.#makeRow(event);
     if (!row) return false;
     const near = this.#near();
@@ -68,14 +94,14 @@ export class Log {
     this.#trim();
     const own = event.from === this.me();
     if (near || own) this.toEnd();
-    else if (event.ev === 'message') byId('to-newest').hidden = false;
+    else if (event.ev === 'message') this.#tellBelow(this.#below + 1);
     return event.ev === 'message' && !own;
   }
 
   /** Shows an own message as under way until its event comes; a refused one can be sent again. */
   async send(text, nonce, resend) {
     const note = element('span', { class: 'note' }, this.#underWay());
-    const row = this.#bubble({ from: this.me(), at: Date.now(), body: text }, note);
+    const row = messageRow({ from: this.me(), at: Date.now(), body: text }, { name: this.nameOf(this.me()), own: true, note });
     row.classList.add('pending');
     this.#unsent.set(nonce, { row });
     this.unsent.append(row);
@@ -122,9 +148,33 @@ export class Log {
     return this.lobby.members.get(user)?.name || this.#names.get(user) || stranger(user);
   }
 
+  /** Everybody of whom the log or the lobby knows. @returns {string[]} */
+  knownUsers() {
+    return [...new Set([...this.lobby.members.keys(), ...this.#names.keys()])];
+  }
+
+  /** The newest own message that can be changed. */
+  lastOwn() {
+    const row = [...this.log.querySelectorAll('.row.own[data-seq]:not(.deleted)')].at(-1);
+    return row && { seq: Number(row.dataset.seq), text: row.querySelector('.body').textContent };
+  }
+
+  /** An answer to the player alone. @param {'bad'} [kind] */
+  note(text, kind) {
+    this.log.append(element('p', { class: `row note ${kind ?? ''}` }, text));
+    this.toEnd();
+  }
+
   toEnd() {
     this.scroll.scrollTop = this.scroll.scrollHeight;
-    byId('to-newest').hidden = true;
+    this.#tellBelow(0);
+  }
+
+  /** How many messages came below what can be seen. */
+  #tellBelow(count) {
+    this.#below = count;
+    byId('to-newest').hidden = count === 0;
+    if (count > 0) say(byId('to-newest'), count === 1 ? '1 new message ↓' : `${count} new messages ↓`);
   }
 
   #near() {
@@ -176,6 +226,7 @@ export class Log {
 
   #place(event, before = null) {
     this.#learn(event.user, event.name);
+    if (this.#change(event)) return;
     const row = this.#makeRow(event);
     if (row) this.#put(event.seq, row, before);
   }
@@ -186,8 +237,18 @@ export class Log {
       this.#rows.set(seq, row);
     }
     this.log.insertBefore(row, before);
+    if (before === null) this.#stopAt(row.querySelector('.more'));
+    if (seq !== undefined) this.#drawReactions(seq);
     this.#group(row);
     if (row.nextElementSibling) this.#group(row.nextElementSibling);
+  }
+
+  /** The newest message is where the tabulator stops, unless the player is at another one. */
+  #stopAt(button) {
+    const before = this.log.querySelector('.more[tabindex="0"]');
+    if (!button || before === document.activeElement && before !== null) return;
+    if (before) before.tabIndex = -1;
+    button.tabIndex = 0;
   }
 
   /** Messages that follow one of the same sender need no name. */
@@ -205,11 +266,71 @@ export class Log {
     }
   }
 
-  /** A message that stands here was changed; an older one comes changed from the history. */
-  #change({ ev, of, body }) {
-    const text = this.#rows.get(of)?.querySelector('.body');
-    if (text) say(text, ev === 'edited' ? textOf(body) : DELETED);
-    return false;
+  /** What changes another message. One that is not here comes changed from the history. @returns {boolean} */
+  #change(event) {
+    const { ev, of, body } = event;
+    const row = this.#rows.get(of);
+    if (ev === 'edited' && row) {
+      setBody(row, body);
+      markEdited(row);
+    } else if (ev === 'deleted' && row) {
+      setBody(row, null);
+      this.#reactions.delete(of);
+      row.querySelector('.reactions')?.remove();
+    } else if (ev === 'reacted') this.#react(event);
+    return ev === 'edited' || ev === 'deleted' || ev === 'reacted';
+  }
+
+  #react({ of, user, emoji, removed }) {
+    if (typeof emoji !== 'string') return;
+    const reactions = this.#reactions.get(of) ?? new Map();
+    const users = reactions.get(emoji) ?? new Set();
+    if (removed) users.delete(user);
+    else users.add(user);
+    this.#reactions.set(of, reactions.set(emoji, users));
+    this.#drawReactions(of);
+  }
+
+  #drawReactions(seq) {
+    const row = this.#rows.get(seq);
+    const reactions = this.#reactions.get(seq);
+    if (!row || !reactions || row.classList.contains('deleted')) return;
+    const near = this.#near();
+    drawReactions(row, reactions, { me: this.me(), nameOf: (user) => this.nameOf(user), react: (emoji) => this.#command('react', { seq, emoji }) });
+    if (near) this.toEnd();
+  }
+
+  /** What the player may do with a message. */
+  #openMenu(button, { seq, from }) {
+    const me = this.me();
+    const row = this.#rows.get(seq);
+    const spectates = this.lobby.members.get(me)?.role === 'spectator';
+    /** @type {import('/menu.js').Item[]} */
+    const items = [];
+    if (row && !row.classList.contains('deleted')) {
+      if (!spectates) for (const [emoji, name] of EMOJI) items.push({ label: emoji, name, kind: 'emoji', act: () => this.#command('react', { seq, emoji }) });
+      if (from === me) items.push({ label: 'Change', act: () => this.edit(seq, row.querySelector('.body').textContent) });
+      if (from === me || mayModerate(this.lobby, me)) items.push({ label: 'Delete', kind: 'danger', act: () => this.#command('delete', { seq }) });
+    }
+    if (from !== null && from !== me) items.push(...actionsOn(this.lobby, me, from, (text) => this.note(text)));
+    openMenu(button, 'Message', items);
+  }
+
+  #command(op, fields) {
+    this.lobby.command(op, fields).catch((error) => this.note(sentence(error), 'bad'));
+  }
+
+  /** The arrows go from message to message. */
+  #rove(event) {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (!step || !event.target.classList.contains('more')) return;
+    const buttons = [...this.log.querySelectorAll('.more')];
+    const next = buttons[buttons.indexOf(event.target) + step];
+    event.preventDefault();
+    if (!next) return;
+    event.target.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
   }
 
   #trim() {
@@ -218,6 +339,7 @@ export class Log {
     for (const seq of seqs) {
       this.#rows.get(seq).remove();
       this.#rows.delete(seq);
+      this.#reactions.delete(seq);
     }
     this.#oldest = Math.min(...this.#rows.keys());
     this.#offerOlder(true);
@@ -232,59 +354,14 @@ export class Log {
   }
 
   #makeRow(event) {
-    if (event.ev === 'message') return event.kind === 'chat' && event.seq !== undefined ? this.#bubble(event) : null;
-    const words = this.#tell(event);
+    if (event.ev === 'message') return event.kind === 'chat' && event.seq !== undefined ? this.#messageRow(event) : null;
+    const words = narrate(event, this.me(), (user) => this.nameOf(user));
     return words && element('p', { class: 'row system' }, ...words);
   }
 
-  #bubble({ from, at, body, seq }, note) {
-    const system = from === null || from === undefined;
-    const own = from === this.me();
-    const name = system ? 'System' : this.nameOf(from);
-    const row = element(
-      'div',
-      { class: own ? 'row own' : 'row' },
-      own ? null : avatar(from ?? 'system', name),
-      element(
-        'div',
-        { class: 'bubble' },
-        element('p', { class: 'head' }, element('bdi', { class: 'from' }, name), ' ', element('time', { datetime: new Date(at).toISOString() }, time(at))),
-        element('p', { class: 'body', dir: 'auto' }, textOf(body)),
-        note ? element('p', { class: 'foot' }, note) : null,
-      ),
-    );
-    row.dataset.from = from ?? '';
-    row.dataset.at = String(at);
-    if (seq !== undefined) row.dataset.seq = String(seq);
-    return row;
+  #messageRow(event) {
+    const { from } = event;
+    const name = from === null || from === undefined ? 'System' : this.nameOf(from);
+    return messageRow(event, { name, own: from === this.me(), onMore: (button) => this.#openMenu(button, event) });
   }
-
-  /** An event in words, or null when there is nothing to tell. */
-  #tell({ ev, user, by, reason }) {
-    const who = (id) => element('bdi', {}, id === this.me() ? 'You' : this.nameOf(id));
-    const because = reason ? `: ${reason}` : '';
-    const were = user === this.me() ? 'were' : 'was';
-    switch (ev) {
-      case 'joined':
-        return [who(user), ' joined'];
-      case 'left':
-        return [who(user), ' left'];
-      case 'host_changed':
-        return user ? [who(user), user === this.me() ? ' are now the host' : ' is now the host'] : null;
-      case 'kicked':
-        return [who(user), ` ${were} removed${because}`];
-      case 'banned':
-        return [who(user), ` ${were} banned${because}`];
-      case 'closed':
-        return by ? ['The lobby was closed by ', who(by)] : ['The lobby was closed'];
-      default:
-        return null;
-    }
-  }
-}
-
-/** A chat's body is a string; anything else is shown as it came. */
-function textOf(body) {
-  if (typeof body === 'string') return body;
-  return body === null || body === undefined ? DELETED : JSON.stringify(body);
 }

@@ -1,14 +1,19 @@
-/** The page: puts its parts together and follows the address (`#/`, `#/lobby/<id>`). */
+/** The page: puts its parts together and follows the address (`#/`, `#/lobby/<id>[/invite/<code>]`, `#/operator`). */
 import { Client } from '/client/index.js';
 
+import { showAwards } from '/awards.js';
 import { showConnection } from '/connection.js';
 import { byId, say } from '/element.js';
-import { becomeGuest, forgetGuest, guestToken, storedGuest } from '/guest.js';
+import { becomeGuest, bringToken, forgetGuest, guestToken, rolesOf, storedGuest } from '/guest.js';
 import { showLobbies } from '/lobbies.js';
 import { LobbyView } from '/lobby.js';
+import { closeMenu } from '/menu.js';
+import { watchService } from '/operator.js';
 
-/** @type {{client: Client, lobbies: ReturnType<typeof showLobbies>, hideConnection: () => void} | null} */
+/** @type {{client: Client, lobbies: ReturnType<typeof showLobbies>, hideConnection: () => void, hideAwards: () => void} | null} */
 let visit = null;
+/** Ends the operator's view. @type {(() => void) | null} */
+let unwatch = null;
 /** @type {LobbyView | null} */
 let view = null;
 /** Settings of lobbies that this tab creates, until they are entered. @type {Map<string, object>} */
@@ -24,7 +29,7 @@ function begin(guest) {
       location.hash = `#/lobby/${id}`;
     },
   });
-  visit = { client, lobbies, hideConnection: showConnection(client, end) };
+  visit = { client, lobbies, hideConnection: showConnection(client, end), hideAwards: showAwards(client) };
   void client.connect();
   follow();
 }
@@ -35,6 +40,7 @@ function end() {
   visit?.client.close();
   visit?.lobbies.stop();
   visit?.hideConnection();
+  visit?.hideAwards();
   visit = null;
   forgetGuest();
   follow();
@@ -42,26 +48,46 @@ function end() {
 
 /** Shows what the address names. */
 function follow() {
-  const id = /^#\/lobby\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash)?.[1];
+  closeMenu();
+  for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+  const [, id, invite] = /^#\/lobby\/([A-Za-z0-9_-]{1,64})(?:\/invite\/([^/]{1,256}))?$/.exec(location.hash) ?? [];
+  const admin = visit !== null && rolesOf(storedGuest()).includes('admin');
+  const operates = admin && location.hash === '#/operator';
   byId('name-view').hidden = visit !== null;
   byId('list-view').hidden = visit === null;
   byId('who').hidden = visit === null;
   byId('sign-out').hidden = visit === null;
   if (visit && id && view?.id !== id) {
     view?.close();
-    view = new LobbyView(visit.client, id, { entered: () => void visit?.lobbies.refresh(), left: leave, told: (lobby) => visit?.lobbies.tell(lobby) });
+    view = new LobbyView(visit.client, id, invite && plain(invite), { entered: () => void visit?.lobbies.refresh(), left: leave, told: (lobby) => visit?.lobbies.tell(lobby) });
     void view.enter(creating.get(id));
     creating.delete(id);
     visit.lobbies.setCurrent(id);
   }
   // A narrow page shows the list or the lobby, a wide one both.
-  document.body.dataset.view = visit === null ? 'name' : id ? 'lobby' : 'list';
-  byId('lobby-view').hidden = visit === null || view === null;
-  byId('nothing-view').hidden = visit === null || view !== null;
-  document.title = view?.title ?? 'Lobbies';
+  document.body.dataset.view = visit === null ? 'name' : operates ? 'operator' : id ? 'lobby' : 'list';
+  byId('lobby-view').hidden = visit === null || view === null || operates;
+  byId('nothing-view').hidden = visit === null || view !== null || operates;
+  byId('operator-view').hidden = !operates;
+  byId('operator-open').hidden = !admin;
+  if (operates) unwatch ??= watchService();
+  else {
+    unwatch?.();
+    unwatch = null;
+  }
+  document.title = operates ? 'The service' : view?.title ?? 'Lobbies';
   if (visit === null) byId('name-input').focus();
   // Whoever uses the keyboard goes on where the view begins, not at the top of the page.
   else if (!id && !document.activeElement?.offsetParent) byId('list-title').focus();
+}
+
+/** What stands in the address, which anybody may have written. */
+function plain(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function leave() {
@@ -86,6 +112,17 @@ byId('name-form').onsubmit = async (event) => {
     say(byId('name-error'), error.message);
   } finally {
     button.disabled = false;
+  }
+};
+byId('token-form').onsubmit = async (event) => {
+  event.preventDefault();
+  say(byId('token-error'), '');
+  try {
+    const guest = await bringToken(byId('token-input').value.trim());
+    byId('token-input').value = '';
+    begin(guest);
+  } catch (error) {
+    say(byId('token-error'), error.message);
   }
 };
 byId('sign-out').onclick = end;

@@ -10,8 +10,10 @@ const SENTENCES = {
   lobby_full: 'This lobby is full.',
   lobby_closed: 'This lobby was closed.',
   wrong_password: 'The password is wrong.',
+  conflict: 'That does not go together with what is under way.',
+  unknown_op: 'This service does not offer that yet.',
   banned: 'You are banned from this lobby.',
-  kicked: 'You were removed from this lobby.',
+  kicked: 'You were kicked from this lobby.',
   muted: 'You are muted in this lobby.',
   slow_mode: 'This lobby is in slow mode.',
   rejected: 'The word filter refused this message.',
@@ -29,6 +31,8 @@ const SENTENCES = {
 /** One sentence for an error, and when to try again if that can help. */
 export function sentence(error) {
   const text = SENTENCES[error.code] ?? (error.message || 'Something went wrong.');
+  // What exactly was wrong with a command, or what stands against it, only the service can say.
+  if ((error.code === 'bad_request' || error.code === 'conflict') && error.message && error.message !== error.code) return `${text} (${error.message})`;
   const seconds = Math.ceil(error.retryMs / 1000);
   return seconds > 1 ? `${text} Try again in ${seconds} seconds.` : text;
 }

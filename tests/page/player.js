@@ -152,6 +152,34 @@ export class Player {
       .catch(async () => assert.fail(`the focus is not on ${selector} but on ${await this.page.evaluate(() => document.activeElement?.outerHTML.slice(0, 200))}`));
   }
 
+  /** Presses a button of the arena that can be pressed. */
+  async plays(name) {
+    const button = this.page.locator('#arena-actions button:not([aria-disabled=true])').filter({ hasText: name });
+    await button.first().click();
+  }
+
+  /** Waits until the own pet is on turn, or the battle is over. @returns {Promise<boolean>} whether it is on turn */
+  async isOnTurn() {
+    const status = await this.page.waitForFunction(() => {
+      const { phase } = document.getElementById('arena').dataset;
+      if (phase === 'decided' || phase === 'finished') return 'over';
+      const able = document.querySelector('#arena-actions .primary:not([aria-disabled=true])');
+      return phase === 'playing' && able ? 'turn' : null;
+    });
+    return (await status.jsonValue()) === 'turn';
+  }
+
+  /** The pets' health as `name: health`, as the page shows it. */
+  pets() {
+    return this.page.locator('#arena-pets li').evaluateAll((cards) => cards.map((card) => [card.dataset.user, card.querySelector('meter')?.value]));
+  }
+
+  /** Chooses from the menu beside a member. */
+  async does(name, action) {
+    await this.page.getByRole('button', { name: `What to do about ${name}`, exact: true }).click();
+    await this.page.getByRole('menuitem', { name: action, exact: true }).click();
+  }
+
   /** The own user id. */
   user() {
     return this.page.evaluate(() => JSON.parse(sessionStorage.getItem('mlms.guest')).user);

@@ -9,13 +9,15 @@ import { TokenSource } from './token.js';
 
 /** Operations that change nothing when they happen twice; the others carry a nonce. */
 const HARMLESS = new Set(['join', 'resume', 'history', 'roster', 'find', 'auth', 'ping']);
-/** What joining again cannot mend. */
-const FINAL = new Set(['banned', 'kicked', 'lobby_closed']);
+/** What joining again cannot mend, or must not: `not_member` is who was kicked meanwhile. */
+const FINAL = new Set(['banned', 'kicked', 'lobby_closed', 'not_member']);
 
 /**
  * @typedef {object} ClientOptions
  * @property {string | (() => Promise<string>)} url of `/ws`; `http` and paths of the page are understood
  * @property {import('./token.js').TokenProvider} token
+ * @property {{encode: (value: any) => Uint8Array, decode: (bytes: Uint8Array) => any}} [msgpack] as of `@msgpack/msgpack`:
+ *   frames are MessagePack then, else JSON
  * @property {any} [WebSocket] where the platform has none (Node 20: the class of the `ws` package)
  * @property {number} [backoffBaseMs] 1000
  * @property {number} [backoffMaxMs] 30000
@@ -29,7 +31,7 @@ const FINAL = new Set(['banned', 'kicked', 'lobby_closed']);
  * @property {() => number} [random]
  *
  * @typedef {object} JoinOptions
- * @property {any} [create] settings, or true
+ * @property {import('./wire.js').Settings | true} [create] where there is none, with these settings
  * @property {string} [password]
  * @property {string} [invite]
  * @property {'player' | 'spectator'} [role]
@@ -40,6 +42,8 @@ const FINAL = new Set(['banned', 'kicked', 'lobby_closed']);
  */
 
 /**
+ * @extends {Emitter<import('./wire.js').ClientEvents>}
+ *
  * A player. Stays connected, stays in its lobbies, and keeps its promises over every interruption.
  *
  * Emits `state` ({state, reason, retryAt}), `welcome`, `bye`, `notice`, `achievement`, `error` (MlmsError without a
@@ -75,6 +79,8 @@ export class Client extends Emitter {
   #tokens;
   /** @type {Outbox} */
   #outbox;
+  /** @type {(frame: any) => string | Uint8Array} */
+  #encode;
 
   /** @param {ClientOptions} options */
   constructor(options) {
@@ -95,6 +101,8 @@ export class Client extends Emitter {
     };
     const o = this.options;
     if (!o.WebSocket) throw new TypeError('this platform has no WebSocket: pass one as an option');
+    const { msgpack } = o;
+    this.#encode = msgpack ? (frame) => msgpack.encode(dense(frame)) : JSON.stringify;
     this.#backoff = new Backoff({ baseMs: o.backoffBaseMs, maxMs: o.backoffMaxMs, random: o.random });
     this.#tokens = new TokenSource(o.token, () => Date.now() + this.#clockOffset);
     this.#outbox = new Outbox({
@@ -104,6 +112,7 @@ export class Client extends Emitter {
       replyTimeoutMs: o.replyTimeoutMs,
       now: Date.now,
       mayGo: (command) => this.state === 'open' && this.#mayGo(command),
+      encode: this.#encode,
       write: (text) => this.#socket?.write(text) ?? false,
       buffered: () => this.#socket?.bufferedAmount ?? 0,
       pace: (chat, now) => this.#pace.take(chat, now),
@@ -162,15 +171,38 @@ export class Client extends Emitter {
    * @param {JoinOptions} [options]
    * @returns {Promise<Lobby>}
    */
-  async join(id, options = {}) {
-    /** @type {Lobby | undefined} */
+  join(id, options = {}) {
+    return this.#enter('join', { lobby: id, ...options }, id, options);
+  }
+
+  /**
+   * Lists lobbies.
+   * @param {{filter?: Record<string, any>, cursor?: string, limit?: number}} [page]
+   * @returns {Promise<{lobbies: any[], next?: string}>}
+   */
+  find(page = {}) {
+    return this.command('find', page);
+  }
+
+  /**
+   * Joins the lobby that fits best, or a new one.
+   * @param {{filter?: Record<string, any>, quick?: any}} [fields]
+   * @returns {Promise<Lobby>}
+   */
+  quick(fields = {}) {
+    return this.#enter('find', { quick: true, nonce: makeNonce(), ...fields }, '', {});
+  }
+
+  /** @param {string} op @param {any} fields @param {string} id @param {JoinOptions} options @returns {Promise<Lobby>} */
+  async #enter(op, fields, id, options) {
+    /** @type {any} */
     let lobby;
     const onOk = (/** @type {any} */ ok) => {
       lobby = this.#adopt(ok.lobby ?? id, options);
       this.#attached(lobby, ok);
     };
-    await this.#push('join', { lobby: id, ...options }, { repeatable: true, onOk });
-    return /** @type {Lobby} */ (lobby);
+    await this.#push(op, fields, { repeatable: true, onOk });
+    return lobby;
   }
 
   /**
@@ -205,7 +237,7 @@ export class Client extends Emitter {
       });
     }
     const room = socket.bufferedAmount <= this.options.bufferedMax && this.#pace.take(false, Date.now()) === 0;
-    if (room) socket.write(JSON.stringify({ op, ...fields }));
+    if (room) socket.write(this.#encode({ op, ...fields }));
     return {};
   }
 
@@ -229,6 +261,7 @@ export class Client extends Emitter {
         url,
         token,
         WebSocket: this.options.WebSocket,
+        msgpack: this.options.msgpack,
         connectTimeoutMs: this.options.connectTimeoutMs,
         pongTimeoutMs: this.options.pongTimeoutMs,
         onWelcome: (welcome) => mine === this.#try && this.#welcomed(welcome),
@@ -489,6 +522,11 @@ function classOf({ kind, to, class: named }) {
 export function makeNonce() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').slice(0, 22);
+}
+
+/** MessagePack has no way to leave out what is undefined. @param {any} frame */
+function dense(frame) {
+  return Object.fromEntries(Object.entries(frame).filter(([, value]) => value !== undefined));
 }
 
 /** @param {string | (() => Promise<string>)} url */

@@ -1,12 +1,16 @@
-/** Named events. A listener that throws is reported and disturbs nobody else. */
+/**
+ * Named events. A listener that throws is reported and disturbs nobody else.
+ * @template {Record<string, any[]>} Events the arguments of each, by name
+ */
 export class Emitter {
   /** @type {Map<string, Set<Function>>} */
   #listeners = new Map();
 
   /**
    * Calls `listener` on every event of this name; `'*'` on every event at all, with the name first and after the others.
-   * @param {string} name
-   * @param {(...args: any[]) => void} listener
+   * @template {(keyof Events & string) | '*'} Name
+   * @param {Name} name
+   * @param {(...args: Name extends '*' ? [name: string, ...args: any[]] : Events[Name]) => void} listener
    * @returns {() => void} ends the subscription
    */
   on(name, listener) {
@@ -17,17 +21,18 @@ export class Emitter {
 
   /**
    * Waits for the next event of this name that `accept` takes.
-   * @param {string} name
-   * @param {(value: any) => boolean} [accept]
-   * @returns {Promise<any>} the event's first argument
+   * @template {keyof Events & string} Name
+   * @param {Name} name
+   * @param {(value: Events[Name][0]) => boolean} [accept]
+   * @returns {Promise<Events[Name][0]>} the event's first argument
    */
   next(name, accept = () => true) {
     return new Promise((resolve) => {
-      const off = this.on(name, (value) => {
+      const off = this.on(name, /** @type {any} */ ((/** @type {any} */ value) => {
         if (!accept(value)) return;
         off();
         resolve(value);
-      });
+      }));
     });
   }
 

@@ -20,6 +20,8 @@ import { MlmsError } from './error.js';
  */
 
 /**
+ * @extends {Emitter<import('./wire.js').LobbyEvents>}
+ *
  * A joined lobby: its position, its state kept up by its events, and the verbs of a member. Survives reconnects.
  *
  * Emits each event of the protocol under its name (`message`, `joined`, …), and `status` (LobbyStatus),
@@ -31,7 +33,7 @@ export class Lobby extends Emitter {
   seq = 0;
   /** @type {LobbyStatus} */
   status = 'interrupted';
-  /** @type {any} */
+  /** @type {import('./wire.js').Settings} */
   settings = {};
   /** @type {string | null} */
   host = null;
@@ -67,7 +69,7 @@ export class Lobby extends Emitter {
    * Sends a message. Durable: resolves with `{epoch, seq, at}` once it cannot be lost, however often the connection
    * breaks before. Unsequenced: resolves when the server took it, rejects with `connection_lost` when that is unclear.
    * @param {string} kind @param {any} body @param {SendOptions} [options]
-   * @returns {Promise<any>}
+   * @returns {Promise<import('./wire.js').Sent>}
    */
   send(kind, body, options = {}) {
     return this.command('send', { kind, body, ...options });
@@ -93,7 +95,90 @@ export class Lobby extends Emitter {
     return this.command('roster', page);
   }
 
-  /** Any other operation of the protocol on this lobby, as `kick` or `ready`. @param {string} op @param {any} [fields] */
+  /** @param {boolean} [ready] */
+  ready(ready = true) {
+    return this.command('ready', { ready });
+  }
+
+  /** Begins a game. For the host. @returns {Promise<{seq: number, game: number}>} */
+  start() {
+    return this.command('start');
+  }
+
+  /** Says what happened in the game. @param {string} stat @param {number} amount @param {string} [user] */
+  report(stat, amount, user) {
+    return this.command('report', { stat, amount, user });
+  }
+
+  /** Ends the game. For the host. @param {any} [results] @returns {Promise<{seq: number, game: number}>} */
+  finish(results) {
+    return this.command('finish', { results });
+  }
+
+  /** @param {string} user @param {string} [reason] */
+  kick(user, reason) {
+    return this.command('kick', { user, reason });
+  }
+
+  /** @param {string} user @param {{for_s?: number, reason?: string}} [more] without `for_s` for ever */
+  ban(user, more) {
+    return this.command('ban', { user, ...more });
+  }
+
+  /** @param {string} user */
+  unban(user) {
+    return this.command('unban', { user });
+  }
+
+  /** @param {string} user @param {{for_s?: number, reason?: string}} [more] without `for_s` for ever */
+  mute(user, more) {
+    return this.command('mute', { user, ...more });
+  }
+
+  /** @param {string} user */
+  unmute(user) {
+    return this.command('unmute', { user });
+  }
+
+  /** Makes another member the host. @param {string} user */
+  transfer(user) {
+    return this.command('transfer', { user });
+  }
+
+  /** @param {string} user @param {'moderator' | 'player' | 'spectator'} role */
+  role(user, role) {
+    return this.command('role', { user, role });
+  }
+
+  /** The lobby's settings (by the host) or the own attributes. @param {{settings?: import('./wire.js').Settings, attributes?: Record<string, any>}} what */
+  update(what) {
+    return this.command('update', what);
+  }
+
+  /** @param {number} seq of the message @param {any} body */
+  edit(seq, body) {
+    return this.command('edit', { seq, body });
+  }
+
+  /** @param {number} seq of the message */
+  delete(seq) {
+    return this.command('delete', { seq });
+  }
+
+  /** @param {number} seq of the message @param {string} emoji */
+  react(seq, emoji) {
+    return this.command('react', { seq, emoji });
+  }
+
+  /** Ends the lobby for everybody. */
+  close() {
+    return this.command('close');
+  }
+
+  /**
+   * Any operation of the protocol on this lobby. What changes something carries a nonce and happens once.
+   * @param {string} op @param {any} [fields] @returns {Promise<any>}
+   */
   command(op, fields = {}) {
     if (this.status === 'ended') return Promise.reject(new MlmsError('not_member', 'this lobby was left', { op, lobby: this.id }));
     return this.client.command(op, { lobby: this.id, ...fields });
@@ -203,6 +288,10 @@ export class Lobby extends Emitter {
       case 'game_started':
       case 'game_finished':
         this.game = event.ev === 'game_started' ? event.game : null;
+        if (event.ev === 'game_finished') for (const each of this.members.values()) each.ready = false;
+        break;
+      case 'locked':
+        this.settings = { ...this.settings, locked: event.locked };
         break;
       case 'updated':
         if (event.settings) this.settings = { ...this.settings, ...event.settings };

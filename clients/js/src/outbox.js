@@ -9,7 +9,7 @@ const UNCLEAR = 'no answer in time; it may or may not have happened';
  * @property {number} id
  * @property {string} op
  * @property {any} frame
- * @property {string} text the frame as JSON
+ * @property {string | Uint8Array} text the frame as it is sent
  * @property {string} [lobby]
  * @property {string} [key] latest wins: replaces a waiting one with the same key
  * @property {boolean} repeatable whether sending it twice is harmless
@@ -21,12 +21,13 @@ const UNCLEAR = 'no answer in time; it may or may not have happened';
  *
  * @typedef {object} OutboxOptions
  * @property {number} countMax commands held, waiting or unanswered; beyond it they are refused with `outbox_full`
- * @property {number} bytesMax the same in bytes of JSON
+ * @property {number} bytesMax the same in bytes
  * @property {number} bufferedMax bytes in the socket above which nothing more is written
  * @property {number} replyTimeoutMs after which an unanswered command is repeated
  * @property {() => number} now
  * @property {(command: Command) => boolean} mayGo whether its lobby can take it now
- * @property {(text: string) => boolean} write
+ * @property {(frame: any) => string | Uint8Array} encode
+ * @property {(text: string | Uint8Array) => boolean} write
  * @property {() => number} buffered
  * @property {(chat: boolean, now: number) => number} pace
  * @property {() => void} onSilence an urgent command found no answer
@@ -68,7 +69,7 @@ export class Outbox {
     return new Promise((resolve, reject) => {
       this.#lastId = (this.#lastId % 0xffff_ffff) + 1;
       const frame = { id: this.#lastId, op, ...fields };
-      const text = JSON.stringify(frame);
+      const text = this.options.encode(frame);
       const settle = (/** @type {any} */ ok) => {
         onOk?.(ok);
         resolve(ok);
@@ -226,7 +227,8 @@ export class Outbox {
   }
 }
 
-/** @param {string} text */
+/** @param {string | Uint8Array} text */
 function byteLength(text) {
+  if (typeof text !== 'string') return text.length;
   return new TextEncoder().encode(text).length;
 }

@@ -13,6 +13,7 @@
  * @property {string} url
  * @property {string} token
  * @property {any} WebSocket
+ * @property {{encode: (value: any) => Uint8Array, decode: (bytes: Uint8Array) => any}} [msgpack]
  * @property {number} connectTimeoutMs from the start to the welcome
  * @property {number} pongTimeoutMs how long a silent server may take to answer
  * @property {(welcome: any) => void} onWelcome
@@ -32,8 +33,9 @@ export class Socket {
     this.options = options;
     // The third argument is for the `ws` package: one event a tick as in a browser, so that who awaits a join's ok
     // can listen before the next event is there. Others ignore it.
-    const protocols = ['mlms.v1.json', `bearer.${options.token}`];
+    const protocols = [options.msgpack ? 'mlms.v1.msgpack' : 'mlms.v1.json', `bearer.${options.token}`];
     this.ws = new options.WebSocket(options.url, protocols, { allowSynchronousEvents: false });
+    this.ws.binaryType = 'arraybuffer';
     this.ws.onmessage = (/** @type {any} */ event) => this.#read(event.data);
     this.ws.onclose = (/** @type {any} */ event) => this.#end({ code: event.code || 1006, reason: event.reason });
     this.ws.onerror = () => {}; // a close follows
@@ -45,7 +47,7 @@ export class Socket {
     return this.ws.bufferedAmount ?? 0;
   }
 
-  /** Sends one frame. @param {string} text @returns {boolean} false: the socket is not open */
+  /** Sends one frame. @param {string | Uint8Array} text @returns {boolean} false: the socket is not open */
   write(text) {
     if (this.#ended || this.ws.readyState !== 1) return false;
     this.ws.send(text);
@@ -60,7 +62,8 @@ export class Socket {
   /** Asks the server for a sign of life now, as after the network changed. */
   probe() {
     if (!this.#welcomed || this.#ended) return;
-    this.write('{"op":"ping","id":0}');
+    const ping = { op: 'ping', id: 0 };
+    this.write(this.options.msgpack ? this.options.msgpack.encode(ping) : JSON.stringify(ping));
     const askedAt = Date.now();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
@@ -88,9 +91,9 @@ export class Socket {
     this.#heardAt = Date.now();
     let frame;
     try {
-      frame = JSON.parse(data);
+      frame = typeof data === 'string' ? JSON.parse(data) : this.options.msgpack?.decode(new Uint8Array(data));
     } catch {
-      return this.abort('a frame that is not JSON');
+      return this.abort('a frame that cannot be read');
     }
     if (this.#welcomed) return this.options.onFrame(frame);
     if (frame?.ev !== 'welcome') return this.options.onFrame(frame); // a bye or an error may come instead
