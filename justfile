@@ -48,3 +48,7 @@ doc:
     cargo build --release
     node tests/readme/settings.js
     cargo doc --release --workspace --no-deps
+
+# Run a load test against a service, for example: just load chat --target ws://localhost:8080
+load SCENARIO *ARGS:
+    cargo run --release -p loadtest -- run {{SCENARIO}} {{ARGS}}

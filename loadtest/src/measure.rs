@@ -12,6 +12,9 @@ use crate::scenario::Latency;
 /// Longest time that is told apart: ten minutes.
 const MICROS_MAX: u64 = 600_000_000;
 
+/// Reasons that are told apart in a phase.
+const REASONS_MAX: usize = 100;
+
 /// Times in microseconds, to three digits.
 #[derive(Clone, Debug)]
 pub(crate) struct Times(Histogram<u64>);
@@ -220,7 +223,9 @@ impl Measure {
     }
 
     pub(crate) fn reason(&mut self, reason: String) {
-        *self.reasons.entry(reason).or_default() += 1;
+        // The server's words are not ours to bound.
+        let known = self.reasons.len() < REASONS_MAX || self.reasons.contains_key(&reason);
+        *self.reasons.entry(if known { reason } else { "others".to_owned() }).or_default() += 1;
     }
 
     pub(crate) fn lag(&mut self, micros: Micros) {

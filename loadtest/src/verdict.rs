@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, Phase};
+use crate::plan::Plan;
 use crate::scenario::{Check, Latency, Threshold};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -130,11 +131,19 @@ fn value(check: Check, phase: &Phase, outcome: &Outcome) -> Option<f64> {
             "joins_per_s" => phase.per_second(counts.joins),
             "achievements_missing" => outcome.achievements_missing as f64,
             "games_finished" => outcome.games_finished as f64,
+            "games_missing" => games_missing(outcome)?,
             "server_cpu_us_per_delivery" => phase.server_cpu_us_per_delivery?,
             "server_rss_bytes_per_connection" => outcome.server.as_ref()?.rss_bytes_per_connection?,
             _ => return None,
         }),
     }
+}
+
+/// Games that were to be played and were not finished.
+fn games_missing(outcome: &Outcome) -> Option<f64> {
+    let rounds = outcome.scenario.game.as_ref()?.rounds;
+    let lobbies = Plan::new(&outcome.scenario, 1).lobbies.len() as f64;
+    Some(lobbies * f64::from(rounds) - outcome.games_finished as f64)
 }
 
 /// The curve's value at a percentile; between two of its points the higher one counts.

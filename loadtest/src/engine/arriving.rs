@@ -339,7 +339,7 @@ impl Engine {
 
     fn error(&mut self, place: usize, payload: &[u8]) {
         let value: Value = serde_json::from_slice(payload).unwrap_or_default();
-        let code = value["code"].as_str().unwrap_or("?").to_owned();
+        let code = told(&value);
         if matches!(self.clients[place].stage, Stage::Entering) {
             self.join_refused(place, &code, value["retry_ms"].as_u64());
         } else {
@@ -404,8 +404,7 @@ impl Engine {
             }
             (What::Game(it), refusal) => self.moved(place, it, refusal.as_ref()),
             (What::Join | What::Resume, Some(error)) => {
-                let code = error["code"].as_str().unwrap_or("?").to_owned();
-                self.join_refused(place, &code, error["retry_ms"].as_u64());
+                self.join_refused(place, &told(&error), error["retry_ms"].as_u64());
             }
             (What::Leave, Some(error)) => {
                 self.clients[place].stage = Stage::In;
@@ -416,7 +415,7 @@ impl Engine {
     }
 
     pub(super) fn refused(&mut self, what: &str, error: &Value) {
-        self.measure.reason(format!("{what} {}", error["code"].as_str().unwrap_or("?")));
+        self.measure.reason(format!("{what} {}", told(error)));
         match error["retry_ms"].is_null() {
             true => self.measure.counts.errors += 1,
             false => self.measure.counts.retries += 1,
@@ -458,7 +457,7 @@ impl Engine {
             }
             return;
         };
-        self.measure.reason(error["code"].as_str().unwrap_or("?").to_owned());
+        self.measure.reason(told(error));
         if class == Class::Durable
             && let Some(retry_ms) = error["retry_ms"].as_u64()
         {
@@ -495,5 +494,16 @@ impl Engine {
         if let Err(fault) = self.lobbies[lobby].rules.acked(event, seq) {
             self.fault(place, &fault);
         }
+    }
+}
+
+/// An error's code, with its words where the code alone says little.
+fn told(error: &Value) -> String {
+    let code = error["code"].as_str().unwrap_or("?");
+    match (code, error["message"].as_str()) {
+        ("bad_request" | "forbidden" | "conflict" | "internal", Some(message)) => {
+            format!("{code} ({message})")
+        }
+        _ => code.to_owned(),
     }
 }

@@ -49,7 +49,7 @@ pub(crate) enum Check {
 }
 
 /// Counts and rates, as thresholds name them.
-const COUNTS: [&str; 13] = [
+const COUNTS: [&str; 14] = [
     "errors",
     "connect_failures",
     "lost_connections",
@@ -61,6 +61,7 @@ const COUNTS: [&str; 13] = [
     "joins_per_s",
     "achievements_missing",
     "games_finished",
+    "games_missing",
     "server_cpu_us_per_delivery",
     "server_rss_bytes_per_connection",
 ];
