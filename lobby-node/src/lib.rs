@@ -14,6 +14,7 @@ mod metrics;
 mod node;
 mod outbox;
 mod session;
+mod standing;
 mod status;
 mod wire;
 mod worker;

@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) archive_failures: IntCounter,
     pub(crate) archive_backlog: IntGauge,
     pub(crate) link_resets: IntCounterVec,
+    pub(crate) link_batches: IntCounterVec,
     pub(crate) unreadable: IntCounterVec,
 }
 
@@ -113,6 +114,11 @@ impl Metrics {
                 "Events journaled but not in the event store yet.",
             ),
             link_resets: labelled("mlms_link_resets_total", "Resets of links between nodes.", "direction"),
+            link_batches: labelled(
+                "mlms_link_batches_total",
+                "Batches between nodes that did not simply arrive: sent again, dropped or ignored.",
+                "kind",
+            ),
             unreadable: labelled("mlms_unreadable_total", "Records this release cannot read.", "what"),
         }
     }

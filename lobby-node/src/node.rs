@@ -36,6 +36,7 @@ use crate::load;
 use crate::lobby::{Caller, Rules};
 use crate::metrics::Metrics;
 use crate::session::{self, SessionHandle};
+use crate::standing::Standing;
 use crate::status::Operator;
 use crate::wire::LinkMessage;
 use crate::worker::{INBOX_MAX, Moved, ToWorker, Worker};
@@ -178,6 +179,7 @@ pub(crate) struct Node {
     used_tickets: Mutex<HashMap<SessionId, u64>>,
     next_session: AtomicU64,
     draining: AtomicBool,
+    pub(crate) standing: Standing,
 }
 
 impl LobbyNode {
@@ -219,6 +221,7 @@ impl LobbyNode {
             used_tickets: Mutex::default(),
             next_session: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            standing: Standing::new(),
         });
         let task = tokio::spawn(run(Arc::clone(&node), self, inboxes, threads, link_events, links_task));
         NodeHandle { node, task }
@@ -473,6 +476,14 @@ impl Node {
         }
         // A worker that has ended has nothing to say.
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Tells every worker the same.
+    pub(crate) async fn tell_all(&self, message: impl Fn() -> ToWorker) {
+        for worker in &self.workers {
+            // A worker that has ended belongs to a node that is gone.
+            let _ = worker.inbox.send(message()).await;
+        }
     }
 
     /// Gives a shard to another node, and waits for the outcome.

@@ -1,6 +1,7 @@
 //! One session: reads and checks a player's frames, keeps its rates and its heartbeat, and hands commands to the
 //! workers that know the lobbies.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -133,9 +134,16 @@ pub(crate) struct Gather {
     session: Arc<SessionHandle>,
     lobbies: Vec<LobbyId>,
     outcomes: Mutex<Vec<Option<LobbyOutcome>>>,
+    /// The reply is out.
+    answered: AtomicBool,
 }
 
 impl Gather {
+    /// Whether the reply is out. Before it, the session gets nothing of the lobbies that it resumes.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
     fn complete(&self, place: usize, outcome: Result<Answer, Refusal>) {
         let lobby = self.lobbies[place].clone();
         let outcome = match outcome {
@@ -155,6 +163,8 @@ impl Gather {
             let reply = encode_reply(id, &Ok(Answer::Resumed(outcomes)), outbox.encoding());
             outbox.push(&outbox.encoding().websocket_frame(&reply));
         }
+        // Before the pulls are asked for: whoever finds it unanswered is called again by one.
+        self.answered.store(true, Ordering::Release);
         for lobby in joined {
             outbox.pull_later(&lobby);
         }
@@ -198,6 +208,7 @@ pub(crate) async fn run(
         limits: limits.as_ref().clone(),
         now: node.clock.now(),
     });
+    node.tell_standing(&handle);
     let mut session = Session {
         commands: Bucket::new(limits.commands_per_s.into(), limits.commands_burst.into()),
         chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),
@@ -443,6 +454,7 @@ impl Session {
             session: Arc::clone(&self.handle),
             lobbies: unique.iter().map(|point| point.lobby.clone()).collect(),
             outcomes: Mutex::new(vec![None; unique.len()]),
+            answered: AtomicBool::new(false),
         });
         let mut entered = self.handle.lobby_count();
         for (place, ResumePoint { lobby, epoch, seq }) in unique.into_iter().enumerate() {

@@ -116,6 +116,8 @@ pub(crate) enum ToWorker {
     /// Tell what this worker has.
     Report(oneshot::Sender<Vec<ShardReport>>),
     ViewChanged,
+    /// The node's lease had lapsed and is held again: others may have taken what it had.
+    Rejoin,
     /// Bring everything to rest: journal, snapshots, event store. Answered when done.
     Rest(oneshot::Sender<()>),
 }
@@ -236,12 +238,16 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = self.node.stop.cancelled() => break,
-                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.on_done(done),
+                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => {
+                    self.node.check_standing();
+                    self.on_done(done);
+                }
                 _ = tick.tick() => self.on_tick(),
                 taken = inbox.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
                         break;
                     }
+                    self.node.check_standing();
                     for message in batch.drain(..) {
                         self.on_message(message);
                     }
@@ -270,6 +276,7 @@ impl Worker {
             // Whoever asked may have gone.
             ToWorker::Report(answer) => _ = answer.send(self.report()),
             ToWorker::ViewChanged => self.on_view_changed(),
+            ToWorker::Rejoin => self.rejoin_all(),
             ToWorker::Rest(answer) => self.rest(answer),
         }
     }
@@ -355,6 +362,7 @@ impl Worker {
     }
 
     fn on_tick(&mut self) {
+        self.node.check_standing();
         let now = Instant::now();
         self.expire_commands(now);
         self.retry_claims(now);

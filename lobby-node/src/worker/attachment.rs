@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Envelope;
 use crate::audience::Audience;
 use crate::metrics::Metrics;
-use crate::session::SessionHandle;
+use crate::session::{Gather, SessionHandle};
 use crate::wire::Attaching;
 
 /// How long a former owner's word about the commands that it was sent is awaited.
@@ -30,6 +30,10 @@ pub(super) struct Attachment {
     pub(super) pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
     /// Sessions that pull, and whose page nobody can be asked for at the moment.
     pub(super) owed: Vec<Arc<SessionHandle>>,
+    /// Resumes whose reply may not be out, by session.
+    pub(super) resuming: HashMap<u64, Arc<Gather>>,
+    /// Sessions that have to join anew as soon as their resume is answered. The flag: they want `saved` events.
+    pub(super) doomed: HashMap<u64, (Arc<SessionHandle>, bool)>,
     /// Joins of sessions that still pull, by session; one each.
     pub(super) held: HashMap<u64, Envelope>,
 }
@@ -82,12 +86,23 @@ impl Attachment {
             unanswered: BTreeMap::new(),
             pages: HashMap::new(),
             owed: Vec::new(),
+            resuming: HashMap::new(),
+            doomed: HashMap::new(),
             held: HashMap::new(),
         }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.audience.is_empty() && self.unanswered.is_empty()
+        self.audience.is_empty() && self.unanswered.is_empty() && self.doomed.is_empty()
+    }
+
+    /// Whether a session's resume of this lobby is not answered yet: nothing of the lobby may reach it before.
+    pub(super) fn is_resuming(&mut self, session: u64) -> bool {
+        let is_open = self.resuming.get(&session).is_some_and(|gather| !gather.is_answered());
+        if !is_open {
+            self.resuming.remove(&session);
+        }
+        is_open
     }
 
     /// Everyone here, as a new owner wants to know them.

@@ -342,8 +342,47 @@ impl Worker {
             }
         }
         self.hints.retain(|shard, (_, epoch)| view.record(*shard).is_none_or(|record| record.epoch < *epoch));
+        self.drop_what_is_lost(&view);
         self.follow_owners();
         self.take_what_is_named(&view);
+    }
+
+    /// Shards that have a newer owner. Where somebody talks the journal tells; this is for the quiet ones.
+    fn drop_what_is_lost(&mut self, view: &View) {
+        let is_lost = |shard: &Shard, slot: &ShardSlot| match slot {
+            ShardSlot::Owned(owned) => {
+                view.record(*shard).is_some_and(|record| record.epoch > owned.epoch) && !owned.holds()
+            }
+            ShardSlot::Claiming { .. } => false,
+        };
+        let lost: Vec<_> = self
+            .shards
+            .iter()
+            .filter(|(shard, slot)| is_lost(shard, slot))
+            .map(|(shard, _)| *shard)
+            .collect();
+        for shard in lost {
+            self.on_deposed(shard);
+        }
+    }
+
+    /// The node was out of touch for longer than its lease. Every shard proves by an append whether it is still
+    /// owned, every lobby is listed again, and audiences attach again: their owners may have given this node up.
+    pub(super) fn rejoin_all(&mut self) {
+        for (shard, slot) in &mut self.shards {
+            let ShardSlot::Owned(owned) = slot else { continue };
+            owned.want_append();
+            self.gathered.insert(*shard);
+            for slot in owned.lobbies.values_mut() {
+                if let LobbySlot::Live(lobby) = slot {
+                    lobby.listed = None;
+                }
+            }
+        }
+        let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
+        for lobby in lobbies {
+            self.turn_again(&lobby);
+        }
     }
 
     /// Shards whose record names this run of the node, though nobody here knows: the word that they were handed over

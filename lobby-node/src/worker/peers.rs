@@ -76,10 +76,15 @@ impl Worker {
         let mut away = Vec::new();
         for slot in self.shards.values_mut() {
             let ShardSlot::Owned(owned) = slot else { continue };
-            let OwnedShard { lobbies, .. } = owned.as_mut();
+            let OwnedShard { lobbies, epoch, .. } = owned.as_mut();
+            let owned_epoch = *epoch;
             for (id, slot) in lobbies {
                 let LobbySlot::Live(lobby) = slot else { continue };
-                lobby.nodes.remove(gone);
+                if lobby.nodes.remove(gone).is_some() {
+                    // Should it live after all, it has to attach again.
+                    let moved = FromOwner::Moved { token: 0, to: None, epoch: owned_epoch };
+                    self.node.links.send(gone, LinkMessage::FromOwner(id.clone(), moved).encode());
+                }
                 let lost: Vec<_> = lobby
                     .presence
                     .iter()

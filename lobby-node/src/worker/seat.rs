@@ -189,7 +189,16 @@ impl Worker {
     fn restart(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let saved = attachment.audience.wants_saved(session);
+        let is_resuming = attachment.is_resuming(session.number);
         attachment.audience.unseat(session);
+        if is_resuming {
+            attachment.doomed.insert(session.number, (Arc::clone(session), saved));
+            return;
+        }
+        self.rejoin(lobby, session, saved);
+    }
+
+    fn rejoin(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>, saved: bool) {
         let join = LobbyCommand::Join(Join { saved, resumed: true, ..Join::default() });
         self.on_command(Envelope {
             caller: Arc::clone(&session.caller),
@@ -251,7 +260,8 @@ impl Worker {
             (_, ReplyTo::Resume(..)) => Some((joined.seq, false)),
             _ => None,
         };
-        if behind.is_none() && attachment.audience.pulling_at(session).is_some() {
+        let is_resuming = attachment.is_resuming(session.number);
+        if behind.is_none() && (is_resuming || attachment.audience.pulling_at(session).is_some()) {
             // A new seat would take what the session was promised: its join waits until that was given.
             if let Some(former) = attachment.held.insert(session.number, envelope) {
                 let text = "another join of this session waits for the missed events";
@@ -272,6 +282,10 @@ impl Worker {
             return self.on_command(envelope);
         }
         let seated = attachment.audience.seat(session, saved, behind);
+        attachment.doomed.remove(&session.number);
+        if let ReplyTo::Resume(gather, _) = reply_to {
+            attachment.resuming.insert(session.number, Arc::clone(gather));
+        }
         self.staged.insert(lobby.clone());
         if !seated {
             return self.on_detach(lobby, session);
@@ -289,6 +303,8 @@ impl Worker {
             attachment.pages.retain(|_, (puller, _)| puller.number != session.number);
             attachment.owed.retain(|puller| puller.number != session.number);
             attachment.held.remove(&session.number);
+            attachment.resuming.remove(&session.number);
+            attachment.doomed.remove(&session.number);
             self.staged.insert(lobby.clone());
         }
         let (id, user) = (session.caller.session.clone(), session.caller.user.clone());
@@ -306,6 +322,14 @@ impl Worker {
     pub(super) fn on_pull(&mut self, lobby: &LobbyId, session: &Arc<SessionHandle>) {
         let token = self.token();
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        if attachment.is_resuming(session.number) {
+            // An older pull's; the reply calls again.
+            return;
+        }
+        if let Some((session, saved)) = attachment.doomed.remove(&session.number) {
+            self.rejoin(lobby, &session, saved);
+            return self.take_held(lobby, session.number);
+        }
         let Some(at) = attachment.audience.pulling_at(session) else { return };
         if at < attachment.audience.head() {
             if !attachment.is_attached() {
@@ -356,6 +380,7 @@ impl Worker {
             for (number, envelope) in &attachment.held {
                 if let Origin::Session(session, _) = &envelope.origin
                     && attachment.audience.pulling_at(session).is_none()
+                    && attachment.resuming.get(number).is_none_or(|gather| gather.is_answered())
                 {
                     due.push((lobby.clone(), *number));
                 }

@@ -62,7 +62,6 @@ async fn a_broker_is_killed_and_its_players_come_in_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "sessions of some lobbies get no events after the owner woke"]
 async fn an_owner_freezes_for_longer_than_its_lease_and_wakes() {
     let mut story = Story::begin("owner-frozen", 3, 2).await;
     for _ in 0..rounds() {

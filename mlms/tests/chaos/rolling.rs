@@ -27,7 +27,6 @@ async fn all_nodes_are_restarted_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a snapshot comes before the ok of the resume under way, which then says resumed"]
 async fn the_fleet_grows_from_two_nodes_to_four_and_back() {
     let mut story = Story::begin("growth", 2, 1).await;
     let lobbies = story.crowd.lobbies.clone();
