@@ -156,11 +156,14 @@ export class Outbox {
     this.#waiting.sort((a, b) => a.id - b.id);
   }
 
-  /** Refuses everything that is held, or everything for one lobby. @param {Error} error @param {string} [lobby] */
+  /**
+   * Refuses everything that is held, or what waits for one lobby: what was sent there still gets its answer, as the
+   * `close` that ended it.
+   * @param {Error} error @param {string} [lobby]
+   */
   refuse(error, lobby) {
-    for (const command of [...this.#sent.values(), ...this.#waiting]) {
-      if (lobby === undefined || command.lobby === lobby) this.#take(command.id)?.reject(error);
-    }
+    const held = lobby === undefined ? [...this.#sent.values(), ...this.#waiting] : this.#waiting.filter((command) => command.lobby === lobby);
+    for (const command of held) this.#take(command.id)?.reject(error);
     if (this.size === 0) clearTimeout(this.#timer);
   }
 
