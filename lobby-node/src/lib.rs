@@ -23,5 +23,5 @@ pub mod echo;
 
 pub use clock::Clock;
 pub use connection::Socket;
-pub use node::{LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
+pub use node::{Dial, LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
 pub use status::{LinkReport, NodeStatus, Operator, ShardReport, ShardState};

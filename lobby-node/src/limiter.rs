@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mlms_protocol::UserId;
@@ -73,17 +74,25 @@ const USERS_MAX: usize = 100_000;
 /// How often each user may create a lobby, on this node.
 #[derive(Debug)]
 pub(crate) struct Creates {
-    per_minute: u32,
+    per_minute: AtomicU32,
     users: Mutex<HashMap<UserId, Bucket>>,
 }
 
 impl Creates {
     pub(crate) fn new(per_minute: u32) -> Self {
-        Creates { per_minute, users: Mutex::default() }
+        Creates { per_minute: AtomicU32::new(per_minute), users: Mutex::default() }
+    }
+
+    /// Another rate, from now on; whoever has used it up starts anew.
+    pub(crate) fn set(&self, per_minute: u32) {
+        if self.per_minute.swap(per_minute, Ordering::Relaxed) != per_minute {
+            self.users.lock().expect("no holder of the buckets panics").clear();
+        }
     }
 
     pub(crate) fn take(&self, user: &UserId) -> Grant {
-        if self.per_minute == 0 {
+        let per_minute = self.per_minute.load(Ordering::Relaxed);
+        if per_minute == 0 {
             return Grant::Yes;
         }
         let mut users = self.users.lock().expect("no holder of the buckets panics");
@@ -93,7 +102,7 @@ impl Creates {
                 return Grant::Later(1_000);
             }
         }
-        let rate = f64::from(self.per_minute);
+        let rate = f64::from(per_minute);
         let bucket = users.entry(user.clone()).or_insert_with(|| Bucket::new(rate / 60.0, rate));
         match bucket.take() {
             Grant::Flood => Grant::Later(60_000),

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mlms_cluster::directory::SessionRecord;
 use mlms_cluster::link::{LinkConfig, LinkEvent, LinkEvents, Links, LinksHandle};
@@ -149,6 +150,27 @@ impl std::fmt::Debug for NodeHandle {
     }
 }
 
+/// Changes the limits of a running node. Does not keep it alive.
+#[derive(Clone)]
+pub struct Dial(Weak<Node>);
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dial({:?})", self.0.upgrade().map(|node| node.name.clone()))
+    }
+}
+
+impl Dial {
+    /// Puts new limits in force: sizes and numbers for everybody at once, rates and what `welcome` said for sessions
+    /// that come from now on.
+    pub fn set(&self, limits: &Limits) {
+        let Some(node) = self.0.upgrade() else { return };
+        node.creates.set(limits.creates_per_minute);
+        let limits = Arc::new(limits.clone());
+        node.rules.rcu(|rules| Rules { limits: Arc::clone(&limits), ..Rules::clone(rules) });
+    }
+}
+
 struct WorkerHandle {
     inbox: mpsc::Sender<ToWorker>,
     runtime: Handle,
@@ -158,8 +180,8 @@ struct WorkerHandle {
 pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) incarnation: Incarnation,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) rules: Rules,
+    /// The limits in it may change while the node runs.
+    pub(crate) rules: ArcSwap<Rules>,
     pub(crate) heartbeat: Duration,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
@@ -196,14 +218,13 @@ impl LobbyNode {
         let node = Arc::new(Node {
             name: self.config.name.clone(),
             incarnation,
-            rules: Rules {
+            rules: ArcSwap::from_pointee(Rules {
                 limits: Arc::clone(&limits),
                 grace: self.config.grace,
                 empty_ttl: self.config.empty_ttl,
                 creators: self.config.creators.clone(),
-            },
+            }),
             creates: Creates::new(limits.creates_per_minute),
-            limits,
             heartbeat: self.config.heartbeat,
             clock: self.clock.clone(),
             metrics: Arc::new(Metrics::new(&self.registry)),
@@ -304,6 +325,12 @@ impl NodeHandle {
     #[must_use]
     pub fn operator(&self) -> Operator {
         Operator::new(Arc::clone(&self.node))
+    }
+
+    /// What changes the node's limits while it runs.
+    #[must_use]
+    pub fn dial(&self) -> Dial {
+        Dial(Arc::downgrade(&self.node))
     }
 
     /// Open sessions.
@@ -520,6 +547,10 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.rules.load().limits)
+    }
+
     pub(crate) fn lock_sessions(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>> {
         self.sessions.lock().expect("no holder of the sessions panics")
     }
@@ -590,7 +621,10 @@ impl Node {
         let Arrival { socket, read_already, encoding, passenger, held } = *arrival;
         let Passenger { session, user, name, roles, token_expires_at, lobby } = passenger;
         let metrics = Arc::clone(&self.metrics);
-        let (frame_max, outbox_max) = (self.limits.frame_bytes_max, self.limits.outbox_bytes_max);
+        let (frame_max, outbox_max) = {
+            let limits = self.limits();
+            (limits.frame_bytes_max, limits.outbox_bytes_max)
+        };
         let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
         let (connection, outbox) = open.await;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
@@ -620,7 +654,8 @@ impl Node {
             node: self.name.clone(),
             incarnation: self.incarnation,
         };
-        match self.directory.add_session(user, record, self.limits.sessions_per_user_max).await {
+        let sessions_max = self.limits().sessions_per_user_max;
+        match self.directory.add_session(user, record, sessions_max).await {
             Ok(oldest) => {
                 for SessionRecord { session, node, .. } in oldest {
                     if node == self.name {

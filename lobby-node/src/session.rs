@@ -198,7 +198,7 @@ pub(crate) async fn run(
     node: Arc<Node>,
     start: Start,
 ) {
-    let limits = Arc::clone(&node.limits);
+    let limits = node.limits();
     let outbox = Arc::clone(&handle.outbox);
     outbox.push_event(&Event::Welcome {
         session: handle.caller.session.clone(),
@@ -390,7 +390,8 @@ impl Session {
 
     /// What the session itself can refuse.
     fn check(&mut self, request: &Request) -> Result<(), Refusal> {
-        let limits = &self.node.limits;
+        let rules = self.node.rules.load();
+        let limits = &rules.limits;
         match &request.command {
             Command::Lobby(lobby, LobbyCommand::Join(_)) => {
                 match self.joins.take() {
@@ -423,7 +424,8 @@ impl Session {
     }
 
     fn too_many_lobbies(&self) -> Refusal {
-        let text = format!("a session may be in {} lobbies", self.node.limits.lobbies_per_session_max);
+        let text =
+            format!("a session may be in {} lobbies", self.node.rules.load().limits.lobbies_per_session_max);
         Refusal::new(ErrorCode::Conflict, text)
     }
 
@@ -464,7 +466,8 @@ impl Session {
                 Grant::Yes if self.handle.is_in(&lobby) => None,
                 Grant::Yes => {
                     entered += 1;
-                    (entered > self.node.limits.lobbies_per_session_max).then(|| self.too_many_lobbies())
+                    (entered > self.node.rules.load().limits.lobbies_per_session_max)
+                        .then(|| self.too_many_lobbies())
                 }
             };
             if let Some(refusal) = refusal {

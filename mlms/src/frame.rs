@@ -2,35 +2,40 @@
 //! way to stop.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use mlms_broker::{Broker, BrokerConfig};
 use mlms_cluster::relay::Relay;
-use mlms_cluster::{Directory, Embedded, Journal, Redis};
-use mlms_lobby_node::{Clock, LobbyNode, NodeConfig, Threads};
+use mlms_cluster::{ConnectError, Directory, Embedded, Journal, Redis};
+use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, Threads};
 use mlms_process::admin::Admin;
 use mlms_process::config::MayCreate;
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::metrics::Metrics;
 use mlms_process::saturation::Saturation;
 use mlms_process::shutdown::Tasks;
-use mlms_process::{Health, Readiness, Settings, Shutdown};
+use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
-use mlms_store::Store;
+use mlms_store::{Store, StoreError};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::operator;
+use crate::patience::patiently;
 
 /// Time for the last writes, beyond the sessions' own.
 const REST: Duration = Duration::from_secs(15);
 
 /// A process that is being put together.
 pub(crate) struct Frame {
+    /// As they were at the start.
     pub(crate) settings: Settings,
+    live: Live,
     pub(crate) tasks: Tasks,
     shutdown: Shutdown,
     health: Health,
@@ -57,7 +62,8 @@ impl From<Embedded> for Cluster {
 }
 
 impl Frame {
-    pub(crate) async fn new(settings: Settings) -> anyhow::Result<Frame> {
+    pub(crate) async fn new(live: Live) -> anyhow::Result<Frame> {
+        let settings = Settings::clone(&live.settings());
         let shutdown = Shutdown::new();
         let health = Health::new();
         let (verifier, key_refresh) = Verifier::new(&settings.jwt)?;
@@ -69,6 +75,7 @@ impl Frame {
         Ok(Frame {
             readiness: Readiness::new(),
             settings,
+            live,
             tasks,
             shutdown,
             health,
@@ -83,7 +90,9 @@ impl Frame {
     /// Connects to the Redis of the settings.
     pub(crate) async fn redis(&mut self) -> anyhow::Result<Cluster> {
         let url = self.settings.redis.url.as_ref().context("the settings name a Redis")?;
-        let (redis, task) = Redis::connect(url.expose_secret(), &self.settings.redis.prefix).await?;
+        let passes = |error: &ConnectError| matches!(error, ConnectError::Unreachable(_));
+        let connect = async || Redis::connect(url.expose_secret(), &self.settings.redis.prefix).await;
+        let (redis, task) = patiently("Redis", passes, connect).await?;
         self.tasks.spawn("redis", task);
         Ok(Cluster { directory: redis.directory(), journal: redis.journal(), relay: redis.relay() })
     }
@@ -130,7 +139,9 @@ impl Frame {
             clock: Clock::System,
             threads: Threads::Own(workers),
         };
-        self.tasks.spawn("node", node.start().stopped());
+        let node = node.start();
+        self.tasks.spawn("limits", follow(node.dial(), self.live.watch(), self.shutdown.clone()));
+        self.tasks.spawn("node", node.stopped());
     }
 
     /// Starts a broker, and gives the address of its public listener.
@@ -157,9 +168,10 @@ impl Frame {
     /// Serves until the process is told to stop, and has stopped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, .. } = self;
-        let Frame { admin_listener, known, .. } = self;
+        let Frame { admin_listener, known, live, .. } = self;
         let ended = CancellationToken::new();
-        let routes = operator::routes(known, shutdown.clone());
+        let routes = operator::routes(known, shutdown.clone()).merge(operator::config(live.clone()));
+        let reloading = tokio::spawn(live.run(ended.clone()));
         let saturation = Saturation::new(&metrics, settings.connections_max);
         let watching = tokio::spawn(saturation.clone().run(ended.clone()));
         let admin = Admin { health, readiness, metrics, saturation, verifier: Some(verifier), routes };
@@ -173,17 +185,30 @@ impl Frame {
         signals.abort();
         admin.await??;
         watching.await?;
+        reloading.await?;
         outcome?;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
+/// Keeps a node's limits at what the settings say, until the drain.
+async fn follow(dial: Dial, mut settings: watch::Receiver<Arc<Settings>>, shutdown: Shutdown) {
+    while let Some(Ok(())) = shutdown.drain().run_until_cancelled(settings.changed()).await {
+        dial.set(&settings.borrow_and_update().limits);
+    }
+}
+
 /// Opens an event store and brings its schema up to date.
 pub(crate) async fn open_store(url: &str) -> anyhow::Result<Store> {
-    let store = Store::open(url).await.context("the event store")?;
-    store.migrate().await.context("the event store")?;
-    Ok(store)
+    let open = async || {
+        let store = Store::open(url).await?;
+        store.migrate().await?;
+        Ok(store)
+    };
+    patiently("the database", |error| matches!(error, StoreError::Unavailable(_)), open)
+        .await
+        .context("the event store")
 }
 
 pub(crate) async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {

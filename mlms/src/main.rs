@@ -2,6 +2,7 @@
 
 mod frame;
 mod operator;
+mod patience;
 mod roles;
 mod standalone;
 mod status;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use mlms_process::config::{ConfigErrors, SharedFlags, Sources, default_config};
-use mlms_process::{ProcessRole, Settings, install_crypto_provider, logging};
+use mlms_process::{Live, ProcessRole, Settings, install_crypto_provider, logging};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -102,16 +103,18 @@ fn main() -> ExitCode {
 fn serve<F: Future<Output = anyhow::Result<()>>>(
     role: ProcessRole,
     flags: &SharedFlags,
-    run: impl FnOnce(Settings) -> F,
+    run: impl FnOnce(Live) -> F,
 ) -> anyhow::Result<()> {
     let mut settings = Settings::load(role, &Sources::of_this_process(flags))?;
     settings.prepare()?;
-    logging::init(&settings.log)?;
+    let log = logging::init(&settings.log)?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(settings))
+    let flags = flags.clone();
+    let live = Live::new(settings, Some(log), move || Sources::of_this_process(&flags));
+    runtime.block_on(run(live))
 }
 
 fn check_config(role: ProcessRole, flags: &SharedFlags) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use mlms_cluster::View;
 use mlms_cluster::view::NodeState;
-use mlms_process::Shutdown;
+use mlms_process::{Live, Shutdown};
 use mlms_protocol::LobbyId;
 use mlms_protocol::placement::shard_of;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,11 @@ pub(crate) fn routes(known: Option<Known>, shutdown: Shutdown) -> Router {
         Some(known) => stopping.merge(Router::new().route("/debug/route", get(route)).with_state(known)),
         None => stopping,
     }
+}
+
+/// The settings in force, as a file, secrets hidden.
+pub(crate) fn config(live: Live) -> Router {
+    Router::new().route("/admin/config", get(async move || live.settings().effective()))
 }
 
 /// Begins to stop, as a SIGTERM does.

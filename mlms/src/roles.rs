@@ -1,14 +1,14 @@
 //! The roles of a real deployment, each a process of its own over Redis.
 
 use anyhow::Context;
-use mlms_process::Settings;
+use mlms_process::Live;
 use secrecy::ExposeSecret;
 
 use crate::frame::{Frame, bind, open_store, workers};
 
 /// The stateless edge.
-pub(crate) async fn broker(settings: Settings) -> anyhow::Result<()> {
-    let mut frame = Frame::new(settings).await?;
+pub(crate) async fn broker(live: Live) -> anyhow::Result<()> {
+    let mut frame = Frame::new(live).await?;
     let cluster = frame.redis().await?;
     let address = frame.start_broker(&cluster).await?;
     drop(cluster);
@@ -17,8 +17,8 @@ pub(crate) async fn broker(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// A node that holds sessions and owns lobbies.
-pub(crate) async fn lobby_node(settings: Settings) -> anyhow::Result<()> {
-    let mut frame = Frame::new(settings).await?;
+pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
+    let mut frame = Frame::new(live).await?;
     let cluster = frame.redis().await?;
     let url = frame.settings.database_url.clone().context("the settings name a database")?;
     let store = open_store(url.expose_secret()).await?;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use mlms_cluster::Embedded;
-use mlms_process::Settings;
+use mlms_process::{Live, Settings};
 use mlms_protocol::NodeName;
 use mlms_store::Store;
 use secrecy::ExposeSecret;
@@ -15,8 +15,8 @@ use crate::frame::{Cluster, Frame, bind, open_store, workers};
 /// Two, so that the road between nodes is walked from the first day.
 const NODES: usize = 2;
 
-pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    let mut frame = Frame::new(settings).await?;
+pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
+    let mut frame = Frame::new(live).await?;
     let cluster = cluster(&mut frame).await?;
     let store = store(&frame.settings).await?;
     let address = frame.start_broker(&cluster).await?;

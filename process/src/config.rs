@@ -295,6 +295,12 @@ impl Settings {
         standalone::prepare(self)
     }
 
+    /// Keys whose values are not the same in both; secrets are not compared.
+    pub(crate) fn different_keys(&self, other: &Settings) -> Vec<&'static str> {
+        let different = table::TABLE.iter().filter(|setting| (setting.show)(self) != (setting.show)(other));
+        different.map(|setting| setting.key).collect()
+    }
+
     /// What is allowed but unwise; to be logged once at the start.
     pub fn warnings(&self) -> Vec<String> {
         checks::warnings(self)

@@ -60,7 +60,7 @@ impl Lobby {
     ) {
         let sender = envelope.caller.user.clone();
         let alone = self.is_alone(&envelope.caller);
-        let decision = self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules);
+        let decision = self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules.load());
         match decision {
             Err(refusal) => {
                 self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
@@ -130,7 +130,9 @@ impl Lobby {
         }
         self.empty_since = None;
         let missed = since.and_then(|since| {
-            self.state.missed_since(since, owned.epoch, &node.limits).map(|missed| (since, missed))
+            self.state
+                .missed_since(since, owned.epoch, &node.rules.load().limits)
+                .map(|missed| (since, missed))
         });
         let joined = match missed {
             Some((since, missed)) => Joined {
@@ -173,7 +175,7 @@ impl Lobby {
         for Attaching { caller, .. } in &task.sessions {
             if self.state.member(&caller.user).is_none() {
                 let join = LobbyCommand::Join(Join { resumed: true, ..Join::default() });
-                match self.state.decide(caller, &join, true, now, &node.rules) {
+                match self.state.decide(caller, &join, true, now, &node.rules.load()) {
                     Ok(Decision::Attach(changes)) => {
                         let events = self.commit(owned, changes, None, Recorded::Changed, now);
                         outputs.extend(events.into_iter().map(Output::Event));

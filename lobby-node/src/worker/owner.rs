@@ -127,7 +127,7 @@ impl Worker {
         let epoch = owned.epoch;
         if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id) {
             let now = node.clock.now().max(lobby.state.at);
-            match lobby.state.decide(&envelope.caller, &envelope.command, true, now, &node.rules) {
+            match lobby.state.decide(&envelope.caller, &envelope.command, true, now, &node.rules.load()) {
                 Ok(Decision::Pass(passing)) => lobby.pass(epoch, passing, Some(envelope), &mut out),
                 Ok(_) => {}
                 Err(refusal) => out.push(Emit::Reply { envelope, outcome: Err(refusal) }),

@@ -169,7 +169,7 @@ impl Worker {
             if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard)
                 && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
             {
-                lobby.release(committed, epoch, &node.limits, &mut out);
+                lobby.release(committed, epoch, &node.rules.load().limits, &mut out);
                 if !lobby.pending.is_empty() {
                     still.push(lobby_id.clone());
                 }

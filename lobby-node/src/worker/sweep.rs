@@ -50,7 +50,9 @@ impl Worker {
             if Instant::now() >= owned.next_snapshot {
                 snapshots.push(*shard);
             }
-            if let Some(through) = owned.trim(now, Duration::from_secs(node.limits.resume_seconds_max)) {
+            if let Some(through) =
+                owned.trim(now, Duration::from_secs(node.rules.load().limits.resume_seconds_max))
+            {
                 let (journal, shard) = (node.journal.clone(), *shard);
                 self.under_way.push(Box::pin(async move {
                     // Trimming is tidiness: what was left over now is trimmed with the next.
@@ -65,7 +67,7 @@ impl Worker {
                 if !degraded && sweep_lobby(lobby, owned, &node, now) {
                     self.gathered.insert(*shard);
                 }
-                let summary = lobby.summary(node.limits.members_per_lobby_max);
+                let summary = lobby.summary(node.rules.load().limits.members_per_lobby_max);
                 if lobby.listed.as_ref() != Some(&summary) {
                     lobby.listed = Some(summary.clone());
                     if lobby.state.open { changed.push(summary) } else { removed.push(id.clone()) }
@@ -74,7 +76,8 @@ impl Worker {
                     lobby.saved_told = lobby.saved;
                     told.push((id.clone(), lobby.saved));
                 }
-                let empty = lobby.empty_since.is_some_and(|since| since.after(node.rules.empty_ttl) <= now);
+                let empty =
+                    lobby.empty_since.is_some_and(|since| since.after(node.rules.load().empty_ttl) <= now);
                 if empty && lobby.is_at_rest() && !lobby.unloading {
                     lobby.unloading = true;
                     unload.push((id.clone(), lobby.state.clone()));
@@ -164,11 +167,11 @@ impl Worker {
 /// What time does to one lobby. `true`: something is to be journaled.
 fn sweep_lobby(lobby: &mut Lobby, owned: &mut OwnedShard, node: &Node, now: Millis) -> bool {
     let now = now.max(lobby.state.at);
-    lobby.state.trim_recent(&node.limits, lobby.saved, now);
+    lobby.state.trim_recent(&node.rules.load().limits, lobby.saved, now);
     let over: Vec<_> = lobby
         .presence
         .iter()
-        .filter(|(_, presence)| presence.gone_at.is_some_and(|at| at.after(node.rules.grace) <= now))
+        .filter(|(_, presence)| presence.gone_at.is_some_and(|at| at.after(node.rules.load().grace) <= now))
         .map(|(user, _)| user.clone())
         .collect();
     let mut journaled = false;

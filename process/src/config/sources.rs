@@ -140,6 +140,11 @@ impl Sources {
         Sources { file: path.map(|path| FileSource::read(&path)), environment, flags: flags.overrides() }
     }
 
+    /// What the file says; none: there is no file, or it cannot be read.
+    pub(crate) fn file_text(&self) -> Option<String> {
+        self.file.as_ref().and_then(|file| file.text.clone().ok())
+    }
+
     /// Takes this text as the file.
     #[must_use]
     pub fn with_file(mut self, file: FileSource) -> Sources {
