@@ -91,7 +91,9 @@ def checksums() -> None:
         return next(pod for document, pod in pods(documents) if document["metadata"]["name"] == "play-broker")
 
     assert pod() == pod()
-    for change in ("config.limits.chats_per_s=21", "redis.url=redis://elsewhere:6379"):
+    for change in ("config.limits.chats_per_s=21", "config.log.filter=debug"):
+        assert pod()["metadata"]["annotations"] == pod("--set", change)["metadata"]["annotations"], f"{change} is taken up without a new pod"
+    for change in ("config.heartbeat_ms=9000", "config.limits.connections_per_address_max=9", "config.log.format=json", "redis.url=redis://elsewhere:6379"):
         assert pod()["metadata"]["annotations"] != pod("--set", change)["metadata"]["annotations"], change
 
 

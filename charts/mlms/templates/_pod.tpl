@@ -5,8 +5,12 @@
 {{- $values := default (dict) .values -}}
 labels: {{- merge (include "mlms.labels" . | fromYaml) (default (dict) $values.podLabels) | toYaml | nindent 2 }}
 annotations:
-  {{- /* Settings are read at the start: another setting is another pod. Generated secrets stay out, they never change. */}}
-  checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
+  {{- /* Another setting is another pod, but for limits and the log's filter, which processes take up as they run. Generated secrets stay out, they never change. */}}
+  {{- $config := deepCopy .root.Values.config }}
+  {{- $perAddress := dig "limits" "connections_per_address_max" "" $config }}
+  {{- $fixed := omit $config "limits" "log" }}
+  {{- $log := omit (default (dict) $config.log) "filter" }}
+  checksum/config: {{ list $fixed $log $perAddress .root.Values.achievements.rules | toJson | sha256sum }}
   checksum/secret: {{ list .root.Values.jwt.hs256Secret .root.Values.jwt.publicKey .root.Values.clusterKey.value .root.Values.redis.url .root.Values.database.url .root.Values.amqp.url | toJson | sha256sum }}
   {{- with merge (deepCopy (default (dict) $values.podAnnotations)) .root.Values.commonAnnotations }}
   {{- toYaml . | nindent 2 }}
