@@ -50,5 +50,12 @@ doc:
     cargo doc --release --workspace --no-deps
 
 # Run a load test against a service, for example: just load chat --target ws://localhost:8080
+[positional-arguments]
 load SCENARIO *ARGS:
-    cargo run --release -p loadtest -- run {{SCENARIO}} {{ARGS}}
+    cargo run --release -p loadtest -- run "$@"
+
+# Measure the service beside the floor and other peers (docs/performance.md).
+[positional-arguments]
+bench *ARGS:
+    cargo build --release --workspace
+    node benches/run.mjs "$@"

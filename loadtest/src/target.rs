@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Connections from one loopback address, below the service's default for one address.
-const PER_LOOPBACK_ADDRESS: u32 = 90;
+/// Connections from one loopback address: even twice as many, in a storm, stay below the service's default.
+const PER_LOOPBACK_ADDRESS: u32 = 45;
 
 /// A WebSocket endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ mod tests {
     fn loopback_has_as_many_sources_as_it_takes() {
         let target = Target::resolve("ws://127.0.0.1:8080").unwrap();
         let sources = Sources::new(&[], &target, 1_000).unwrap();
-        assert_eq!(sources.addresses.len(), 12);
+        assert_eq!(sources.addresses.len(), 23);
         assert_ne!(sources.of(0), sources.of(1));
         let given = ["10.0.0.1".to_owned(), "10.0.1.250-10.0.2.5".to_owned()];
         assert_eq!(Sources::new(&given, &target, 1).unwrap().addresses.len(), 13);

@@ -84,7 +84,16 @@ fn what_holds_passes_with_0_and_tells_everything() {
 #[test]
 fn a_missed_threshold_ends_with_2() {
     let (service, folder) = (Service::start(), Folder::new());
-    let more = ["--set", "thresholds=['delivery.p50_ms < 0']", "--metrics", &service.metrics(), "--guests"];
+    // With tickets, straight to the nodes.
+    let more = [
+        "--set",
+        "clients.tickets=true",
+        "--set",
+        "thresholds=['delivery.p50_ms < 0']",
+        "--metrics",
+        &service.metrics(),
+        "--guests",
+    ];
     let ran = run(&scenario(&folder, LIVELY), &service.url(), &more);
     ran.expect(2);
     assert!(ran.broken().is_empty() && ran.text.contains("MISSED delivery.p50_ms < 0"), "{}", ran.text);
