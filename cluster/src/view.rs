@@ -115,6 +115,16 @@ pub struct LobbySummary {
     pub members: u32,
     pub capacity: u32,
     pub visibility: mlms_protocol::lobby::Visibility,
+    #[serde(default)]
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// A password is asked for.
+    #[serde(default)]
+    pub locked: bool,
+    #[serde(default)]
+    pub invite_only: bool,
+    /// Players come in at the moment, as far as there is room.
+    #[serde(default)]
+    pub joinable: bool,
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod lobby;
 mod metrics;
 mod node;
 mod outbox;
+mod seam;
+mod secret;
 mod session;
 mod standing;
 mod status;

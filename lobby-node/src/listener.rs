@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::connection::Socket;
 use crate::node::{Node, Passenger};
 
-/// Longest list of sessions in one `bye`.
+/// Longest body of what a broker says.
 const BYE_BYTES_MAX: usize = 1024 * 1024;
 
 type Reply = Response<Full<Bytes>>;
@@ -43,6 +43,7 @@ pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply
     let outcome = match (request.method(), request.uri().path()) {
         (&Method::GET, "/ws") => open(&node, request),
         (&Method::POST, "/internal/bye") => bye(&node, request).await,
+        (&Method::POST, "/internal/command") => command(&node, request).await,
         _ => Err(refusal(StatusCode::NOT_FOUND, "there is no such path")),
     };
     outcome.unwrap_or_else(|refusal| refusal)
@@ -154,13 +155,29 @@ fn check_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'sta
     Ok(ticket)
 }
 
-async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+/// The body of a request that a broker of this cluster signed for this purpose.
+async fn from_broker(node: &Node, request: Request<Incoming>, purpose: &str) -> Result<Bytes, Reply> {
     let claims = bearer(request.headers()).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
-    if claims.is_none_or(|claims| claims.aud != "node" || claims.sub != "bye") {
+    if claims.is_none_or(|claims| claims.aud != "node" || claims.sub != purpose) {
         return Err(refusal(StatusCode::UNAUTHORIZED, "only a broker of this cluster may say that"));
     }
     let body = Limited::new(request.into_body(), BYE_BYTES_MAX).collect().await;
-    let body = body.map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the list is too long"))?.to_bytes();
+    let body = body.map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))?;
+    Ok(body.to_bytes())
+}
+
+/// A command that came by REST. The answer is the reply that a socket would get.
+async fn command(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    let body = from_broker(node, request, "command").await?;
+    let answer = crate::seam::carry_out(node, &body).await;
+    let answer = answer.map_err(|text| refusal(StatusCode::BAD_REQUEST, text))?;
+    let mut reply = Response::new(Full::new(answer));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(reply)
+}
+
+async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    let body = from_broker(node, request, "bye").await?;
     let bye: Bye = serde_json::from_slice(&body)
         .map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
     for session in &bye.sessions {

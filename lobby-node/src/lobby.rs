@@ -3,9 +3,12 @@
 
 mod decide;
 mod dedupe;
+mod entrance;
 mod game;
+mod messages;
 mod moderation;
 mod recent;
+mod settings;
 mod standing;
 mod state;
 #[cfg(test)]
@@ -25,9 +28,17 @@ pub(crate) struct Caller {
     pub user: UserId,
     pub name: String,
     pub roles: Vec<Role>,
+    /// The service itself, through REST: what it says is from nobody.
+    #[serde(default)]
+    pub system: bool,
 }
 
 impl Caller {
+    /// Who did it, as events tell it.
+    fn by(&self) -> Option<UserId> {
+        (!self.system).then(|| self.user.clone())
+    }
+
     pub(crate) fn has(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }

@@ -36,6 +36,7 @@ use crate::limiter::Creates;
 use crate::load;
 use crate::lobby::{Caller, Rules};
 use crate::metrics::Metrics;
+use crate::secret::Sealing;
 use crate::session::{self, SessionHandle};
 use crate::standing::Standing;
 use crate::status::Operator;
@@ -192,6 +193,7 @@ pub(crate) struct Node {
     pub(crate) verifier: Verifier,
     pub(crate) keys: ClusterKeys,
     pub(crate) creates: Creates,
+    pub(crate) sealing: Sealing,
     pub(crate) handshakes: TaskTracker,
     /// Ends the workers, when everything is at rest.
     pub(crate) stop: CancellationToken,
@@ -225,6 +227,7 @@ impl LobbyNode {
                 creators: self.config.creators.clone(),
             }),
             creates: Creates::new(limits.creates_per_minute),
+            sealing: Sealing::default(),
             heartbeat: self.config.heartbeat,
             clock: self.clock.clone(),
             metrics: Arc::new(Metrics::new(&self.registry)),
@@ -628,7 +631,7 @@ impl Node {
         let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
         let (connection, outbox) = open.await;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let caller = Caller { session: session.clone(), user: user.clone(), name, roles };
+        let caller = Caller { session: session.clone(), user: user.clone(), name, roles, system: false };
         let handle = Arc::new(SessionHandle::new(number, caller, outbox));
         self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
         self.metrics.sessions.inc();

@@ -380,7 +380,17 @@ impl Session {
                 let refusal = Refusal::new(ErrorCode::UnknownOp, "`find` is not offered yet");
                 self.refuse(request.id, "find", None, refusal);
             }
-            Command::Lobby(lobby, command) => {
+            Command::Lobby(lobby, mut command) => {
+                let sealed = crate::secret::seal(
+                    &self.node,
+                    &self.handle.caller,
+                    &lobby,
+                    request.nonce.as_ref(),
+                    &mut command,
+                );
+                if let Err(refusal) = Box::pin(sealed).await {
+                    return self.refuse(request.id, command.op(), Some(lobby), refusal);
+                }
                 let reply_to = request.id.map_or(ReplyTo::Nobody, ReplyTo::Id);
                 let key = request.nonce.map(CommandKey::Nonce);
                 self.forward(lobby, reply_to, key, command).await;
@@ -504,6 +514,7 @@ impl Session {
             lobby: lobby.clone(),
             command,
             key,
+            found: None,
             deadline: Instant::now() + COMMAND_TIME,
         };
         self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;

@@ -3,6 +3,7 @@
 
 mod archive;
 mod attachment;
+mod evidence;
 mod forward;
 mod intake;
 mod live;
@@ -41,6 +42,7 @@ use crate::session::{ReplyTo, SessionHandle};
 use crate::status::ShardReport;
 use crate::wire::{FromOwner, LinkMessage, ShardMessage, ToOwner};
 use attachment::Attachment;
+use evidence::Examined;
 use moving::{Given, Handed};
 use ownership::Claimed;
 use shard::{OwnedShard, ShardSlot};
@@ -63,13 +65,20 @@ pub(crate) struct Envelope {
     pub lobby: LobbyId,
     pub command: LobbyCommand,
     pub key: Option<CommandKey>,
+    /// What the database has of the message that the command is about, once it was asked.
+    pub found: Option<Option<Arc<LobbyEvent>>>,
     pub deadline: Instant,
 }
 
 /// Who is to hear the outcome of a command.
 pub(crate) enum Origin {
     Session(Arc<SessionHandle>, ReplyTo),
-    Node { node: NodeName, token: u64 },
+    Node {
+        node: NodeName,
+        token: u64,
+    },
+    /// A broker, for somebody who came by REST.
+    Call(mpsc::Sender<Result<Answer, Refusal>>),
 }
 
 /// What a worker is told.
@@ -167,6 +176,11 @@ enum Done {
         shard: Shard,
         record: ShardRecord,
         handed: Handed,
+    },
+    /// A password was tried, or a message looked for: the command goes on.
+    Examined {
+        envelope: Box<Envelope>,
+        outcome: Examined,
     },
     Nothing,
 }
@@ -294,6 +308,7 @@ impl Worker {
             Done::Unloaded { lobby, seq, result } => self.on_unloaded(&lobby, seq, result),
             Done::Preloaded { shard, result } => self.on_preloaded(shard, result),
             Done::Handed { shard, record, handed } => self.on_handed(shard, record, handed),
+            Done::Examined { envelope, outcome } => self.on_examined(*envelope, outcome),
             Done::Nothing => {}
         }
     }
@@ -325,6 +340,11 @@ impl Worker {
                         None => session.outbox.push(&frame),
                     }
                 }
+            }
+            Origin::Call(answer) => {
+                // Whoever asked may have stopped waiting.
+                let _ = answer.try_send(outcome);
+                self.staged.insert(envelope.lobby.clone());
             }
             Origin::Node { node, token } => {
                 let answer = FromOwner::Answer { token: *token, outcome };

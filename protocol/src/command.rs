@@ -8,7 +8,7 @@ use crate::code::{Class, ErrorCode, MemberRole};
 use crate::encoding::Encoding;
 use crate::fields::{FieldError, Fields};
 use crate::ids::{Epoch, Kind, LobbyId, Nonce, Seq, UserId};
-use crate::lobby::Settings;
+use crate::lobby::{PASSWORD_BYTES_MAX, Settings};
 use crate::writer::ObjectWriter;
 
 /// Most recipients one message may name.
@@ -50,17 +50,42 @@ pub enum LobbyCommand {
     Send(Send),
     Typing,
     History(History),
-    Roster { cursor: Option<String>, limit: Option<u32> },
-    Update { settings: Option<Map<String, Value>>, attributes: Option<Map<String, Value>> },
+    Roster {
+        cursor: Option<String>,
+        limit: Option<u32>,
+    },
+    Update(Update),
+    /// Makes an invite. The secret is made where the command comes in, not by the client.
+    Invite(Invite),
+    /// What the lobby is like, without entering it.
+    Look,
+    /// Creates a lobby without entering it.
+    Create(Create),
     Close,
-    Ready { ready: bool },
+    Ready {
+        ready: bool,
+    },
     Start,
-    Report { stat: String, amount: i64, user: Option<UserId> },
-    Finish { results: Option<Body> },
+    Report {
+        stat: String,
+        amount: i64,
+        user: Option<UserId>,
+    },
+    Finish {
+        results: Option<Body>,
+    },
     Moderate(Moderate),
-    Edit { seq: Seq, body: Body },
-    Delete { seq: Seq },
-    React { seq: Seq, emoji: String },
+    Edit {
+        seq: Seq,
+        body: Body,
+    },
+    Delete {
+        seq: Seq,
+    },
+    React {
+        seq: Seq,
+        emoji: String,
+    },
 }
 
 /// A position in a lobby's events: everything up to `seq` is known to the client.
@@ -81,6 +106,9 @@ pub struct ResumePoint {
 pub struct Join {
     /// Creates the lobby with these settings if it does not exist.
     pub create: Option<Settings>,
+    /// The new lobby's password.
+    #[serde(default)]
+    pub lock: Option<Lock>,
     /// Wants `saved` events.
     pub saved: bool,
     pub since: Option<Position>,
@@ -91,6 +119,42 @@ pub struct Join {
     /// Not asked for by a `join`: a `resume`, or a node that brings its sessions back. Never on a client's wire.
     #[serde(default)]
     pub resumed: bool,
+    /// The lobby's lock that `password` was found to open. Set by the owner alone.
+    #[serde(default)]
+    pub opened: Option<String>,
+}
+
+/// What becomes of a lobby's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lock {
+    Remove,
+    /// As a client gives it; it does not leave the process that the client is connected to.
+    Password(String),
+    /// As it is kept.
+    Hash(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Those that change; null stands for the default.
+    pub settings: Option<Map<String, Value>>,
+    pub lock: Option<Lock>,
+    /// The caller's own; null takes one away.
+    pub attributes: Option<Map<String, Value>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Invite {
+    pub secret: String,
+    /// How often it lets somebody in; left out: as often as it likes.
+    pub uses: Option<u32>,
+    pub for_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Create {
+    pub settings: Settings,
+    pub lock: Option<Lock>,
 }
 
 /// Whom a message is for.
@@ -179,6 +243,30 @@ impl Request {
     /// # Errors
     /// See [`DecodeError`].
     pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<Request, DecodeError> {
+        Self::decode_with(encoding, frame, read_command)
+    }
+
+    /// Like [`Request::decode`], for the service's own processes, which may say more than a client.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn decode_internal(encoding: Encoding, frame: &[u8]) -> Result<Request, DecodeError> {
+        Self::decode_with(encoding, frame, |op, fields| match op {
+            "look" => Ok(Command::Lobby(fields.need("lobby")?, LobbyCommand::Look)),
+            "create" => {
+                let (settings, lock) =
+                    read_settings("settings", fields.value("settings")?)?.unwrap_or_default();
+                Ok(Command::Lobby(fields.need("lobby")?, LobbyCommand::Create(Create { settings, lock })))
+            }
+            _ => read_command(op, fields),
+        })
+    }
+
+    fn decode_with(
+        encoding: Encoding,
+        frame: &[u8],
+        read_command: impl FnOnce(&str, &Fields<'_>) -> Result<Command, Refusal>,
+    ) -> Result<Request, DecodeError> {
         let fields = Fields::parse(encoding, frame).map_err(|_| DecodeError::Protocol)?;
         let op: String = fields.need("op").map_err(|_| DecodeError::Protocol)?;
         let id = fields.get::<u32>("id");
@@ -232,7 +320,10 @@ impl LobbyCommand {
             LobbyCommand::Typing => "typing",
             LobbyCommand::History(_) => "history",
             LobbyCommand::Roster { .. } => "roster",
-            LobbyCommand::Update { .. } => "update",
+            LobbyCommand::Update(_) => "update",
+            LobbyCommand::Invite(_) => "invite",
+            LobbyCommand::Look => "look",
+            LobbyCommand::Create(_) => "create",
             LobbyCommand::Close => "close",
             LobbyCommand::Ready { .. } => "ready",
             LobbyCommand::Start => "start",
@@ -258,7 +349,10 @@ impl LobbyCommand {
     pub fn changes_state(&self) -> bool {
         match self {
             LobbyCommand::Send(send) => send.class == Class::Durable,
-            LobbyCommand::Typing | LobbyCommand::History(_) | LobbyCommand::Roster { .. } => false,
+            LobbyCommand::Typing
+            | LobbyCommand::History(_)
+            | LobbyCommand::Roster { .. }
+            | LobbyCommand::Look => false,
             _ => true,
         }
     }
@@ -276,9 +370,12 @@ fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
         "typing" => LobbyCommand::Typing,
         "history" => read_history(fields)?,
         "roster" => LobbyCommand::Roster { cursor: fields.get("cursor")?, limit: fields.get("limit")? },
-        "update" => {
-            LobbyCommand::Update { settings: fields.map("settings")?, attributes: fields.map("attributes")? }
-        }
+        "update" => read_update(fields)?,
+        "invite" => LobbyCommand::Invite(Invite {
+            secret: String::new(),
+            uses: fields.get("uses")?,
+            for_s: fields.get("for_s")?,
+        }),
         "close" => LobbyCommand::Close,
         "ready" => LobbyCommand::Ready { ready: fields.need("ready")? },
         "start" => LobbyCommand::Start,
@@ -319,14 +416,42 @@ fn read_find(fields: &Fields<'_>) -> Result<Command, Refusal> {
     }))
 }
 
+fn read_lock(password: Value) -> Result<Lock, Refusal> {
+    match password {
+        Value::Null => Ok(Lock::Remove),
+        Value::String(text) if (1..=PASSWORD_BYTES_MAX).contains(&text.len()) => Ok(Lock::Password(text)),
+        _ => Err(bad(format!("a password has 1 to {PASSWORD_BYTES_MAX} bytes"))),
+    }
+}
+
+fn read_update(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
+    let mut settings = fields.map("settings")?;
+    let password = settings.as_mut().and_then(|settings| settings.remove("password"));
+    let lock = password.map(read_lock).transpose()?;
+    Ok(LobbyCommand::Update(Update { settings, lock, attributes: fields.map("attributes")? }))
+}
+
+/// `true`, or an object of settings with a password.
+fn read_settings(
+    name: &'static str,
+    value: Option<Value>,
+) -> Result<Option<(Settings, Option<Lock>)>, Refusal> {
+    let mut value = match value {
+        None | Some(Value::Bool(false)) => return Ok(None),
+        Some(Value::Bool(true)) => Value::Object(Map::new()),
+        Some(value) => value,
+    };
+    let password = value.as_object_mut().and_then(|settings| settings.remove("password"));
+    let lock = password.map(read_lock).transpose()?.filter(|lock| *lock != Lock::Remove);
+    let settings =
+        Settings::from_command(value).map_err(|error| bad(format!("`{name}` is not valid: {error}")))?;
+    Ok(Some((settings, lock)))
+}
+
 fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
-    let create = match fields.value("create")? {
-        None | Some(Value::Bool(false)) => None,
-        Some(Value::Bool(true)) => Some(Settings::default()),
-        Some(settings) => Some(
-            Settings::from_command(settings)
-                .map_err(|error| bad(format!("`create` is not valid: {error}")))?,
-        ),
+    let (create, lock) = match read_settings("create", fields.value("create")?)? {
+        Some((settings, lock)) => (Some(settings), lock),
+        None => (None, None),
     };
     let role = fields.get("role")?;
     if matches!(role, Some(MemberRole::Host | MemberRole::Moderator)) {
@@ -334,12 +459,14 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
     }
     Ok(LobbyCommand::Join(Join {
         create,
+        lock,
         saved: fields.get("saved")?.unwrap_or(false),
         since: read_since(fields),
         password: fields.get("password")?,
         invite: fields.get("invite")?,
         role,
         resumed: false,
+        opened: None,
     }))
 }
 
@@ -428,7 +555,10 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
     w.field("lobby", lobby);
     match command {
         LobbyCommand::Join(join) => {
-            w.option("create", join.create.as_ref());
+            w.option(
+                "create",
+                join.create.as_ref().map(|create| with_password(create, join.lock.as_ref())).as_ref(),
+            );
             if join.saved {
                 w.field("saved", &true);
             }
@@ -443,8 +573,25 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
         LobbyCommand::Roster { cursor, limit } => {
             w.option("cursor", cursor.as_ref()).option("limit", limit.as_ref());
         }
-        LobbyCommand::Update { settings, attributes } => {
-            w.option("settings", settings.as_ref()).option("attributes", attributes.as_ref());
+        LobbyCommand::Update(update) => {
+            let mut settings = update.settings.clone();
+            match &update.lock {
+                Some(Lock::Password(password)) => {
+                    let settings = settings.get_or_insert_default();
+                    settings.insert("password".to_owned(), Value::String(password.clone()));
+                }
+                Some(Lock::Remove) => {
+                    settings.get_or_insert_default().insert("password".to_owned(), Value::Null);
+                }
+                Some(Lock::Hash(_)) | None => {}
+            }
+            w.option("settings", settings.as_ref()).option("attributes", update.attributes.as_ref());
+        }
+        LobbyCommand::Invite(invite) => {
+            w.option("uses", invite.uses.as_ref()).option("for_s", invite.for_s.as_ref());
+        }
+        LobbyCommand::Create(create) => {
+            w.field("settings", &with_password(&create.settings, create.lock.as_ref()));
         }
         LobbyCommand::Ready { ready } => {
             w.field("ready", ready);
@@ -473,8 +620,24 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
         LobbyCommand::React { seq, emoji } => {
             w.field("seq", seq).field("emoji", emoji);
         }
-        LobbyCommand::Leave | LobbyCommand::Typing | LobbyCommand::Close | LobbyCommand::Start => {}
+        LobbyCommand::Leave
+        | LobbyCommand::Typing
+        | LobbyCommand::Close
+        | LobbyCommand::Start
+        | LobbyCommand::Look => {}
     }
+}
+
+/// Settings as a client writes them: it does not say that there is a lock, but gives the password.
+fn with_password(settings: &Settings, lock: Option<&Lock>) -> Value {
+    let mut value = serde_json::to_value(settings).unwrap_or_default();
+    if let Value::Object(fields) = &mut value {
+        fields.remove("locked");
+        if let Some(Lock::Password(password)) = lock {
+            fields.insert("password".to_owned(), Value::String(password.clone()));
+        }
+    }
+    value
 }
 
 fn write_send(send: &Send, w: &mut ObjectWriter) {

@@ -57,6 +57,22 @@ pub enum Change {
         role: Option<MemberRole>,
         attributes: Option<Map<String, Value>>,
     },
+    /// The lobby got a password, or lost it. The hash stays in the journal: `locked` is all that is told.
+    Locked {
+        by: Option<UserId>,
+        hash: Option<String>,
+    },
+    /// `invite` is the invite's public name, from which nobody finds its secret.
+    Invited {
+        invite: String,
+        by: Option<UserId>,
+        uses: Option<u32>,
+        until: Option<Millis>,
+    },
+    InviteUsed {
+        invite: String,
+        user: UserId,
+    },
     Ready {
         user: UserId,
         ready: bool,
@@ -135,6 +151,9 @@ impl Change {
             Change::Left { .. } => "left",
             Change::HostChanged { .. } => "host_changed",
             Change::Updated { .. } => "updated",
+            Change::Locked { .. } => "locked",
+            Change::Invited { .. } => "invited",
+            Change::InviteUsed { .. } => "invite_used",
             Change::Ready { .. } => "ready",
             Change::GameStarted { .. } => "game_started",
             Change::Reported { .. } => "reported",
@@ -153,6 +172,30 @@ impl Change {
 }
 
 impl LobbyEvent {
+    /// The same message with another body; a deleted one keeps its place, with an empty text or null in it.
+    /// `None`: it is no message.
+    #[must_use]
+    pub fn with_body(&self, new: Option<&Body>) -> Option<LobbyEvent> {
+        let mut event = self.clone();
+        let Change::Message { body, .. } = &mut event.change else { return None };
+        *body = match new {
+            Some(new) => new.clone(),
+            None if body.as_text().is_some() => Body::text(""),
+            None => Body::json(&Value::Null),
+        };
+        Some(event)
+    }
+
+    /// Which message this event edits or deletes, and its new body.
+    #[must_use]
+    pub fn alters(&self) -> Option<(Seq, Option<&Body>)> {
+        match &self.change {
+            Change::Edited { of, body, .. } => Some((*of, Some(body))),
+            Change::Deleted { of, .. } => Some((*of, None)),
+            _ => None,
+        }
+    }
+
     /// Writes the event's fields into an object, `ev` first.
     pub fn write(&self, w: &mut ObjectWriter) {
         w.field("ev", self.change.name()).field("lobby", &self.lobby);
@@ -175,6 +218,16 @@ impl LobbyEvent {
                     .option("settings", settings.as_ref())
                     .option("user", user.as_ref());
                 w.option("role", role.as_ref()).option("attributes", attributes.as_ref());
+            }
+            Change::Locked { by, hash } => {
+                w.field("locked", &hash.is_some()).option("by", by.as_ref());
+            }
+            Change::Invited { invite, by, uses, until } => {
+                w.field("invite", invite).option("by", by.as_ref());
+                w.option("uses", uses.as_ref()).option("until", until.as_ref());
+            }
+            Change::InviteUsed { invite, user } => {
+                w.field("invite", invite).field("user", user);
             }
             Change::Ready { user, ready } => {
                 w.field("user", user).field("ready", ready);
@@ -239,6 +292,20 @@ impl LobbyEvent {
                 role: fields.get("role")?,
                 attributes: fields.get("attributes")?,
             },
+            "locked" => {
+                // Whoever reads what was told knows that there is a lock, not which.
+                let locked: bool = fields.need("locked")?;
+                Change::Locked { by: fields.get("by")?, hash: locked.then(String::new) }
+            }
+            "invited" => Change::Invited {
+                invite: fields.need("invite")?,
+                by: fields.get("by")?,
+                uses: fields.get("uses")?,
+                until: fields.get("until")?,
+            },
+            "invite_used" => {
+                Change::InviteUsed { invite: fields.need("invite")?, user: fields.need("user")? }
+            }
             "ready" => Change::Ready { user: fields.need("user")?, ready: fields.need("ready")? },
             "game_started" => Change::GameStarted { game: fields.need("game")?, by: fields.get("by")? },
             "reported" => Change::Reported {

@@ -20,6 +20,21 @@ pub enum Visibility {
     Public,
     /// Who knows its id.
     Unlisted,
+    /// Who was let in: to all others there is no such lobby.
+    Private,
+}
+
+/// Who becomes host when the present one goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostPolicy {
+    /// The member who has been there longest, players first.
+    #[default]
+    Oldest,
+    /// The first of `hosts` who is a member; else nobody.
+    Listed,
+    /// Nobody, until somebody hands the lobby over.
+    Manual,
 }
 
 /// Who may report what happened in a game, besides tokens with the role `server` or `admin`.
@@ -51,14 +66,51 @@ pub struct Settings {
     /// Players may join while a game is under way; spectators always may.
     pub join_in_progress: bool,
     pub reports: Reporters,
+    /// It has a password. Told by the service; it is set by giving a `password`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub locked: bool,
+    /// Nobody comes in without an invite.
+    pub invite_only: bool,
+    pub spectators_send: bool,
+    /// Seconds between two chats of one player; 0: none.
+    pub slow_mode_s: u32,
+    /// Words that no chat may hold; `bad*` stands for every word that begins so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub word_filter: Vec<String>,
+    pub host_policy: HostPolicy,
+    /// In the order in which they become host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<UserId>,
     /// The application's own values.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
 }
 
 /// Every setting that a command may name.
-const SETTING_NAMES: &[&str] =
-    &["name", "capacity", "visibility", "close_when_empty", "join_in_progress", "reports", "metadata"];
+const SETTING_NAMES: &[&str] = &[
+    "name",
+    "capacity",
+    "visibility",
+    "close_when_empty",
+    "join_in_progress",
+    "reports",
+    "invite_only",
+    "spectators_send",
+    "slow_mode_s",
+    "word_filter",
+    "host_policy",
+    "hosts",
+    "metadata",
+];
+/// Longest slow mode, in seconds.
+pub const SLOW_MODE_S_MAX: u32 = 3_600;
+/// Words of a filter, and their length in characters.
+pub const FILTER_WORDS_MAX: usize = 100;
+pub const FILTER_WORD_CHARS_MAX: usize = 32;
+/// Users in `hosts`.
+pub const HOSTS_MAX: usize = 32;
+/// Longest password, in bytes.
+pub const PASSWORD_BYTES_MAX: usize = 128;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -69,6 +121,13 @@ impl Default for Settings {
             close_when_empty: false,
             join_in_progress: true,
             reports: Reporters::default(),
+            locked: false,
+            invite_only: false,
+            spectators_send: false,
+            slow_mode_s: 0,
+            word_filter: Vec::new(),
+            host_policy: HostPolicy::default(),
+            hosts: Vec::new(),
             metadata: Map::new(),
         }
     }
@@ -89,6 +148,24 @@ impl Settings {
         serde_json::from_value(value).map_err(|error| error.to_string())
     }
 
+    /// These settings with some of them given anew; null gives one its default.
+    ///
+    /// # Errors
+    /// Names the setting that is unknown or of the wrong type.
+    pub fn updated(&self, patch: &Map<String, Value>) -> Result<Settings, String> {
+        let mut value = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        let Value::Object(fields) = &mut value else { return Err("settings are an object".to_owned()) };
+        fields.remove("locked");
+        for (name, value) in patch {
+            if value.is_null() && SETTING_NAMES.contains(&name.as_str()) {
+                fields.remove(name);
+            } else {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(Settings { locked: self.locked, ..Settings::from_command(value)? })
+    }
+
     /// Checks the bounds that a deployment sets.
     ///
     /// # Errors
@@ -104,6 +181,18 @@ impl Settings {
         }
         if self.capacity.is_some_and(|capacity| capacity == 0 || capacity as usize > members_per_lobby_max) {
             return Err(format!("settings.capacity must be 1 to {members_per_lobby_max}"));
+        }
+        if self.slow_mode_s > SLOW_MODE_S_MAX {
+            return Err(format!("settings.slow_mode_s must be 0 to {SLOW_MODE_S_MAX}"));
+        }
+        let word_fits = |word: &String| (1..=FILTER_WORD_CHARS_MAX).contains(&word.chars().count());
+        if self.word_filter.len() > FILTER_WORDS_MAX || !self.word_filter.iter().all(word_fits) {
+            return Err(format!(
+                "settings.word_filter has at most {FILTER_WORDS_MAX} words of 1 to {FILTER_WORD_CHARS_MAX} characters"
+            ));
+        }
+        if self.hosts.len() > HOSTS_MAX {
+            return Err(format!("settings.hosts names at most {HOSTS_MAX} users"));
         }
         let bytes = serde_json::to_vec(&self.metadata).map_or(usize::MAX, |json| json.len());
         if !self.metadata.is_empty() && bytes > METADATA_BYTES_MAX {

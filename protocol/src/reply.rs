@@ -83,6 +83,17 @@ pub enum Answer {
         seq: Seq,
         game: Option<u64>,
     },
+    /// An invite's secret, told once.
+    Invited {
+        seq: Seq,
+        invite: String,
+    },
+    /// A lobby as it is, for whoever looks at it from outside.
+    Look {
+        epoch: Epoch,
+        seq: Seq,
+        state: Box<LobbyState>,
+    },
     Auth {
         expires_at: Millis,
     },
@@ -138,6 +149,10 @@ impl Answer {
             Answer::Changed { seq, game } => {
                 w.field("seq", seq).option("game", game.as_ref());
             }
+            Answer::Invited { seq, invite } => _ = w.field("seq", seq).field("invite", invite),
+            Answer::Look { epoch, seq, state } => {
+                w.field("epoch", epoch).field("seq", seq).object("state", |w| state.write(w));
+            }
             Answer::Auth { expires_at } => _ = w.field("expires_at", expires_at),
             Answer::Pong { now } => _ = w.field("now", now),
         }
@@ -168,6 +183,12 @@ impl Answer {
             },
             "history" => Answer::History { events: read_events(ok, "events")?, more: ok.need("more")? },
             "roster" => Answer::Roster { members: ok.need("members")?, next: ok.get("next")? },
+            "invite" => Answer::Invited { seq: ok.need("seq")?, invite: ok.need("invite")? },
+            "look" => Answer::Look {
+                epoch: ok.need("epoch")?,
+                seq: ok.need("seq")?,
+                state: Box::new(read_state(ok)?.ok_or(FieldError::Missing("state"))?),
+            },
             "auth" => Answer::Auth { expires_at: ok.need("expires_at")? },
             "ping" => Answer::Pong { now: ok.need("now")? },
             "leave" | "typing" | "send" => Answer::Done,

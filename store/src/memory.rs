@@ -114,6 +114,17 @@ impl Memory {
         Ok(report)
     }
 
+    /// Keeps a message anew whose body was edited or blanked.
+    pub(crate) fn replace_body(&self, event: LobbyEvent) {
+        let mut tables = self.tables();
+        let tables = &mut *tables;
+        let known = tables.lobbies.get_mut(&event.lobby).and_then(|lobby| lobby.get_mut(&event.seq));
+        if let Some(known) = known.filter(|known| known.epoch == event.epoch) {
+            tables.event_bytes = tables.event_bytes - byte_len(known) + byte_len(&event);
+            *known = Arc::new(event);
+        }
+    }
+
     pub(crate) fn history(&self, lobby: &LobbyId, range: Range, floor: Seq, limit: u32) -> Vec<LobbyEvent> {
         let tables = self.tables();
         let Some(events) = tables.lobbies.get(lobby) else { return Vec::new() };

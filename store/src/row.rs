@@ -52,6 +52,8 @@ pub(crate) fn user_of(change: &Change) -> Option<&UserId> {
         | Change::Muted { user, .. }
         | Change::Unmuted { user, .. }
         | Change::Reacted { user, .. } => Some(user),
+        Change::InviteUsed { user, .. } => Some(user),
+        Change::Locked { by, .. } | Change::Invited { by, .. } => by.as_ref(),
         Change::HostChanged { user, by } | Change::Updated { user, by, .. } => user.as_ref().or(by.as_ref()),
         Change::Edited { by, .. } | Change::Deleted { by, .. } => Some(by),
         Change::GameStarted { by, .. } | Change::GameFinished { by, .. } | Change::Closed { by, .. } => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
+use mlms_protocol::{Body, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
 use crate::memory::Memory;
 use crate::sql::SqlStore;
@@ -120,9 +120,29 @@ impl Store {
     /// # Errors
     /// `Unavailable`, or `Rejected` with the event that spoils the call; nothing was saved then.
     pub async fn save_events(&self, events: &[Arc<LobbyEvent>]) -> Result<SaveReport, StoreError> {
+        let report = match &self.0 {
+            Backend::Sql(sql) => sql.save_events(events).await?,
+            Backend::Memory(memory) => memory.save_events(events)?,
+        };
+        for event in events {
+            if let Some((of, body)) = event.alters() {
+                self.alter(&event.lobby, of, body).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Gives a stored message another body: history tells what it says now, not what it said.
+    async fn alter(&self, lobby: &LobbyId, of: Seq, body: Option<&Body>) -> Result<(), StoreError> {
+        let found = self.history(lobby, Range::After(Seq(of.0.saturating_sub(1))), Seq(0), 1).await?;
+        let Some(message) = found.into_iter().find(|event| event.seq == of) else { return Ok(()) };
+        let Some(altered) = message.with_body(body) else { return Ok(()) };
         match &self.0 {
-            Backend::Sql(sql) => sql.save_events(events).await,
-            Backend::Memory(memory) => memory.save_events(events),
+            Backend::Sql(sql) => sql.replace_body(&altered).await,
+            Backend::Memory(memory) => {
+                memory.replace_body(altered);
+                Ok(())
+            }
         }
     }
 

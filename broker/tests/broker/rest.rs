@@ -98,6 +98,10 @@ async fn lobbies_are_listed_page_by_page() {
         members: 3,
         capacity: 10,
         visibility: Visibility::Public,
+        metadata: serde_json::Map::new(),
+        locked: false,
+        invite_only: false,
+        joinable: true,
     };
     let all = ["a", "b", "c", "d", "e"].map(summary).to_vec();
     let node = NodeName::new("node-1").unwrap();

@@ -146,7 +146,17 @@ async fn sessions_of_a_former_run_do_not_count(stage: Stage) {
 }
 
 fn summary(id: &str, members: u32, visibility: Visibility) -> LobbySummary {
-    LobbySummary { lobby: lobby(id), name: format!("{id} \"ü\""), members, capacity: 9, visibility }
+    LobbySummary {
+        lobby: lobby(id),
+        name: format!("{id} \"ü\""),
+        members,
+        capacity: 9,
+        visibility,
+        metadata: serde_json::Map::from_iter([("map".to_owned(), "ice".into())]),
+        locked: false,
+        invite_only: false,
+        joinable: true,
+    }
 }
 
 async fn the_list_of_lobbies_is_paged_and_shows_public_ones(stage: Stage) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlms_protocol::command::{History, Join, Recipients, Send};
+use mlms_protocol::command::{History, Join};
 use mlms_protocol::event::PassingMessage;
-use mlms_protocol::lobby::Member;
+use mlms_protocol::lobby::{HostPolicy, Member};
 use mlms_protocol::{
     Answer, Change, Class, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole, Millis, Refusal,
     Role, Seq, UserId,
@@ -89,12 +89,21 @@ pub(crate) enum Decision {
     Attach(Vec<Change>),
     /// Nothing changes; the events are read when the answer may be given.
     History(History),
+    /// Nothing changes; the lobby is shown as it is, its members and messages only to who may see them.
+    Look { full: bool },
+    /// The message of this seq is not in memory: it is asked for again with what the database has.
+    Recall(Seq),
     /// Nothing changes.
     Answer(Answer),
 }
 
 pub(super) fn refuse<T>(code: ErrorCode, message: &str) -> Result<T, Refusal> {
     Err(Refusal::new(code, message))
+}
+
+/// A lobby that is hidden from somebody is none.
+pub(super) fn no_such_lobby() -> Refusal {
+    Refusal::new(ErrorCode::NotFound, "there is no such lobby; `create` makes it")
 }
 
 impl State {
@@ -110,18 +119,26 @@ impl State {
         now: Millis,
         rules: &Rules,
     ) -> Result<Decision, Refusal> {
-        if let LobbyCommand::Join(join) = command {
-            return self.decide_join(caller, join, now, rules);
+        match command {
+            LobbyCommand::Join(join) => return self.decide_join(caller, join, now, rules),
+            LobbyCommand::Create(create) => return self.decide_create(caller, create, rules),
+            _ => {}
         }
+        let rank = self.rank(caller);
+        let hidden = self.is_hidden() && rank == Rank::Outsider;
         if !self.open {
             return match self.seq.0 {
-                0 => refuse(ErrorCode::NotFound, "there is no such lobby"),
+                0 => Err(no_such_lobby()),
+                _ if hidden => Err(no_such_lobby()),
                 _ => refuse(ErrorCode::LobbyClosed, "the lobby is closed"),
             };
         }
-        let rank = self.rank(caller);
         if rank == Rank::Outsider {
-            return refuse(ErrorCode::NotMember, "join the lobby first");
+            return match command {
+                _ if hidden => Err(no_such_lobby()),
+                LobbyCommand::Look => Ok(Decision::Look { full: false }),
+                _ => refuse(ErrorCode::NotMember, "join the lobby first"),
+            };
         }
         let member = || {
             let member = self.member(&caller.user);
@@ -129,8 +146,21 @@ impl State {
         };
         match command {
             LobbyCommand::Leave => Ok(self.decide_leave(member()?, alone)),
-            LobbyCommand::Send(send) => self.decide_send(member()?, send, now),
-            LobbyCommand::Typing => self.decide_typing(member()?, now),
+            LobbyCommand::Send(send) if caller.system => Ok(self.send_from(None, send, now)),
+            LobbyCommand::Send(send) => self.decide_send(member()?, rank, send, now),
+            LobbyCommand::Typing => self.decide_typing(member()?, rank, now),
+            LobbyCommand::Look => Ok(Decision::Look { full: true }),
+            LobbyCommand::Update(update) => self.decide_update(caller, rank, update, rules),
+            LobbyCommand::Invite(invite) => self.decide_invite(caller, rank, invite, now),
+            LobbyCommand::Edit { seq, .. }
+            | LobbyCommand::Delete { seq }
+            | LobbyCommand::React { seq, .. } => match self.event(*seq) {
+                Some(event) => self.decide_about(caller, command, Some(event), now, rules),
+                None if *seq > self.seq || *seq <= self.floor => {
+                    self.decide_about(caller, command, None, now, rules)
+                }
+                None => Ok(Decision::Recall(*seq)),
+            },
             LobbyCommand::History(history) => Ok(Decision::History(*history)),
             LobbyCommand::Roster { cursor, limit } => self.decide_roster(cursor.as_deref(), *limit),
             LobbyCommand::Close => self.decide_close(caller, rank),
@@ -141,7 +171,9 @@ impl State {
             }
             LobbyCommand::Finish { results } => self.decide_finish(caller, results.as_ref()),
             LobbyCommand::Moderate(moderate) => self.decide_moderate(caller, rank, moderate, now),
-            other => Err(Refusal::new(ErrorCode::UnknownOp, format!("`{}` is not offered yet", other.op()))),
+            LobbyCommand::Join(_) | LobbyCommand::Create(_) => {
+                refuse(ErrorCode::Internal, "it was decided before")
+            }
         }
     }
 
@@ -156,30 +188,19 @@ impl State {
             return Ok(Decision::Attach(Vec::new()));
         }
         let mut changes = Vec::new();
+        let mut used = None;
         let settings = if self.open {
-            self.check_entry(caller, join, now)?;
+            used = self.check_entry(caller, join, now)?;
             &self.settings
         } else {
             let Some(settings) = &join.create else {
                 return match self.seq.0 {
-                    0 => refuse(ErrorCode::NotFound, "there is no such lobby; `create` makes it"),
+                    0 => Err(no_such_lobby()),
+                    _ if self.is_hidden() && self.rank(caller) == Rank::Outsider => Err(no_such_lobby()),
                     _ => refuse(ErrorCode::LobbyClosed, "the lobby is closed; `create` opens a new one"),
                 };
             };
-            let may = rules.creators.as_ref().is_none_or(|roles| roles.iter().any(|role| caller.has(*role)));
-            if !may {
-                return refuse(ErrorCode::Forbidden, "you may not create lobbies here");
-            }
-            settings
-                .check(rules.limits.members_per_lobby_max)
-                .map_err(|why| Refusal::new(ErrorCode::BadRequest, why))?;
-            changes.push(Change::Updated {
-                by: Some(caller.user.clone()),
-                settings: Some(settings.clone()),
-                user: None,
-                role: None,
-                attributes: None,
-            });
+            changes.extend(Self::creation(caller, settings, join.lock.as_ref(), rules)?);
             settings
         };
         let capacity = settings.capacity.map_or(usize::MAX, |capacity| capacity as usize);
@@ -187,24 +208,20 @@ impl State {
             return Err(Refusal::new(ErrorCode::LobbyFull, "the lobby is full").retry_after(5_000));
         }
         let wanted = join.role.unwrap_or(MemberRole::Player);
-        let role =
-            if self.host.is_none() && wanted == MemberRole::Player { MemberRole::Host } else { wanted };
-        changes.push(Change::Joined { user: caller.user.clone(), name: caller.name.clone(), role });
+        let may_host = !self.open
+            || match self.settings.host_policy {
+                HostPolicy::Oldest => true,
+                HostPolicy::Listed => self.settings.hosts.contains(&caller.user),
+                HostPolicy::Manual => false,
+            };
+        let hosts = self.host.is_none() && wanted == MemberRole::Player && may_host;
+        let role = if hosts { MemberRole::Host } else { wanted };
+        let user = caller.user.clone();
+        if let Some(invite) = used {
+            changes.push(Change::InviteUsed { invite, user: user.clone() });
+        }
+        changes.push(Change::Joined { user, name: caller.name.clone(), role });
         Ok(Decision::Attach(changes))
-    }
-
-    /// Whether somebody who is no member may come in, as far as there is room.
-    fn check_entry(&self, caller: &Caller, join: &Join, now: Millis) -> Result<(), Refusal> {
-        self.restrictions.check_ban(&caller.user, now)?;
-        if join.resumed && self.restrictions.was_put_out(&caller.user) {
-            return refuse(ErrorCode::NotMember, "you were put out of the lobby; join again");
-        }
-        let plays = join.role.unwrap_or(MemberRole::Player) != MemberRole::Spectator;
-        if self.game.is_some() && plays && !self.settings.join_in_progress {
-            let refusal = Refusal::new(ErrorCode::Conflict, "a game is under way; join as a spectator");
-            return Err(refusal.retry_after(5_000));
-        }
-        Ok(())
     }
 
     /// What the departure of a member brings about: a new host, or the end of the lobby.
@@ -235,57 +252,8 @@ impl State {
         if rank < Rank::Host {
             return refuse(ErrorCode::Forbidden, "only the host closes the lobby");
         }
-        let closed = Change::Closed { by: Some(caller.user.clone()), reason: None };
+        let closed = Change::Closed { by: caller.by(), reason: None };
         Ok(Decision::Change(vec![closed], Recorded::Changed))
-    }
-
-    fn decide_send(&self, member: &Member, send: &Send, now: Millis) -> Result<Decision, Refusal> {
-        // Who is muted goes on playing.
-        self.check_voice(member, !send.kind.is_game(), now)?;
-        let from = Some(member.user.clone());
-        if send.class == Class::Durable {
-            let message =
-                Change::Message { kind: send.kind.clone(), from, body: send.body.clone(), nonce: None };
-            return Ok(Decision::Change(vec![message], Recorded::Sent));
-        }
-        let to = match &send.to {
-            Recipients::Everyone => Target::Everyone,
-            Recipients::Others => Target::EveryoneBut(member.user.clone()),
-            Recipients::Host => Target::Users(self.host.iter().cloned().collect()),
-            Recipients::Users(users) => Target::Users(users.clone()),
-        };
-        let message = PassingMessage {
-            lobby: self.lobby.clone(),
-            kind: send.kind.clone(),
-            from,
-            at: now,
-            body: send.body.clone(),
-        };
-        Ok(Decision::Pass(Passing {
-            event: PassingEvent::Message(message),
-            class: send.class,
-            key: send.key.clone(),
-            to,
-        }))
-    }
-
-    fn decide_typing(&self, member: &Member, now: Millis) -> Result<Decision, Refusal> {
-        self.check_voice(member, true, now)?;
-        let (lobby, user) = (self.lobby.clone(), member.user.clone());
-        Ok(Decision::Pass(Passing {
-            event: PassingEvent::Typing { lobby, user: user.clone() },
-            class: Class::Ephemeral,
-            key: Some("typing".to_owned()),
-            to: Target::EveryoneBut(user),
-        }))
-    }
-
-    /// Whether a member may say something. `talk`: it is not a move of the game.
-    fn check_voice(&self, member: &Member, talk: bool, now: Millis) -> Result<(), Refusal> {
-        if member.role == MemberRole::Spectator {
-            return refuse(ErrorCode::Forbidden, "spectators only watch");
-        }
-        if talk { self.restrictions.check_mute(&member.user, now) } else { Ok(()) }
     }
 
     fn decide_roster(&self, cursor: Option<&str>, limit: Option<u32>) -> Result<Decision, Refusal> {

@@ -30,7 +30,7 @@ impl State {
             return refuse(ErrorCode::Conflict, "nobody is here to play");
         }
         let game = self.games + 1;
-        let change = Change::GameStarted { game, by: Some(caller.user.clone()) };
+        let change = Change::GameStarted { game, by: caller.by() };
         Ok(Decision::Change(vec![change], Recorded::Game(game)))
     }
 
@@ -64,7 +64,7 @@ impl State {
         if self.member(of).is_none_or(|member| member.role == MemberRole::Spectator) {
             return refuse(ErrorCode::NotFound, "`user` does not play here");
         }
-        let by = Some(caller.user.clone());
+        let by = caller.by();
         let change = Change::Reported { game, user: of.clone(), stat: stat.to_owned(), amount, by };
         Ok(Decision::Change(vec![change], Recorded::Game(game)))
     }
@@ -77,7 +77,7 @@ impl State {
             return refuse(ErrorCode::Conflict, "no game is under way");
         };
         let players = self.players().cloned().collect();
-        let by = Some(caller.user.clone());
+        let by = caller.by();
         let change = Change::GameFinished { game, by, players, results: results.cloned() };
         Ok(Decision::Change(vec![change], Recorded::Game(game)))
     }
@@ -85,6 +85,11 @@ impl State {
     /// A token's `moderator` watches over people, not over games; it may still be the host.
     fn runs_games_here(&self, caller: &Caller) -> bool {
         caller.runs_games() || self.host.as_ref() == Some(&caller.user)
+    }
+
+    /// Whether players come in at all at the moment.
+    pub(crate) fn is_joinable(&self) -> bool {
+        self.game.is_none() || self.settings.join_in_progress
     }
 
     /// Members who play.

@@ -143,7 +143,7 @@ impl State {
         reason: Option<String>,
         now: Millis,
     ) -> Result<Vec<Change>, Refusal> {
-        let by = Some(caller.user.clone());
+        let by = caller.by();
         let is_member = self.member(user).is_some();
         let user = user.clone();
         let Restrictions { bans, mutes, .. } = &self.restrictions;
@@ -192,7 +192,7 @@ impl State {
         match self.rank_of(user) {
             Rank::Outsider => refuse(ErrorCode::NotFound, "the user is not a member"),
             Rank::Host => refuse(ErrorCode::Conflict, "the user is the host already"),
-            _ => Ok(vec![Change::HostChanged { user: Some(user.clone()), by: Some(caller.user.clone()) }]),
+            _ => Ok(vec![Change::HostChanged { user: Some(user.clone()), by: caller.by() }]),
         }
     }
 
@@ -223,7 +223,7 @@ impl State {
             return refuse(ErrorCode::Forbidden, "that is not yours to do to this user");
         }
         let change = Change::Updated {
-            by: Some(caller.user.clone()),
+            by: caller.by(),
             settings: None,
             user: Some(user.clone()),
             role: Some(role),

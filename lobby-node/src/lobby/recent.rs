@@ -65,10 +65,26 @@ impl Recent {
         self.events.front().map(|event| Seq(event.seq.0 - 1))
     }
 
-    pub(super) fn epoch_of(&self, seq: Seq) -> Option<Epoch> {
+    pub(super) fn get(&self, seq: Seq) -> Option<&Arc<LobbyEvent>> {
         let first = self.events.front()?.seq;
-        let index = usize::try_from(seq.0.checked_sub(first.0)?).ok()?;
-        self.events.get(index).map(|event| event.epoch)
+        self.events.get(usize::try_from(seq.0.checked_sub(first.0)?).ok()?)
+    }
+
+    /// Gives a message another body, for everybody who reads it from now on.
+    pub(super) fn alter(&mut self, of: Seq, body: Option<&Body>) {
+        let Some(first) = self.events.front().map(|event| event.seq) else { return };
+        let Some(index) = of.0.checked_sub(first.0).and_then(|index| usize::try_from(index).ok()) else {
+            return;
+        };
+        let Some(event) = self.events.get_mut(index) else { return };
+        if let Some(altered) = event.with_body(body) {
+            self.bytes = self.bytes - cost(event) + cost(&altered);
+            *event = Arc::new(altered);
+        }
+    }
+
+    pub(super) fn epoch_of(&self, seq: Seq) -> Option<Epoch> {
+        self.get(seq).map(|event| event.epoch)
     }
 
     /// The number of events behind a position, if a client at it can go on from there: nothing behind it is

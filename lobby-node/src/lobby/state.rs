@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use mlms_protocol::command::Position;
 use mlms_protocol::event::{LobbyState, STATE_MEMBERS_MAX, STATE_MESSAGES_MAX};
-use mlms_protocol::lobby::{Member, Settings};
-use mlms_protocol::{Change, Epoch, Limits, LobbyEvent, LobbyId, MemberRole, Millis, Seq, UserId};
+use mlms_protocol::lobby::{HostPolicy, Member, Settings};
+use mlms_protocol::{Body, Change, Epoch, Limits, LobbyEvent, LobbyId, MemberRole, Millis, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::{CommandKey, Dedupe, Outcome, Recorded};
+use super::entrance::Entrance;
+use super::messages::Voices;
 use super::moderation::Restrictions;
 use super::recent::Recent;
 
@@ -83,6 +85,8 @@ pub(crate) struct State {
     /// Games of this lobby id so far; the next one gets the next number.
     pub(super) games: u64,
     pub(super) restrictions: Restrictions,
+    pub(super) entrance: Entrance,
+    pub(super) voices: Voices,
     messages: VecDeque<Arc<LobbyEvent>>,
     recent: Recent,
     dedupe: Dedupe,
@@ -110,6 +114,10 @@ struct Snapshot {
     games: u64,
     #[serde(default)]
     restrictions: Restrictions,
+    #[serde(default)]
+    entrance: Entrance,
+    #[serde(default)]
+    voices: Voices,
     messages: Vec<Arc<LobbyEvent>>,
     outcomes: Vec<(UserId, CommandKey, Outcome)>,
 }
@@ -132,6 +140,8 @@ impl State {
             game: None,
             games: 0,
             restrictions: Restrictions::default(),
+            entrance: Entrance::default(),
+            voices: Voices::default(),
             messages: VecDeque::new(),
             recent: Recent::default(),
             dedupe: Dedupe::default(),
@@ -152,8 +162,16 @@ impl State {
         self.members.range(from..).map(|(place, member)| (*place, member))
     }
 
-    /// Who becomes host when the present one goes: the member who has been here longest, players first.
+    /// Who becomes host when the present one goes.
     pub(crate) fn next_host(&self, leaving: &UserId) -> Option<&UserId> {
+        match self.settings.host_policy {
+            HostPolicy::Oldest => {}
+            HostPolicy::Listed => {
+                let here = |user: &&UserId| *user != leaving && self.member(user).is_some();
+                return self.settings.hosts.iter().find(here);
+            }
+            HostPolicy::Manual => return None,
+        }
         let stays = |member: &&Member| member.user != *leaving;
         let player = self.members.values().filter(stays).find(|member| member.role != MemberRole::Spectator);
         player.or_else(|| self.members.values().find(stays)).map(|member| &member.user)
@@ -172,7 +190,10 @@ impl State {
         for event in events {
             let event = Arc::new(event);
             if event.seq <= self.seq {
-                self.recent.push(event);
+                self.recent.push(Arc::clone(&event));
+                if let Some((of, body)) = event.alters() {
+                    self.recent.alter(of, body);
+                }
                 continue;
             }
             self.apply(&event);
@@ -190,6 +211,8 @@ impl State {
         (self.seq, self.epoch, self.at) = (event.seq, event.epoch, event.at);
         self.recent.push(Arc::clone(event));
         self.restrictions.apply(event);
+        self.entrance.apply(event);
+        self.voices.apply(event, self.settings.slow_mode_s);
         match &event.change {
             Change::Message { .. } => {
                 self.messages.push_back(Arc::clone(event));
@@ -255,10 +278,34 @@ impl State {
             | Change::Unbanned { .. }
             | Change::Muted { .. }
             | Change::Unmuted { .. }
-            | Change::Edited { .. }
-            | Change::Deleted { .. }
+            | Change::Invited { .. }
+            | Change::InviteUsed { .. }
             | Change::Reacted { .. } => {}
+            Change::Locked { hash, .. } => self.settings.locked = hash.is_some(),
+            Change::Edited { of, body, .. } => self.alter(*of, Some(body)),
+            Change::Deleted { of, .. } => self.alter(*of, None),
         }
+    }
+
+    fn alter(&mut self, of: Seq, body: Option<&Body>) {
+        self.recent.alter(of, body);
+        if let Some(message) = self.messages.iter_mut().find(|message| message.seq == of)
+            && let Some(altered) = message.with_body(body)
+        {
+            *message = Arc::new(altered);
+        }
+    }
+
+    /// An event in memory.
+    pub(super) fn event(&self, seq: Seq) -> Option<&Arc<LobbyEvent>> {
+        self.recent.get(seq).or_else(|| self.messages.iter().find(|message| message.seq == seq))
+    }
+
+    /// What events in memory did to messages, in their order.
+    pub(crate) fn alterations(&self) -> Vec<(Seq, Option<Body>)> {
+        let events = self.recent.after(self.recent_floor()).into_iter().flatten();
+        let alters = events.filter_map(|event| event.alters());
+        alters.map(|(of, body)| (of, body.cloned())).collect()
     }
 
     fn insert(&mut self, member: Member) {
@@ -348,6 +395,8 @@ impl State {
             game: self.game,
             games: self.games,
             restrictions: self.restrictions.clone(),
+            entrance: self.entrance.clone(),
+            voices: self.voices.clone(),
             messages: self.messages.iter().cloned().collect(),
             outcomes: self
                 .dedupe
@@ -371,6 +420,7 @@ impl State {
         (state.open, state.floor) = (snapshot.open, snapshot.floor);
         (state.game, state.games) = (snapshot.game, snapshot.games);
         state.restrictions = snapshot.restrictions;
+        (state.entrance, state.voices) = (snapshot.entrance, snapshot.voices);
         state.messages = snapshot.messages.into();
         for (user, key, outcome) in snapshot.outcomes {
             state.dedupe.insert(user, key, outcome);

@@ -1,12 +1,16 @@
 //! The rules, without a runtime. A script says who does what; the helper says what came of it.
 
+mod doors;
 mod flow;
 mod powers;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlms_protocol::command::{History, Join, Moderate, Moderation, Position, Recipients, Send};
+use mlms_protocol::command::{
+    History, Invite, Join, Lock, Moderate, Moderation, Position, Recipients, Send, Update,
+};
 use mlms_protocol::lobby::{Reporters, Settings};
 use mlms_protocol::{
     Answer, Body, Change, Class, Epoch, Kind, Limits, LobbyCommand, LobbyEvent, LobbyId, MemberRole, Millis,
@@ -114,6 +118,41 @@ impl Table {
                 cursor: argument.map(str::to_owned).filter(|cursor| cursor != "-"),
                 limit: words.next().map(|limit| limit.parse().unwrap()),
             },
+            "look" => LobbyCommand::Look,
+            "set" => LobbyCommand::Update(Update {
+                settings: Some(object(argument.unwrap())),
+                lock: None,
+                attributes: None,
+            }),
+            "wear" => LobbyCommand::Update(Update {
+                settings: None,
+                lock: None,
+                attributes: Some(object(argument.unwrap())),
+            }),
+            "lock" | "unlock" => LobbyCommand::Update(Update {
+                settings: None,
+                lock: Some(match argument {
+                    Some(hash) => Lock::Hash(hash.to_owned()),
+                    None => Lock::Remove,
+                }),
+                attributes: None,
+            }),
+            "opens" => LobbyCommand::Join(Join { opened: argument.map(str::to_owned), ..Join::default() }),
+            "invited" => LobbyCommand::Join(Join { invite: argument.map(str::to_owned), ..Join::default() }),
+            "invite" => LobbyCommand::Invite(Invite {
+                secret: argument.unwrap().to_owned(),
+                uses: words.next().map(|uses| uses.parse().unwrap()),
+                for_s: words.next().map(|for_s| for_s.parse().unwrap()),
+            }),
+            "edit" => LobbyCommand::Edit {
+                seq: Seq(argument.unwrap().parse().unwrap()),
+                body: Body::text(words.next().unwrap_or("")),
+            },
+            "delete" => LobbyCommand::Delete { seq: Seq(argument.unwrap().parse().unwrap()) },
+            "react" => LobbyCommand::React {
+                seq: Seq(argument.unwrap().parse().unwrap()),
+                emoji: words.next().unwrap_or("").to_owned(),
+            },
             "ready" | "unready" => LobbyCommand::Ready { ready: verb == "ready" },
             "start" => LobbyCommand::Start,
             "report" => LobbyCommand::Report {
@@ -143,8 +182,13 @@ impl Table {
             other => panic!("{other}?"),
         };
         let session = SessionId::new(&format!("{who}-1")).unwrap();
-        let caller =
-            Caller { session, user: user(who), name: who.to_uppercase(), roles: role.into_iter().collect() };
+        let caller = Caller {
+            session,
+            user: user(who),
+            name: who.to_uppercase(),
+            roles: role.into_iter().collect(),
+            system: false,
+        };
         let key = nonce.map(CommandKey::Nonce);
         if let Some(outcome) = key.as_ref().and_then(|key| self.state.outcome(&caller.user, key, self.now)) {
             return format!("dup {}", outcome.seq);
@@ -160,6 +204,8 @@ impl Table {
                 format!("{} to {:?}", passing.class.as_str(), passing.to).replace('"', "")
             }
             Ok(Decision::History(_)) => "history".to_owned(),
+            Ok(Decision::Look { full }) => format!("look full:{full}"),
+            Ok(Decision::Recall(seq)) => format!("recall {seq}"),
             Ok(Decision::Answer(Answer::Done)) => "done".to_owned(),
             Ok(Decision::Answer(Answer::Roster { members, next })) => {
                 let names: Vec<_> = members.iter().map(|member| member.user.as_str()).collect();
@@ -168,6 +214,10 @@ impl Table {
             Ok(Decision::Answer(other)) => panic!("{other:?}"),
         }
     }
+}
+
+fn object(json: &str) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(json).unwrap()
 }
 
 fn recipients(argument: Option<&str>) -> Recipients {
@@ -545,7 +595,7 @@ fn a_snapshot_and_an_overlapping_log_rebuild_the_state() {
             let [who, whom] =
                 [(); 2].map(|()| ["ann", "bob", "cat", "dan", "eve"][random.random_range(0..5)]);
             let nonce = random.random_range(0..12);
-            let does = match random.random_range(0..30) {
+            let does = match random.random_range(0..36) {
                 0..3 => "create closing".to_owned(),
                 3..5 => "create 3".to_owned(),
                 5 => "watch".to_owned(),
@@ -564,6 +614,13 @@ fn a_snapshot_and_an_overlapping_log_rebuild_the_state() {
                 19 => format!("start #{nonce}"),
                 20 => "finish".to_owned(),
                 21 => "ready".to_owned(),
+                22 => format!("edit {} new", random.random_range(1..20)),
+                23 => format!("delete {}", random.random_range(1..20)),
+                24 => "set {\"slow_mode_s\":3}".to_owned(),
+                25 => format!("invite s{nonce} 2 30"),
+                26 => format!("invited s{nonce}"),
+                27 => "lock h".to_owned(),
+                28 => "unlock".to_owned(),
                 _ => format!("chat hi #{nonce}"),
             };
             table.run(&format!("{who} {does}"));

@@ -35,7 +35,7 @@ impl Lobby {
                     Err(Refusal::new(ErrorCode::NotMember, "the membership that the join began has ended"))
                 }
                 LobbyCommand::Join(_) => return self.take_new(owned, node, envelope, now, out),
-                _ => Ok(repeated(outcome)),
+                _ => Ok(answer_to(&envelope.command, outcome, true)),
             };
             let reply = Output::Reply(reply);
             return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
@@ -60,7 +60,37 @@ impl Lobby {
     ) {
         let sender = envelope.caller.user.clone();
         let alone = self.is_alone(&envelope.caller);
-        let decision = self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules.load());
+        if let LobbyCommand::Join(join) = &envelope.command
+            && let Some(lock) = self.state.lock_for(&envelope.caller, join, now)
+        {
+            let lock = lock.to_owned();
+            if let Err(refusal) = self.guesses.may_try(&sender, now) {
+                let refusal = if self.state.is_hidden() { self.state.wrong_password() } else { refusal };
+                return self.speak_behind(
+                    owned,
+                    Some(sender),
+                    Some(envelope),
+                    vec![Output::Reply(Err(refusal))],
+                );
+            }
+            return out.push(Emit::Try { envelope, lock });
+        }
+        if let LobbyCommand::Create(_) = envelope.command
+            && !self.state.open
+            && !envelope.caller.runs_games()
+            && let Grant::Later(ms) = node.creates.take(&sender)
+        {
+            let refusal = Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
+        }
+        let decision = match &envelope.found {
+            None => self.state.decide(&envelope.caller, &envelope.command, alone, now, &node.rules.load()),
+            // In memory by now, or as the database has it.
+            Some(found) => {
+                let message = found.as_ref();
+                self.state.decide_about(&envelope.caller, &envelope.command, message, now, &node.rules.load())
+            }
+        };
         match decision {
             Err(refusal) => {
                 self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
@@ -68,6 +98,20 @@ impl Lobby {
             Ok(Decision::Pass(passing)) => {
                 node.metrics.messages.with_label_values(&[passing.class.as_str()]).inc();
                 self.pass(owned.epoch, passing, Some(envelope), out);
+            }
+            Ok(Decision::Recall(of)) => {
+                let altered = self.state.alterations();
+                out.push(Emit::Recall { envelope, of, altered });
+            }
+            Ok(Decision::Look { full }) => {
+                let mut state = self.state.view(&sender, |user| self.is_away(user));
+                if !full {
+                    state.members.clear();
+                    state.messages.clear();
+                }
+                let (epoch, seq) = (owned.epoch, self.state.seq);
+                let answer = Answer::Look { epoch, seq, state: Box::new(state) };
+                self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Ok(answer))]);
             }
             Ok(Decision::History(query)) => {
                 self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::History(query)]);
@@ -89,7 +133,7 @@ impl Lobby {
                 let last = events.last().expect("a change has at least one event");
                 let outcome = Outcome { recorded, epoch: last.epoch, seq: last.seq, at: last.at };
                 let mut outputs: Vec<_> = events.into_iter().map(Output::Event).collect();
-                outputs.push(Output::Reply(Ok(answer_of(outcome, false))));
+                outputs.push(Output::Reply(Ok(answer_to(&envelope.command, outcome, false))));
                 self.speak_behind(owned, Some(sender), Some(envelope), outputs);
             }
             Ok(Decision::Attach(changes)) => self.join(owned, node, envelope, changes, now),
@@ -121,7 +165,7 @@ impl Lobby {
             outputs.extend(events.into_iter().map(Output::Event));
         }
         let from = match &envelope.origin {
-            Origin::Session(..) => None,
+            Origin::Session(..) | Origin::Call(_) => None,
             Origin::Node { node, .. } => Some(node.clone()),
         };
         let was_away = self.attach(&envelope.caller, from.as_ref());
@@ -229,6 +273,9 @@ fn answer_of(outcome: Outcome, dup: bool) -> Answer {
     }
 }
 
-fn repeated(outcome: Outcome) -> Answer {
-    answer_of(outcome, true)
+fn answer_to(command: &LobbyCommand, outcome: Outcome, dup: bool) -> Answer {
+    match command {
+        LobbyCommand::Invite(invite) => Answer::Invited { seq: outcome.seq, invite: invite.secret.clone() },
+        _ => answer_of(outcome, dup),
+    }
 }

@@ -14,6 +14,7 @@ use mlms_protocol::{
 use tokio::time::Instant;
 
 use super::Envelope;
+use super::evidence::Guesses;
 use super::shard::OwnedShard;
 use super::speech::Emit;
 use crate::lobby::{Caller, CommandKey, Entry, Passing, PassingEvent, Recorded, State, Target};
@@ -23,6 +24,7 @@ use crate::wire::Attaching;
 pub(super) const CONFIRM_TIME: Duration = Duration::from_secs(15);
 
 /// Something a lobby has to do, in its order.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(super) enum Task {
     Command(Envelope),
     Attach(AttachTask),
@@ -73,6 +75,7 @@ pub(super) struct Lobby {
     /// that, they would not hear: commands wait, for a bounded time.
     pub(super) awaited: Vec<NodeName>,
     pub(super) early: Vec<Task>,
+    pub(super) guesses: Guesses,
 }
 
 #[derive(Default)]
@@ -132,6 +135,7 @@ impl Lobby {
             unloading: false,
             awaited: Vec::new(),
             early: Vec::new(),
+            guesses: Guesses::default(),
         }
     }
 
@@ -277,6 +281,10 @@ impl Lobby {
             members: limit(self.state.members_total()),
             capacity: settings.capacity.unwrap_or_else(|| limit(members_max)),
             visibility: settings.visibility,
+            metadata: settings.metadata.clone(),
+            locked: settings.locked,
+            invite_only: settings.invite_only,
+            joinable: self.state.is_joinable(),
         }
     }
 

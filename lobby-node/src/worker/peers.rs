@@ -25,6 +25,7 @@ impl Worker {
                 lobby,
                 command,
                 key,
+                found: None,
                 deadline: Instant::now() + COMMAND_TIME,
             }),
             ToOwner::Attach { token, since, sessions } => {

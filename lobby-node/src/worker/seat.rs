@@ -206,6 +206,7 @@ impl Worker {
             lobby: lobby.clone(),
             command: join,
             key: None,
+            found: None,
             deadline: Instant::now() + COMMAND_TIME,
         });
     }

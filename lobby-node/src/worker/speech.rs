@@ -6,13 +6,14 @@ use std::time::Duration;
 use mlms_cluster::journal::{AppendError, EntryId};
 use mlms_protocol::command::{History, Position};
 use mlms_protocol::{
-    Answer, Change, Epoch, ErrorCode, Limits, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId, Shard,
+    Answer, Body, Change, Epoch, ErrorCode, Limits, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId,
+    Shard,
 };
 use mlms_store::{Range, StoreError};
 
 use super::live::{AttachTask, Lobby, LobbySlot, Output, Pending, Port};
 use super::shard::{ShardSlot, is_deposed};
-use super::{Done, Envelope, Origin, Worker};
+use super::{Done, Envelope, Origin, Worker, evidence};
 use crate::lobby::Passing;
 use crate::wire::{FromOwner, LinkMessage};
 
@@ -31,6 +32,19 @@ pub(super) enum Emit {
         recent: Vec<Arc<LobbyEvent>>,
         recent_floor: Seq,
         floor: Seq,
+        /// What became of messages lately; the database may not know it yet.
+        altered: Vec<(Seq, Option<Body>)>,
+    },
+    /// A password is to be tried at a lock before its join can be decided.
+    Try {
+        envelope: Envelope,
+        lock: String,
+    },
+    /// A message is to be looked for in the database before a command about it can be decided.
+    Recall {
+        envelope: Envelope,
+        of: Seq,
+        altered: Vec<(Seq, Option<Body>)>,
     },
     Attached {
         task: AttachTask,
@@ -131,7 +145,8 @@ impl Lobby {
                 events.take_while(|event| event.seq.0 <= end).cloned().collect()
             }
         };
-        Emit::History { envelope, query, recent, recent_floor, floor: self.state.floor }
+        let altered = self.state.alterations();
+        Emit::History { envelope, query, recent, recent_floor, floor: self.state.floor, altered }
     }
 }
 
@@ -214,9 +229,11 @@ impl Worker {
                     }
                 }
                 Emit::Reply { envelope, outcome } => self.answer_session(envelope, outcome),
-                Emit::History { envelope, query, recent, recent_floor, floor } => {
-                    self.answer_history(envelope, query, recent, recent_floor, floor);
+                Emit::History { envelope, query, recent, recent_floor, floor, altered } => {
+                    self.answer_history(envelope, query, recent, (recent_floor, floor), altered);
                 }
+                Emit::Try { envelope, lock } => self.try_password(envelope, lock),
+                Emit::Recall { envelope, of, altered } => self.recall(envelope, of, altered),
                 Emit::Attached { task, refused, events, epoch } => {
                     self.attached(task, refused, events, epoch)
                 }
@@ -229,8 +246,8 @@ impl Worker {
         envelope: Envelope,
         query: History,
         recent: Vec<Arc<LobbyEvent>>,
-        recent_floor: Seq,
-        floor: Seq,
+        (recent_floor, floor): (Seq, Seq),
+        altered: Vec<(Seq, Option<Body>)>,
     ) {
         let limit = query.limit as usize;
         let wanted_from = match (query.after, query.before) {
@@ -275,6 +292,10 @@ impl Worker {
                     })
                 }
             };
+            let result = result.map(|(mut events, more)| {
+                evidence::alter_all(&mut events, &altered);
+                (events, more)
+            });
             Done::History { envelope: Box::new(envelope), result }
         });
     }

@@ -2,7 +2,7 @@
 //! that is read back carries its body in the frame's own encoding.
 
 use mlms_protocol::command::{
-    Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send,
+    Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send, Update,
 };
 use mlms_protocol::event::{LobbyState, PassingMessage};
 use mlms_protocol::lobby::{Member, Reporters, Settings, Visibility};
@@ -112,6 +112,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             join_in_progress,
             reports,
             metadata,
+            ..Settings::default()
         },
     )
 }
@@ -135,6 +136,7 @@ fn join() -> impl Strategy<Value = Join> {
             invite,
             role,
             resumed: false,
+            ..Join::default()
         })
 }
 
@@ -194,8 +196,10 @@ pub(crate) fn lobby_command(encoding: Encoding) -> impl Strategy<Value = LobbyCo
         history().prop_map(LobbyCommand::History),
         (option::of(text()), option::of(any::<u32>()))
             .prop_map(|(cursor, limit)| LobbyCommand::Roster { cursor, limit }),
-        (option::of(object()), option::of(object()))
-            .prop_map(|(settings, attributes)| LobbyCommand::Update { settings, attributes }),
+        (option::of(object()), option::of(object())).prop_map(|(mut settings, attributes)| {
+            settings.as_mut().and_then(|settings| settings.remove("password"));
+            LobbyCommand::Update(Update { settings, lock: None, attributes })
+        }),
         Just(LobbyCommand::Close),
         any::<bool>().prop_map(|ready| LobbyCommand::Ready { ready }),
         Just(LobbyCommand::Start),

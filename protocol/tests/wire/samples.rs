@@ -2,10 +2,10 @@
 
 use mlms_protocol::code::CloseCode;
 use mlms_protocol::command::{
-    Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send,
+    Find, History, Invite, Join, Lock, Moderate, Moderation, Position, Recipients, ResumePoint, Send, Update,
 };
 use mlms_protocol::event::{LobbyState, PassingMessage};
-use mlms_protocol::lobby::{Member, Reporters, Settings, Visibility};
+use mlms_protocol::lobby::{HostPolicy, Member, Reporters, Settings, Visibility};
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
     Answer, Body, Change, Class, Command, Epoch, ErrorCode, Event, JoinStatus, Kind, Limits, LobbyCommand,
@@ -46,6 +46,13 @@ fn settings() -> Settings {
         close_when_empty: true,
         join_in_progress: false,
         reports: Reporters::Members,
+        locked: true,
+        invite_only: true,
+        spectators_send: true,
+        slow_mode_s: 5,
+        word_filter: vec!["spam*".to_owned()],
+        host_policy: HostPolicy::Listed,
+        hosts: vec![user("ann")],
         metadata: object(json!({"map": "ice", "rounds": 3})),
     }
 }
@@ -75,13 +82,15 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         (
             "join_full",
             LobbyCommand::Join(Join {
-                create: Some(settings()),
+                create: Some(Settings { locked: false, ..settings() }),
+                lock: Some(Lock::Password("sesame".to_owned())),
                 saved: true,
                 since: Some(Position { epoch: Epoch(3), seq: Seq(41) }),
                 password: Some("sesame".to_owned()),
                 invite: Some("i-1".to_owned()),
                 role: Some(MemberRole::Spectator),
                 resumed: false,
+                opened: None,
             }),
         ),
         ("leave", LobbyCommand::Leave),
@@ -96,11 +105,13 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("roster", LobbyCommand::Roster { cursor: Some("bob".to_owned()), limit: Some(100) }),
         (
             "update",
-            LobbyCommand::Update {
+            LobbyCommand::Update(Update {
                 settings: Some(object(json!({"capacity": 8}))),
+                lock: Some(Lock::Remove),
                 attributes: Some(object(json!({"team": "red"}))),
-            },
+            }),
         ),
+        ("invite", LobbyCommand::Invite(Invite { secret: String::new(), uses: Some(3), for_s: Some(3_600) })),
         ("close", LobbyCommand::Close),
         ("ready", LobbyCommand::Ready { ready: true }),
         ("start", LobbyCommand::Start),
@@ -188,6 +199,12 @@ pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
                 attributes: Some(object(json!({"team": "red"}))),
             },
         ),
+        ("locked", Change::Locked { by: by(), hash: Some(String::new()) }),
+        (
+            "invited",
+            Change::Invited { invite: "9f86d081".to_owned(), by: by(), uses: Some(3), until: Some(AT) },
+        ),
+        ("invite_used", Change::InviteUsed { invite: "9f86d081".to_owned(), user: user("bob") }),
         ("ready", Change::Ready { user: user("bob"), ready: true }),
         ("game_started", Change::GameStarted { game: 5, by: by() }),
         (
@@ -383,6 +400,8 @@ pub(crate) fn replies() -> Vec<(String, &'static str, Result<Answer, Refusal>)> 
         ("roster", "roster", Answer::Roster { members: state().members, next: Some("c".to_owned()) }),
         ("changed", "kick", Answer::Changed { seq: Seq(42), game: None }),
         ("changed_game", "start", Answer::Changed { seq: Seq(42), game: Some(5) }),
+        ("invited", "invite", Answer::Invited { seq: Seq(42), invite: "secret".to_owned() }),
+        ("look", "look", Answer::Look { epoch: Epoch(3), seq: Seq(42), state: Box::new(state()) }),
         ("auth", "auth", Answer::Auth { expires_at: AT }),
         ("pong", "ping", Answer::Pong { now: AT }),
     ];

@@ -31,6 +31,8 @@ static INSERT: LazyLock<[String; BATCH_ROWS.len()]> = LazyLock::new(|| {
 });
 const REPLACE: &str = "UPDATE lobby_events SET epoch = ?, at = ?, kind = ?, message_kind = ?, user = ?, nonce = ?, \
      payload = ?, packed = ? WHERE lobby = ? AND seq = ? AND epoch < ?";
+const REPLACE_BODY: &str = "UPDATE lobby_events SET payload = ?, packed = ? \
+     WHERE lobby = ? AND seq = ? AND epoch = ? AND kind = 'message'";
 const FIND_EPOCH: &str = "SELECT epoch FROM lobby_events WHERE lobby = ? AND seq = ?";
 pub(super) const FIRST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?";
@@ -160,6 +162,19 @@ impl SqlStore {
         }
         tx.commit().await?;
         Ok(report)
+    }
+
+    /// Writes a message anew whose body was edited or blanked.
+    pub(crate) async fn replace_body(&self, event: &LobbyEvent) -> Result<(), StoreError> {
+        let row = EventRow::of(event).map_err(StoreError::Incompatible)?;
+        let [lobby, seq, epoch, .., payload, packed] = values(&row);
+        within(SAVE_TIMEOUT, async {
+            let mut tx = self.database.begin().await?;
+            tx.execute(REPLACE_BODY, [payload, packed, lobby, seq, epoch]).await?;
+            tx.commit().await
+        })
+        .await?;
+        Ok(())
     }
 
     pub(crate) async fn history(

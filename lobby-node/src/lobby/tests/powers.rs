@@ -92,6 +92,7 @@ fn a_ban_holds_for_its_time_and_for_those_who_never_came() {
         user: user("bob"),
         name: "BOB".to_owned(),
         roles: Vec::new(),
+        system: false,
     };
     let refusal = table.state.decide(&caller, &join, true, table.now, &table.rules).unwrap_err();
     assert_eq!(refusal.retry_ms, Some(40_000), "when it ends");
@@ -212,7 +213,7 @@ fn states_of_the_format_before_are_read() {
     let bytes = table.state.snapshot();
     let mut value: serde_json::Value = rmp_serde::from_slice(&bytes[1..]).unwrap();
     let map = value.as_object_mut().unwrap();
-    for name in ["game", "games", "restrictions"] {
+    for name in ["game", "games", "restrictions", "entrance", "voices"] {
         assert!(map.remove(name).is_some(), "{name}");
     }
     let mut old = vec![1];

@@ -1,0 +1,124 @@
+//! What is said, and what becomes of it.
+
+use super::*;
+
+#[test]
+fn slow_mode_holds_players_back_and_not_those_who_moderate() {
+    let mut table = check(
+        r#"ann create -> updated joined:ann:host
+           bob join -> joined:bob:player
+           bob chat hi -> message
+           ann set {"slow_mode_s":10} -> updated
+           bob chat hi -> message
+           bob chat hi -> slow_mode
+           bob game -> ordered to Everyone
+           ann chat hi -> message
+           ann chat hi -> message
+           ann wait 9
+           bob chat hi -> slow_mode
+           ann wait 1
+           bob chat hi -> message"#,
+    );
+    let caller = Caller {
+        session: SessionId::new("bob-1").unwrap(),
+        user: user("bob"),
+        name: "BOB".to_owned(),
+        roles: Vec::new(),
+        system: false,
+    };
+    let chat = said("chat", "hi", Class::Durable, Recipients::Everyone);
+    let refusal = table.state.decide(&caller, &chat, true, table.now, &table.rules).unwrap_err();
+    assert_eq!(refusal.retry_ms, Some(10_000));
+    let passing = said("chat", "hi", Class::Ordered, Recipients::Everyone);
+    let refusal = table.state.decide(&caller, &passing, true, table.now, &table.rules).unwrap_err();
+    assert_eq!(refusal.code.as_str(), "forbidden", "it is no way round");
+    table.run(r#"ann set {"slow_mode_s":0}"#);
+    assert_eq!(table.run("bob chat hi"), "message");
+}
+
+#[test]
+fn the_word_filter_looks_at_whole_words_in_any_case() {
+    check(
+        r#"ann create -> updated joined:ann:host
+           ann set {"word_filter":["Spam","bad*"]} -> updated
+           ann chat SPAM! -> rejected
+           ann chat spammer -> message
+           ann chat no,badness -> rejected
+           ann chat forbad -> message
+           ann edit 4 spam -> rejected
+           ann edit 4 fine -> edited"#,
+    );
+}
+
+#[test]
+fn a_message_is_edited_by_its_author_and_deleted_by_whoever_moderates() {
+    let table = check(
+        "ann create -> updated joined:ann:host
+         bob join -> joined:bob:player
+         cat join -> joined:cat:player
+         bob chat one -> message
+         cat edit 5 two -> forbidden
+         ann edit 5 two -> forbidden
+         bob edit 5 -> bad_request
+         bob edit 5 two -> edited
+         bob edit 4 two -> not_found
+         bob edit 99 two -> not_found
+         cat delete 5 -> forbidden
+         cat react 5 🎉 -> reacted
+         cat react 5 -> bad_request
+         dan edit 5 x -> not_member
+         dan react 5 x -> not_member",
+    );
+    let body = |table: &Table, seq| {
+        let event = table.state.event(Seq(seq)).unwrap();
+        let Change::Message { body, .. } = &event.change else { panic!("{event:?}") };
+        body.as_text().unwrap()
+    };
+    assert_eq!(body(&table, 5), "two");
+    assert!(matches!(&table.state.view(&user("ann"), |_| false).messages[0].change,
+        Change::Message { body, .. } if body.as_text().unwrap() == "two"));
+    let table = check_at(
+        table,
+        "ann mute bob -> muted:bob
+         bob edit 5 three -> muted
+         ann delete 5 -> deleted
+         ann unmute bob -> unmuted:bob
+         bob edit 5 three -> not_found
+         bob delete 5 -> not_found
+         cat react 5 x -> not_found
+         bob chat four -> message
+         bob delete 11 -> deleted
+         bot+moderator delete 11 -> not_found",
+    );
+    assert_eq!((body(&table, 5), body(&table, 11)), (String::new(), String::new()));
+}
+
+#[test]
+fn a_message_that_is_not_in_memory_is_recalled() {
+    let mut table = check(
+        "ann create -> updated joined:ann:host
+         ann chat one -> message",
+    );
+    for _ in 0..60 {
+        table.run("ann chat more");
+    }
+    let later = table.now.after(Duration::from_secs(601));
+    let limits = Arc::clone(&table.rules.limits);
+    let message = Arc::clone(table.state.event(Seq(3)).unwrap());
+    table.state.trim_recent(&limits, Seq(63), later);
+    assert_eq!(table.run("ann edit 3 two"), "recall 3");
+    let edit = LobbyCommand::Edit { seq: Seq(3), body: Body::text("two") };
+    for (name, found, allowed) in
+        [("ann", Some(&message), true), ("ann", None, false), ("bob", Some(&message), false)]
+    {
+        let caller = Caller {
+            session: SessionId::new("x").unwrap(),
+            user: user(name),
+            name: name.to_owned(),
+            roles: Vec::new(),
+            system: false,
+        };
+        let decided = table.state.decide_about(&caller, &edit, found, table.now, &table.rules);
+        assert_eq!(decided.is_ok(), allowed, "{name} {found:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Commands that come by REST: a broker of the cluster names a caller and gives a frame, as a socket would, and gets
+//! the reply. No session stands behind it, so what needs one is refused.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mlms_protocol::command::DecodeError;
+use mlms_protocol::reply::encode_reply;
+use mlms_protocol::{
+    Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, SessionId, UserId,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::lobby::{Caller, CommandKey};
+use crate::node::Node;
+use crate::session::COMMAND_TIME;
+use crate::worker::{Envelope, Origin, ToWorker};
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    /// Who is responsible: repeats are recognised by it and the nonce.
+    user: UserId,
+    name: Option<String>,
+    #[serde(default)]
+    roles: Vec<Role>,
+    /// The service itself says it: a message is from nobody.
+    #[serde(default)]
+    system: bool,
+    /// The command as on a socket; `look` and `create` besides.
+    #[serde(borrow)]
+    frame: &'a RawValue,
+}
+
+/// Carries out a call, and gives the reply's frame.
+///
+/// # Errors
+/// The body is no call.
+pub(crate) async fn carry_out(node: &Arc<Node>, body: &[u8]) -> Result<Bytes, &'static str> {
+    let call: Call<'_> = serde_json::from_slice(body).map_err(|_| "not a call")?;
+    let decoded = Request::decode_internal(Encoding::Json, call.frame.get().as_bytes());
+    let (id, outcome) = match decoded {
+        Err(DecodeError::Protocol) => return Err("the frame is not one object with `op`"),
+        Err(DecodeError::Refused { id, code, message, .. }) => (id, Err(Refusal::new(code, message))),
+        Ok(request) => {
+            let id = request.id;
+            let name = call.name.unwrap_or_else(|| call.user.to_string());
+            let session = SessionId::new(&format!("call-{}", uuid::Uuid::now_v7().simple()));
+            let session = session.map_err(|_| "no session id can be made")?;
+            let caller = Caller { session, user: call.user, name, roles: call.roles, system: call.system };
+            (id, run(node, caller, request).await)
+        }
+    };
+    Ok(Bytes::from(encode_reply(id.unwrap_or(0), &outcome, Encoding::Json)))
+}
+
+async fn run(node: &Arc<Node>, caller: Caller, request: Request) -> Result<Answer, Refusal> {
+    let refuse = |text: &str| Err(Refusal::new(ErrorCode::BadRequest, text));
+    let Command::Lobby(lobby, mut command) = request.command else {
+        return refuse("this needs a session");
+    };
+    match &command {
+        LobbyCommand::Join(_) | LobbyCommand::Leave | LobbyCommand::Typing => {
+            return refuse("this needs a session");
+        }
+        LobbyCommand::Send(send)
+            if send.kind.is_chat()
+                && send.body.as_text().is_some_and(|text| text.len() > node.limits().chat_bytes_max) =>
+        {
+            let text = format!("a chat has at most {} bytes", node.limits().chat_bytes_max);
+            return Err(Refusal::new(ErrorCode::TooLarge, text));
+        }
+        _ => {}
+    }
+    node.metrics.commands.with_label_values(&[command.op()]).inc();
+    crate::secret::seal(node, &caller, &lobby, request.nonce.as_ref(), &mut command).await?;
+    let key = command.changes_state().then(|| match request.nonce {
+        Some(nonce) => CommandKey::Nonce(nonce),
+        None => CommandKey::Counted(caller.session.clone(), 1),
+    });
+    let (answer, mut answered) = mpsc::channel(1);
+    let envelope = Envelope {
+        caller: Arc::new(caller),
+        origin: Origin::Call(answer),
+        lobby: lobby.clone(),
+        command,
+        key,
+        found: None,
+        deadline: Instant::now() + COMMAND_TIME,
+    };
+    node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
+    // A worker that ends, or a lobby that panics, drops the sender.
+    let gone =
+        || Refusal::new(ErrorCode::OwnerUnavailable, "the lobby's node is out of reach").retry_after(1_000);
+    match tokio::time::timeout(2 * COMMAND_TIME, answered.recv()).await {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => Err(gone()),
+        Err(_) => Err(Refusal::new(ErrorCode::Timeout, "the lobby's node did not answer").retry_after(500)),
+    }
+}
