@@ -466,7 +466,10 @@ impl Engine {
             return self.retry_later(place, message, wait);
         }
         self.measure.counts.errors += 1;
+        // Not a refusal: it may have happened.
+        let is_unknown = matches!(error["code"].as_str(), Some("timeout" | "internal"));
         match class {
+            Class::Durable if is_unknown => {}
             Class::Durable => {
                 let event = self.event_of(place, message);
                 if let Err(fault) = self.lobbies[lobby].rules.refused(event) {

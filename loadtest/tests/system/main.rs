@@ -4,6 +4,7 @@
 
 mod bench;
 mod faults;
+mod games;
 mod liar;
 mod lies;
 mod service;
