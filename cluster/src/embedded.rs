@@ -193,6 +193,9 @@ impl Shared {
             return Ok(Claim::Lost(state.record(shard).cloned()));
         }
         state.shards[usize::from(shard.0)] = Some(new.clone());
+        if let (Some(faults), Some(log)) = (&self.faults, state.logs.get_mut(&shard)) {
+            log.lose_last(faults.lost_at_claim(log.entries.len()));
+        }
         self.publish_view(&state);
         Ok(Claim::Won)
     }
@@ -419,6 +422,14 @@ impl Log {
     fn extend(&mut self, entries: Vec<(EntryId, Bytes)>) {
         self.top = entries.last().map_or(self.top, |(id, _)| *id);
         self.entries.extend(entries);
+    }
+
+    /// A planted fault: what was answered for was not written.
+    fn lose_last(&mut self, count: usize) {
+        if count > 0 {
+            self.entries.truncate(self.entries.len().saturating_sub(count));
+            self.top = self.entries.back().map_or_else(EntryId::default, |(id, _)| *id);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the embedded cluster can be told to do wrong, repeatably from a seed.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -25,7 +25,11 @@ struct Plan {
     append_lost: AtomicU32,
     /// Longest time an append takes, in milliseconds.
     append_ms_max: AtomicU32,
+    /// Told each time when a new owner does not find what its predecessor answered for.
+    too_early: Mutex<Option<Told>>,
 }
+
+type Told = Box<dyn Fn() + Send>;
 
 impl std::fmt::Debug for Faults {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,6 +48,7 @@ impl Faults {
             answer_lost: AtomicU32::new(0),
             append_lost: AtomicU32::new(0),
             append_ms_max: AtomicU32::new(0),
+            too_early: Mutex::default(),
         }))
     }
 
@@ -63,6 +68,20 @@ impl Faults {
         self.0.answer_lost.store(answer_lost, Ordering::Relaxed);
         self.0.append_lost.store(append_lost, Ordering::Relaxed);
         self.0.append_ms_max.store(append_ms_max, Ordering::Relaxed);
+    }
+
+    /// From now on the journal answers before it has written: a new owner does not find the last entries, and `told`
+    /// is called. This breaks the journal's promise, for tests of those who have to notice.
+    pub fn answer_before_append(&self, told: impl Fn() + Send + 'static) {
+        *self.0.too_early.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(told));
+    }
+
+    /// How many of the last entries are lost to a new owner who finds `count` of them.
+    pub(super) fn lost_at_claim(&self, count: usize) -> usize {
+        let told = self.0.too_early.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = told.as_ref().filter(|_| count > 1) else { return 0 };
+        told();
+        1
     }
 
     pub(super) fn is_down(&self) -> bool {

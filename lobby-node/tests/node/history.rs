@@ -30,8 +30,8 @@ impl History {
         t
     }
 
-    pub(crate) fn judge(&self) -> Report {
-        mlms_checker::check_records(&self.records.lock().unwrap(), &Options::default())
+    pub(crate) fn judge(&self, options: &Options) -> Report {
+        mlms_checker::check_records(&self.records.lock().unwrap(), options)
     }
 
     /// The history as the checker's tool reads it.

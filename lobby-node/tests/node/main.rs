@@ -9,6 +9,7 @@ mod history;
 mod line;
 mod moderation;
 mod owners;
+mod planted;
 mod player;
 mod powers;
 mod simulation;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::fleet::{Entrance, Fleet};
 use crate::history::{self, History, text};
 use crate::line::Line;
+use crate::planted::Mangler;
 
 /// A lobby that players may enter.
 #[derive(Clone)]
@@ -65,6 +66,8 @@ pub(crate) struct Player {
     answered: Option<Message>,
     calls: u64,
     bodies: u64,
+    /// Stands between the service and this player, and makes a mistake.
+    mangler: Option<Mangler>,
 }
 
 struct Inside {
@@ -93,8 +96,14 @@ pub(crate) enum Open {
 }
 
 impl Player {
-    pub(crate) fn new(role: Role, fleet: Arc<Fleet>, history: Arc<History>) -> Self {
+    pub(crate) fn new(
+        role: Role,
+        fleet: Arc<Fleet>,
+        history: Arc<History>,
+        mangler: Option<Mangler>,
+    ) -> Self {
         Player {
+            mangler,
             random: StdRng::seed_from_u64(role.seed),
             role,
             fleet,
@@ -262,7 +271,15 @@ impl Player {
             tokio::select! {
                 biased;
                 frame = line.next() => match frame {
-                    Some(frame) => self.take(frame),
+                    Some(frame) => {
+                        let frames = match &mut self.mangler {
+                            Some(mangler) => mangler.mangle(frame),
+                            None => vec![frame],
+                        };
+                        for frame in frames {
+                            self.take(frame);
+                        }
+                    }
                     None => self.lose(),
                 },
                 () = tokio::time::sleep_until(until) => return,
@@ -307,6 +324,9 @@ impl Player {
             }
             (Open::Leave(call, lobby), Ok(_)) => {
                 self.note(What::Ok { call, epoch: None, seq: None, dup: false });
+                if let Some(mangler) = &mut self.mangler {
+                    mangler.left(&lobby);
+                }
                 self.outside(&lobby);
             }
             (Open::Leave(call, lobby), Err(refusal)) => {
@@ -607,7 +627,12 @@ impl Player {
             to: Recipients::Everyone,
         };
         let command = Command::Lobby(message.lobby.clone(), LobbyCommand::Send(send));
-        self.send(command, Some(message.nonce.clone()), Open::Durable(call, message)).await;
+        let is_repeat = self.answered.as_ref().is_some_and(|answered| answered.nonce == message.nonce);
+        let nonce = match &self.mangler {
+            Some(mangler) => mangler.nonce(&message.nonce, is_repeat),
+            None => message.nonce.clone(),
+        };
+        self.send(command, Some(nonce), Open::Durable(call, message)).await;
     }
 
     async fn say(&mut self, lobby: LobbyId, class: Class, key: Option<String>) {

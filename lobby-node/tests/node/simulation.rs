@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mlms_checker::{Counts, Invoke, Verdict, What};
+use mlms_checker::{Counts, Invoke, Options, Verdict, What};
 use mlms_cluster::embedded::Faults;
 use mlms_cluster::relay::FaultRates;
 use mlms_protocol::command::{History as Page, Join};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::fleet::{Fleet, Plan, lobby, node_name, user};
 use crate::history::{self, History, text};
+use crate::planted::{Mistake, Planter};
 use crate::player::{Place, Player, Role, note_page};
 
 /// Seeds of an everyday run.
@@ -35,7 +36,7 @@ const AFTERMATH: Duration = Duration::from_secs(12);
 
 /// What fails in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+pub(crate) enum Trouble {
     /// Only players' own: they are slow, and lose their connections.
     Players,
     /// The relay loses, doubles and delays; appends are slow or unclear.
@@ -131,7 +132,7 @@ fn run(seed: u64) -> Option<Counts> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let (history, played) = runtime.block_on(simulate(seed));
-    let report = history.judge();
+    let report = history.judge(&Options::default());
     if played && report.verdict() == Verdict::Passed {
         return Some(report.counts);
     }
@@ -141,16 +142,26 @@ fn run(seed: u64) -> Option<Counts> {
     None
 }
 
-fn trouble(seed: u64) -> Trouble {
+pub(crate) fn trouble(seed: u64) -> Trouble {
     TROUBLES[seed as usize % TROUBLES.len()]
 }
 
 /// Gives the history, and whether all players came to their end.
 async fn simulate(seed: u64) -> (Arc<History>, bool) {
+    simulate_with(seed, None).await
+}
+
+/// The same with a mistake that the service seems to make.
+pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (Arc<History>, bool) {
     let trouble = trouble(seed);
     let mut random = StdRng::seed_from_u64(seed);
     let nodes = random.random_range(2..=3);
     let faults = Faults::seeded(seed);
+    if let Some(planter) = planter.as_ref().filter(|planter| planter.mistake() == Mistake::AnswerBeforeAppend)
+    {
+        let planter = Arc::clone(planter);
+        faults.answer_before_append(move || planter.made());
+    }
     let limits = Limits {
         creates_per_minute: 0,
         joins_per_s: 0,
@@ -200,7 +211,8 @@ async fn simulate(seed: u64) -> (Arc<History>, bool) {
             // Where all connections may be lost at once, nobody may have seen the end that the history then hides.
             closes: seed.is_multiple_of(3) && matches!(trouble, Trouble::Players | Trouble::Noise),
         };
-        let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history));
+        let mangler = planter.as_ref().map(|planter| planter.mangler());
+        let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history), mangler);
         playing.push(tokio::spawn(player.play(end, quiet)));
     }
     // Half of the runs of each kind: shards move and nodes leave in the middle of it all.

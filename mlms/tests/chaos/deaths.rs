@@ -67,8 +67,12 @@ async fn an_owner_freezes_for_longer_than_its_lease_and_wakes() {
     for _ in 0..rounds() {
         let lobbies = story.crowd.lobbies.clone();
         let (place, owned) = story.fleet.busiest(&lobbies).await;
+        let newcomer = story.fleet.user_of(place).await;
         let fault = story.fault("owner_frozen");
         story.fleet.nodes[place].signal("STOP");
+        // Brokers still know the frozen node, and it takes connections: they go on to the next one.
+        let took = story.fleet.newcomer(&newcomer).await;
+        story.tell(&format!("somebody who belongs to the frozen node is in after {} ms", took.as_millis()));
         tokio::time::sleep_until(fault.began + FROZEN).await;
         story.fleet.nodes[place].signal("CONT");
         let woken = Instant::now();

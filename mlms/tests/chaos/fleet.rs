@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mlms_client::{Connector, TokenSource};
+use mlms_client::{Client, Connector, Options, TokenSource};
 use mlms_cluster::Directory;
 use mlms_cluster::view::View;
 use mlms_process::config::{JwtSettings, ProcessRole, Settings};
@@ -131,6 +131,28 @@ impl Fleet {
     pub(crate) fn token(&self, user: &str) -> TokenSource {
         let ttl = Duration::from_secs(24 * 3_600);
         TokenSource::fixed(self.minter.mint(&UserId::new(user).unwrap(), None, &[], ttl).token)
+    }
+
+    /// Somebody new comes in, says nothing, and goes; gives how long it took.
+    pub(crate) async fn newcomer(&self, name: &str) -> Duration {
+        let began = Instant::now();
+        let options = Options { connector: self.door(0), ..Options::new("ws://fleet", self.token(name)) };
+        let (client, _events) = Client::connect(options).unwrap();
+        tokio::time::timeout(PATIENCE, client.opened()).await.expect("a newcomer gets in").unwrap();
+        let took = began.elapsed();
+        client.close().await;
+        took
+    }
+
+    /// A user whom the running nodes place on this one first.
+    pub(crate) async fn user_of(&self, place: usize) -> String {
+        let view = self.view().await;
+        let mut names = (0..).map(|number| format!("newcomer-{number}"));
+        let is_first = |name: &String| {
+            let nodes = view.nodes_for_user(&UserId::new(name).unwrap());
+            nodes.first().is_some_and(|node| *node.name.as_str() == self.nodes[place].name)
+        };
+        names.find(is_first).unwrap()
     }
 
     /// Leads to a broker as a load balancer does: from the `first` on to one that answers.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::story::{Fault, Story, rounds};
 
-/// How long Redis is away.
-const AWAY: Duration = Duration::from_secs(3);
+/// How long Redis is away: once for longer than any lease lives, once for a moment.
+const STOPPED: Duration = Duration::from_secs(8);
+const KILLED: Duration = Duration::from_secs(2);
 /// How long it is frozen.
 const FROZEN: Duration = Duration::from_secs(5);
 
@@ -15,13 +16,17 @@ async fn redis_is_stopped_killed_and_frozen_and_comes_back_with_its_data() {
     for _ in 0..rounds() {
         let fault = story.fault("redis_stopped");
         story.fleet.redis.stop();
-        everybody_lives(&mut story, AWAY).await;
+        everybody_lives(&mut story, STOPPED / 2).await;
+        // Brokers route by what they knew.
+        let took = story.fleet.newcomer("newcomer").await;
+        story.tell(&format!("a newcomer is in after {} ms without Redis", took.as_millis()));
+        everybody_lives(&mut story, STOPPED / 2).await;
         story.fleet.redis.launch().await;
         back(&mut story, fault).await;
 
         let fault = story.fault("redis_killed");
         story.fleet.redis.kill();
-        everybody_lives(&mut story, AWAY).await;
+        everybody_lives(&mut story, KILLED).await;
         story.fleet.redis.launch().await;
         back(&mut story, fault).await;
 
