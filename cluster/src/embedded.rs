@@ -193,7 +193,8 @@ impl Shared {
             return Ok(Claim::Lost(state.record(shard).cloned()));
         }
         state.shards[usize::from(shard.0)] = Some(new.clone());
-        if let (Some(faults), Some(log)) = (&self.faults, state.logs.get_mut(&shard)) {
+        let died = expected.is_some_and(|former| !state.lives(former));
+        if let (true, Some(faults), Some(log)) = (died, &self.faults, state.logs.get_mut(&shard)) {
             log.lose_last(faults.lost_at_claim(log.entries.len()));
         }
         self.publish_view(&state);
@@ -316,7 +317,7 @@ impl Shared {
             }
         }
         let ids = (0..).map(|i| EntryId { n: first.n + i, ..first });
-        let numbered: Vec<_> = ids.zip(entries.iter().cloned()).collect();
+        let numbered: Vec<_> = ids.zip(entries.iter().map(|bytes| self.as_written(fence, bytes))).collect();
         let Some(disk) = &self.disk else {
             self.lock().logs.entry(shard).or_default().extend(numbered);
             return if lost_answer { Err(AppendError::Unclear) } else { Ok(last) };
@@ -334,6 +335,11 @@ impl Shared {
             Some(Ok(())) => Ok(last),
             _ => Err(AppendError::Unclear),
         }
+    }
+
+    /// A writer may pretend to be of another release.
+    fn as_written(&self, fence: &Fence, bytes: &Bytes) -> Bytes {
+        self.faults.as_ref().map_or_else(|| bytes.clone(), |faults| faults.written_by(&fence.node, bytes))
     }
 
     pub(crate) fn load(&self, shard: Shard) -> Result<Loaded, Unavailable> {
@@ -383,7 +389,7 @@ impl Shared {
         let log = state.logs.entry(shard).or_default();
         for (lobby, snapshot) in changed {
             match snapshot {
-                Some(bytes) => _ = log.snapshots.insert(lobby, bytes),
+                Some(bytes) => _ = log.snapshots.insert(lobby, self.as_written(fence, &bytes)),
                 None => _ = log.snapshots.remove(&lobby),
             }
         }
@@ -436,6 +442,13 @@ impl Log {
 impl State {
     fn record(&self, shard: Shard) -> Option<&ShardRecord> {
         self.shards.get(usize::from(shard.0)).and_then(Option::as_ref)
+    }
+
+    /// Whether an owner still has its lease.
+    fn lives(&self, owner: &ShardRecord) -> bool {
+        let lease = self.leases.get(&owner.node);
+        lease
+            .is_some_and(|(record, until)| record.incarnation == owner.incarnation && *until > Instant::now())
     }
 
     fn view(&self) -> View {

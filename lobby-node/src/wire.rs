@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::lobby::{Caller, CommandKey, Passing};
 
 const VERSION: u8 = 1;
+const VERSION_BEFORE: u8 = VERSION - 1;
 
 /// One message about one lobby, or about a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,7 +134,22 @@ impl LinkMessage {
 
     /// `None`: not of a format that this release reads.
     pub(crate) fn decode(bytes: &[u8]) -> Option<LinkMessage> {
-        let (&VERSION, rest) = bytes.split_first()? else { return None };
+        let (&(VERSION_BEFORE..=VERSION), rest) = bytes.split_first()? else { return None };
         rmp_serde::from_slice(rest).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_the_release_before_is_read_and_one_of_the_next_is_not() {
+        let message = LinkMessage::Replace(SessionId::generate());
+        let mut bytes = message.encode().to_vec();
+        bytes[0] = VERSION_BEFORE;
+        assert_eq!(LinkMessage::decode(&bytes), Some(message));
+        bytes[0] = VERSION + 1;
+        assert_eq!(LinkMessage::decode(&bytes), None);
     }
 }

@@ -124,7 +124,7 @@ impl ClusterKeys {
     /// See [`TicketError`].
     pub fn open(&self, token: &str) -> Result<Ticket, TicketError> {
         let ticket: Ticket = self.verify(token)?;
-        if ticket.v != TICKET_VERSION {
+        if !(TICKET_VERSION - 1..=TICKET_VERSION).contains(&ticket.v) {
             return Err(TicketError::Version(ticket.v));
         }
         Ok(ticket)
@@ -161,6 +161,8 @@ mod tests {
         assert_eq!(ClusterKeys::new(&[old]).open("a.b.c"), Err(TicketError::Invalid));
         let stale = ClusterKeys::new(&[old]).mint(&ticket(1_000));
         assert_eq!(ClusterKeys::new(&[old]).open(&stale), Err(TicketError::Expired));
+        let before = Ticket { v: TICKET_VERSION - 1, ..good.clone() };
+        assert_eq!(ClusterKeys::new(&[old]).open(&ClusterKeys::new(&[old]).mint(&before)), Ok(before));
         let strange = ClusterKeys::new(&[old]).mint(&Ticket { v: 9, ..good });
         assert_eq!(ClusterKeys::new(&[old]).open(&strange), Err(TicketError::Version(9)));
     }

@@ -1,9 +1,12 @@
 //! What the embedded cluster can be told to do wrong, repeatably from a seed.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use mlms_protocol::NodeName;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -27,6 +30,8 @@ struct Plan {
     append_ms_max: AtomicU32,
     /// Told each time when a new owner does not find what its predecessor answered for.
     too_early: Mutex<Option<Told>>,
+    /// Nodes whose entries and snapshots look as if the release before had written them.
+    older: Mutex<BTreeSet<NodeName>>,
 }
 
 type Told = Box<dyn Fn() + Send>;
@@ -49,6 +54,7 @@ impl Faults {
             append_lost: AtomicU32::new(0),
             append_ms_max: AtomicU32::new(0),
             too_early: Mutex::default(),
+            older: Mutex::default(),
         }))
     }
 
@@ -74,6 +80,26 @@ impl Faults {
     /// is called. This breaks the journal's promise, for tests of those who have to notice.
     pub fn answer_before_append(&self, told: impl Fn() + Send + 'static) {
         *self.0.too_early.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(told));
+    }
+
+    /// Lets this node pass for one of the release before, or no more: the first byte of what it writes, the format's
+    /// version, is one lower.
+    pub fn set_older(&self, node: &NodeName, older: bool) {
+        let mut nodes = self.0.older.lock().unwrap_or_else(PoisonError::into_inner);
+        if older {
+            nodes.insert(node.clone());
+        } else {
+            nodes.remove(node);
+        }
+    }
+
+    /// What a node writes, as others find it.
+    pub(super) fn written_by(&self, node: &NodeName, bytes: &Bytes) -> Bytes {
+        let is_older = self.0.older.lock().unwrap_or_else(PoisonError::into_inner).contains(node);
+        match bytes.split_first() {
+            Some((version, rest)) if is_older => [&[version - 1], rest].concat().into(),
+            _ => bytes.clone(),
+        }
     }
 
     /// How many of the last entries are lost to a new owner who finds `count` of them.

@@ -11,8 +11,10 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 use mlms_protocol::{Incarnation, NodeName};
 
-/// The format that this release writes and reads.
+/// The format that this release writes; it reads this one and the one before, so that a fleet may be mixed while it
+/// rolls.
 const VERSION: u8 = 1;
+const VERSION_BEFORE: u8 = VERSION - 1;
 
 const ASKS: u8 = 1;
 const ACKNOWLEDGES: u8 = 2;
@@ -141,7 +143,7 @@ impl Batch {
 
     pub(super) fn decode(bytes: &Bytes) -> Result<Batch, Unreadable> {
         match bytes.first() {
-            Some(&VERSION) => read_batch(bytes).ok_or(Unreadable::Malformed),
+            Some(&(VERSION_BEFORE..=VERSION)) => read_batch(bytes).ok_or(Unreadable::Malformed),
             Some(_) => Err(Unreadable::Version),
             None => Err(Unreadable::Malformed),
         }

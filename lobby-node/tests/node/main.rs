@@ -7,6 +7,7 @@ mod doors;
 mod fleet;
 mod history;
 mod line;
+mod mixed;
 mod moderation;
 mod owners;
 mod planted;

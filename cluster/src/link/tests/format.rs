@@ -37,6 +37,14 @@ fn a_batch_survives_the_journey() {
 }
 
 #[test]
+fn a_batch_of_the_release_before_is_read() {
+    let sample = sample(&[b"x"]);
+    let mut bytes = sample.encode().to_vec();
+    bytes[0] -= 1;
+    assert_eq!(Batch::decode(&Bytes::from(bytes)), Ok(sample));
+}
+
+#[test]
 fn another_version_is_told_apart_from_garbage() {
     let mut bytes = sample(&[b"x"]).encode().to_vec();
     bytes[0] = 2;
