@@ -98,10 +98,10 @@ impl Recorder {
         t
     }
 
-    /// Notes a fault that began earlier, and until when ordered messages may be lost by it.
-    pub(crate) fn fault(&self, name: &str, began: Instant, until: Instant) {
+    /// Notes a fault that began earlier and whose consequences end now.
+    pub(crate) fn fault(&self, name: &str, began: Instant) {
         let micros = |instant: Instant| u64::try_from((instant - self.began).as_micros()).unwrap();
-        let (t, for_us) = (micros(began), micros(until) - micros(began));
+        let (t, for_us) = (micros(began), micros(Instant::now()) - micros(began));
         let what = What::Fault { name: Cow::Owned(name.to_owned()), for_us };
         let mut book = self.book();
         let place = book.records.partition_point(|record| record.t <= t);

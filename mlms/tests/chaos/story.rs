@@ -66,25 +66,9 @@ impl Story {
 
     /// Closes a fault: what was lost of unsequenced messages up to now is its doing.
     pub(crate) async fn over(&self, fault: Fault) -> Reached {
-        let until = self.aftermath().await;
-        self.close(fault, until)
-    }
-
-    /// Closes a change that was planned: it excuses no loss.
-    pub(crate) async fn planned(&self, fault: Fault) -> Reached {
-        self.aftermath().await;
-        let began = fault.began;
-        self.close(fault, began)
-    }
-
-    async fn aftermath(&self) -> Instant {
         // Sessions that lost their connection come back within the longest pause between two tries.
         self.calm().await;
-        Instant::now()
-    }
-
-    fn close(&self, fault: Fault, until: Instant) -> Reached {
-        self.crowd.recorder.fault(fault.name, fault.began, until);
+        self.crowd.recorder.fault(fault.name, fault.began);
         let caused = self.crowd.recorder.reached() - fault.before;
         let silence = self.crowd.longest_silence(fault.began, Instant::now());
         self.tell(&format!(
