@@ -45,6 +45,15 @@ impl Round {
     pub(super) fn awaits(&self) -> bool {
         self.awaited.is_some()
     }
+
+    /// Games that have begun are played to their end, if `settle_seconds` allow.
+    pub(super) fn is_under_way(&self) -> bool {
+        match self.progress {
+            Progress::Gathering => self.number > 0,
+            Progress::Over => false,
+            _ => true,
+        }
+    }
 }
 
 impl Engine {
@@ -79,7 +88,7 @@ impl Engine {
         let Some(game) = self.game() else { return };
         let members = self.lobbies[lobby].members.clone();
         match self.lobbies[lobby].round.progress {
-            Progress::Gathering if !self.is_over => {
+            Progress::Gathering => {
                 let all = members.iter().all(|place| matches!(self.clients[*place].stage, Stage::In));
                 if all {
                     self.step(lobby, Progress::Readying, members.len());

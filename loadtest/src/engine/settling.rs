@@ -27,7 +27,7 @@ impl Engine {
                 return false;
             }
         }
-        if self.lobbies.iter().any(|lobby| lobby.round.awaits()) {
+        if self.lobbies.iter().any(|lobby| lobby.round.awaits() || lobby.round.is_under_way()) {
             return false;
         }
         !self.audit()

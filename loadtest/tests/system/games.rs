@@ -19,7 +19,7 @@ bytes = 80
 
 [[phases]]
 name = "play"
-seconds = 5
+seconds = 4
 
 [generator]
 lag_p99_ms = 10000
