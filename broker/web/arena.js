@@ -1,5 +1,5 @@
 /** Where pets battle: shows what `battle.js` says of the lobby's events, and sends what the player decides. */
-import { HEALTH, MOVES, PETS, PLAYERS_MAX, PLAYERS_MIN, Battle, petOf } from '/battle.js';
+import { HEALTH, MOVES, PETS, PLAYERS_MAX, PLAYERS_MIN, Battle, petsOf } from '/battle.js';
 import { byId, element, say } from '/element.js';
 import { petFace } from '/pets.js';
 import { sentence } from '/words.js';
@@ -8,6 +8,8 @@ import { sentence } from '/words.js';
 const PAGES_MAX = 20;
 /** Lines of the battle that are told. */
 const LINES_MAX = 4;
+/** Players shown while no battle is under way. */
+const CARDS_MAX = 8;
 /** How long the host waits for the last damage to be reported. */
 const FINISH_MS = 4_000;
 
@@ -121,10 +123,12 @@ export class Arena {
   }
 
   #deal() {
-    const players = this.#readyPlayers.map(({ user, attributes }) => ({ user, pet: attributes?.pet ?? petOf(user) }));
-    const all = players.length >= PLAYERS_MIN ? players : this.#players.slice(0, PLAYERS_MAX).map(({ user, attributes }) => ({ user, pet: attributes?.pet ?? petOf(user) }));
-    if (all.length < PLAYERS_MIN) return;
-    this.#send({ players: all }, `deal-${this.#battle.game}`);
+    const ready = this.#readyPlayers;
+    const members = ready.length >= PLAYERS_MIN ? ready : this.#players.slice(0, PLAYERS_MAX);
+    const pets = petsOf(this.#players);
+    const players = members.map(({ user }) => ({ user, pet: pets.get(user) }));
+    if (players.length < PLAYERS_MIN) return;
+    this.#send({ players }, `deal-${this.#battle.game}`);
   }
 
   #report() {
@@ -198,6 +202,12 @@ export class Arena {
     this.#draw();
   }
 
+  #changePet() {
+    const mine = petsOf(this.#players).get(this.me);
+    const pet = PETS[(PETS.indexOf(mine) + 1) % PETS.length];
+    void this.#command('update', { attributes: { pet } });
+  }
+
   #tell({ what, user, target, amount, move, out, winner }) {
     const name = (who) => (who === this.me ? 'You' : this.nameOf(who));
     const whom = (who) => (who === this.me ? 'you' : this.nameOf(who));
@@ -236,7 +246,7 @@ export class Arena {
     byId('arena').dataset.phase = battle?.phase ?? 'none';
     const under = battle && (battle.phase === 'playing' || battle.phase === 'decided');
     const shown = under ? battle.fighters : battle?.phase === 'finished' && this.#readyPlayers.length === 0 ? battle.fighters : null;
-    byId('arena-pets').replaceChildren(...(shown ? shown.map((fighter) => this.#fighterCard(fighter)) : this.#players.slice(0, 8).map((member) => this.#playerCard(member))));
+    byId('arena-pets').replaceChildren(...(shown ? shown.map((fighter) => this.#fighterCard(fighter)) : this.#playerCards()));
     say(byId('arena-status'), this.#status(foreign));
     this.#showLines();
     this.#showActions(under, foreign);
@@ -282,10 +292,14 @@ export class Arena {
     );
   }
 
-  #playerCard({ user, ready, away, attributes }) {
+  #playerCards() {
+    const pets = petsOf(this.#players);
+    return this.#players.slice(0, CARDS_MAX).map((member) => this.#playerCard(member, pets.get(member.user)));
+  }
+
+  #playerCard({ user, ready, away }, pet) {
     const name = this.nameOf(user);
     const state = away ? 'away' : ready ? 'ready' : 'not ready';
-    const pet = PETS.includes(attributes?.pet) ? attributes.pet : petOf(user);
     return element(
       'li',
       { class: `fighter${ready ? ' ready' : ''}`, 'data-user': user },
@@ -316,9 +330,7 @@ export class Arena {
     } else if (!under && !foreign) {
       if (me && me.role !== 'spectator') {
         add('ready', me.ready ? 'Not ready' : 'Ready', () => this.#command('ready', { ready: !me.ready }), { primary: !me.ready });
-        const pet = me.attributes?.pet ?? petOf(this.me);
-        const next = PETS[(PETS.indexOf(pet) + 1) % PETS.length];
-        if (this.#petsChoosable && !me.ready) add('pet', 'Another pet', () => this.#command('update', { attributes: { ...me.attributes, pet: next } }));
+        if (this.#petsChoosable && !me.ready) add('pet', 'Another pet', () => this.#changePet());
       }
       const enough = this.#readyPlayers.length >= PLAYERS_MIN;
       if (host && this.#players.length >= PLAYERS_MIN) add('start', 'Start the battle', () => this.#command('start', {}), { primary: enough, disabled: !enough });

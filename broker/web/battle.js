@@ -28,8 +28,11 @@ export class Battle {
   turn = 0;
   #at = 0;
 
-  /** @param {{game: number, by?: string}} started the event that began it */
-  constructor({ game, by }) {
+  #seed;
+
+  /** @param {{lobby: string, game: number, by?: string}} started the event that began it */
+  constructor({ lobby, game, by }) {
+    this.#seed = hashOf(`${lobby}/${game}`);
     this.game = game;
     this.host = by ?? null;
   }
@@ -115,7 +118,7 @@ export class Battle {
     }
     const move = Object.hasOwn(MOVES, body.move) ? MOVES[body.move] : undefined;
     if (from !== fighter.user || !move) return null;
-    const amount = move.roll(dice(this.game, seq));
+    const amount = move.roll(dice(this.#seed, seq));
     if (move.heals) {
       const healed = Math.min(amount, HEALTH - fighter.health);
       fighter.health += healed;
@@ -157,16 +160,39 @@ export class Battle {
   }
 }
 
-/** The pet of somebody who chose none. */
-export function petOf(user) {
+/**
+ * Everybody's pet: the chosen one, or else one that follows from the user, and that nobody before has. The order in
+ * which a client knows the members does not matter: everybody sees the same.
+ * @param {{user: string, attributes?: any}[]} members
+ * @returns {Map<string, string>} by user
+ */
+export function petsOf(members) {
+  const pets = new Map();
+  for (const { user, attributes } of members) if (PETS.includes(attributes?.pet)) pets.set(user, attributes.pet);
+  const taken = new Set(pets.values());
+  for (const user of members.map((member) => member.user).sort()) {
+    if (pets.has(user)) continue;
+    let pet = petOf(user);
+    for (let tries = 0; tries < PETS.length && taken.has(pet); tries += 1) pet = PETS[(PETS.indexOf(pet) + 1) % PETS.length];
+    taken.add(pet);
+    pets.set(user, pet);
+  }
+  return pets;
+}
+
+function petOf(user) {
+  return PETS[hashOf(user) % PETS.length];
+}
+
+function hashOf(text) {
   let hash = 7;
-  for (const letter of user) hash = (hash * 31 + letter.codePointAt(0)) % 100_003;
-  return PETS[hash % PETS.length];
+  for (const letter of text) hash = (Math.imul(hash, 31) + letter.codePointAt(0)) >>> 0;
+  return hash;
 }
 
 /** A number in [0, 1) that follows from two integers (the finalizer of MurmurHash3). */
-function dice(game, seq) {
-  let h = Math.imul(game, 0x9e3779b1) ^ seq;
+function dice(seed, seq) {
+  let h = Math.imul(seed, 0x9e3779b1) ^ seq;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return ((h ^ (h >>> 16)) >>> 0) / 2 ** 32;

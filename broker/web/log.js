@@ -12,6 +12,8 @@ import { sentence, stranger } from '/words.js';
 /** Rows kept in the page; beyond it the oldest go, and can be read again. */
 const ROWS_MAX = 1_000;
 const PAGE = 50;
+/** Reactions that are counted; beyond it new ones are not shown until the lobby is opened again. */
+const REACTIONS_MAX = 20_000;
 /** How near to the end counts as reading along. */
 const NEAR_PX = 60;
 
@@ -26,6 +28,8 @@ export class Log {
   #names = new Map();
   /** Who reacted how, by seq of the message and emoji. @type {Map<number, Map<string, Set<string>>>} */
   #reactions = new Map();
+  /** Reactions that were counted, by their own seq. @type {Set<number>} */
+  #counted = new Set();
   #oldest = 1;
   #reading = false;
   #below = 0;
@@ -71,6 +75,7 @@ export class Log {
     for (const member of lobby.members.values()) this.#learn(member.user, member.name);
     this.#rows.clear();
     this.#reactions.clear();
+    this.#counted.clear();
     this.#quietly(() => {
       this.log.replaceChildren();
       for (const event of lobby.messages) this.#place(event);
@@ -80,6 +85,7 @@ export class Log {
     this.#offerOlder(this.#oldest > 1);
     this.toEnd();
     this.#fill();
+    void this.#readReactions();
   }
 
   /** A live event. @returns {boolean} whether it is a chat message */
@@ -281,14 +287,26 @@ export class Log {
     return ev === 'edited' || ev === 'deleted' || ev === 'reacted';
   }
 
-  #react({ of, user, emoji, removed }) {
-    if (typeof emoji !== 'string') return;
+  /** The same reaction of the same user again takes it back. In which order they are read does not matter. */
+  #react({ seq, of, user, emoji }) {
+    if (typeof emoji !== 'string' || this.#counted.has(seq) || this.#counted.size >= REACTIONS_MAX) return;
+    this.#counted.add(seq);
     const reactions = this.#reactions.get(of) ?? new Map();
     const users = reactions.get(emoji) ?? new Set();
-    if (removed) users.delete(user);
-    else users.add(user);
+    if (!users.delete(user)) users.add(user);
     this.#reactions.set(of, reactions.set(emoji, users));
     this.#drawReactions(of);
+  }
+
+  /** A snapshot has the newest messages, not what was thought of them. */
+  async #readReactions() {
+    const { seq } = this.lobby;
+    const { events } = await this.lobby.history({ before: seq + 1, limit: 200 }).catch(() => ({ events: [] }));
+    for (const event of events) {
+      this.#learn(event.user, event.name);
+      if (event.ev === 'reacted') this.#react(event);
+      else if (event.ev === 'edited' && this.#rows.has(event.of)) markEdited(this.#rows.get(event.of));
+    }
   }
 
   #drawReactions(seq) {

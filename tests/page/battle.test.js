@@ -40,7 +40,7 @@ async function isFinished(players) {
 }
 
 test('two_players_go_from_nothing_to_a_finished_game', async (t) => {
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const [ann, bob] = [await named('Ann'), await named('Bob')];
   await bob.joins(await ann.creates('Ring', 4));
   await ann.sees('#arena-status', '0 of 2 ready.');
@@ -79,7 +79,7 @@ test('two_players_go_from_nothing_to_a_finished_game', async (t) => {
 test('a_connection_lost_in_the_middle_of_a_game_costs_nothing', async (t) => {
   const cable = await Cable.to(service);
   t.after(() => cable.close());
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
   await bob.joins(await ann.creates('Thunder', 2));
   await start([ann, bob]);
@@ -114,7 +114,7 @@ test('a_connection_lost_in_the_middle_of_a_game_costs_nothing', async (t) => {
 });
 
 test('who_runs_away_or_sleeps_does_not_hold_up_the_others', async (t) => {
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const [ann, bob, cleo] = [await named('Ann'), await named('Bob'), await named('Cleo')];
   const id = await ann.creates('Escape', 3);
   for (const player of [bob, cleo]) await player.joins(id);

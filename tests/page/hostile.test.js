@@ -33,7 +33,7 @@ after(async () => {
 
 test('fifty_hostile_strings_as_names_and_messages_have_no_effect', { timeout: 240_000 }, async (t) => {
   assert.equal(new Set(HOSTILE).size, 50);
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const ann = await named('Ann');
   const id = await ann.creates('<script>hacked=1</script>');
   // Each one comes under that name, says it, is ready under it, and leaves a lobby of that name behind.

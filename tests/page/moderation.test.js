@@ -18,7 +18,7 @@ after(async () => {
 });
 
 test('a_host_kicks_and_bans', async (t) => {
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const [ann, bob, cleo] = [await named('Ann'), await named('Bob'), await named('Cleo')];
   const id = await ann.creates('Order');
   for (const player of [bob, cleo]) await player.joins(id);
@@ -46,7 +46,7 @@ test('a_host_kicks_and_bans', async (t) => {
 });
 
 test('commands_in_the_composer_are_answered', async (t) => {
-  const { named } = await openWindows(browser, t, service.url);
+  const { named } = openWindows(browser, t, service.url);
   const [ann, bob] = [await named('Ann'), await named('Bob the Builder')];
   const id = await ann.creates('Slash');
   await bob.joins(id);

@@ -6,6 +6,7 @@ import test, { after, before } from 'node:test';
 
 import { Player, openBrowser } from './player.js';
 import { Cable, Service } from './service.js';
+import { openWindows } from './windows.js';
 
 let browser;
 let service;
@@ -19,16 +20,7 @@ after(async () => {
   await service?.stop();
 });
 
-/** Two windows of one browser, which are two players. */
-async function windows(t, { url = service.url, ...look } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...look });
-  context.setDefaultTimeout(60_000); // the machine may be busy
-  t.after(() => context.close());
-  return {
-    context,
-    named: (name, at = url) => Player.named(context, at, name),
-  };
-}
+const windows = (t, { url = service.url, ...look } = {}) => openWindows(browser, t, url, look);
 
 /** A third player in the page's own client, who says much. */
 function crowd(player, lobby, texts) {
@@ -47,8 +39,10 @@ function crowd(player, lobby, texts) {
   );
 }
 
-test('two_windows_chat', async (t) => {
-  const { named } = await windows(t);
+test('two_tabs_of_one_window_chat', async (t) => {
+  const { context } = windows(t);
+  const one = await context();
+  const named = (name) => Player.named(one, service.url, name);
   const ann = await named('Ann');
   const id = await ann.creates('The Den', 4);
   await ann.sees('#lobby-name', 'The Den');
@@ -77,7 +71,7 @@ test('two_windows_chat', async (t) => {
 });
 
 test('a_reload_keeps_the_name_and_the_lobby', async (t) => {
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const ann = await named('Ann');
   await ann.creates('Home');
   await ann.says('still here');
@@ -92,7 +86,7 @@ test('a_reload_keeps_the_name_and_the_lobby', async (t) => {
 });
 
 test('a_closed_window_is_away_and_comes_back', async (t) => {
-  const { context, named } = await windows(t);
+  const { context, named } = windows(t);
   const [ann, bob] = [await named('Ann'), await named('Bob')];
   const id = await ann.creates('Doorway');
   await bob.joins(id);
@@ -102,7 +96,7 @@ test('a_closed_window_is_away_and_comes_back', async (t) => {
   await ann.hasMembers(['Ann you host', 'Bob away']);
   await ann.says('where did you go?');
   // The same guest again, as a browser restores a closed tab.
-  const page = await context.newPage();
+  const page = await (await context()).newPage();
   await page.addInitScript((kept) => sessionStorage.setItem('mlms.guest', kept), guest);
   await page.goto(`${service.url}#/lobby/${id}`);
   bob.page = page;
@@ -115,8 +109,8 @@ test('a_closed_window_is_away_and_comes_back', async (t) => {
 });
 
 test('the_keyboard_alone_is_enough', async (t) => {
-  const { context, named } = await windows(t);
-  const ann = await Player.open(context, service.url);
+  const { open, named } = windows(t);
+  const ann = await open();
   await ann.hasFocusOn('#name-input');
   await ann.page.keyboard.type('Ann');
   await ann.presses('Enter');
@@ -160,7 +154,7 @@ test('the_keyboard_alone_is_enough', async (t) => {
 test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
   const own = await Service.start();
   t.after(() => own.stop());
-  const { named } = await windows(t, { url: own.url });
+  const { named } = windows(t, { url: own.url });
   const [ann, bob] = [await named('Ann'), await named('Bob')];
   await bob.joins(await ann.creates('Storm'));
   await ann.says('before');
@@ -193,7 +187,7 @@ test('a_killed_and_restarted_service_loses_and_doubles_nothing', async (t) => {
 test('a_service_that_forgot_everything_is_entered_again_under_the_same_name', async (t) => {
   const own = await Service.start();
   t.after(() => own.stop());
-  const { named } = await windows(t, { url: own.url });
+  const { named } = windows(t, { url: own.url });
   const ann = await named('Ann');
   const id = await ann.creates('Sandcastle');
   await ann.says('before the flood');
@@ -219,7 +213,7 @@ test('a_service_that_forgot_everything_is_entered_again_under_the_same_name', as
 test('a_cut_cable_loses_and_doubles_nothing', async (t) => {
   const cable = await Cable.to(service);
   t.after(() => cable.close());
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
   await bob.joins(await ann.creates('Tunnel'));
   const said = ['0'];
@@ -253,7 +247,7 @@ test('who_was_away_too_long_to_resume_begins_again_with_nothing_missing', async 
   t.after(() => own.stop());
   const cable = await Cable.to(own);
   t.after(() => cable.close());
-  const { named } = await windows(t, { url: own.url });
+  const { named } = windows(t, { url: own.url });
   const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
   const id = await ann.creates('Long night');
   await bob.joins(id);
@@ -282,7 +276,7 @@ test('who_was_away_too_long_to_resume_begins_again_with_nothing_missing', async 
 test('a_connection_cut_in_the_middle_of_talking_loses_and_doubles_nothing', async (t) => {
   const cable = await Cable.to(service);
   t.after(() => cable.close());
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const [ann, bob] = [await named('Ann'), await named('Bob', cable.url)];
   const id = await ann.creates('Rain');
   await bob.joins(id);
@@ -309,7 +303,7 @@ test('a_connection_cut_in_the_middle_of_talking_loses_and_doubles_nothing', asyn
 });
 
 test('scrolling_up_reads_older_messages_in_order', async (t) => {
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const ann = await named('Ann');
   const id = await ann.creates('Archive');
   const texts = Array.from({ length: 170 }, (_, i) => `message ${i}`);
@@ -333,7 +327,7 @@ test('scrolling_up_reads_older_messages_in_order', async (t) => {
 });
 
 test('refusals_are_told_in_words', async (t) => {
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const ann = await named('Ann');
   const id = await ann.creates('Alone', 1);
   const bob = await named('Bob');
@@ -353,7 +347,7 @@ test('refusals_are_told_in_words', async (t) => {
 });
 
 test('a_changed_name_is_a_new_player', async (t) => {
-  const { named } = await windows(t);
+  const { named } = windows(t);
   const [ann, bob] = [await named('Ann'), await named('Bob')];
   const id = await ann.creates('Masks');
   await bob.joins(id);
@@ -369,14 +363,14 @@ for (const [width, height, colorScheme] of [[360, 740, 'light'], [1280, 800, 'da
   test(`looks_well_at_${width}_in_${colorScheme}`, async (t) => {
     const folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-look-'));
     t.diagnostic(`pictures in ${folder}`);
-    const { context, named } = await windows(t, { viewport: { width, height }, colorScheme });
+    const { open, named } = windows(t, { viewport: { width, height }, colorScheme });
     const picture = async (player, name) => {
       await player.isWellMade();
       await player.page.screenshot({ path: path.join(folder, `${name}-${width}-${colorScheme}.png`) });
     };
     const cable = await Cable.to(service);
     t.after(() => cable.close());
-    const nobody = await Player.open(context, service.url);
+    const nobody = await open();
     await picture(nobody, 'name');
     const ann = await named('Ann', cable.url);
     const id = await ann.creates('Friday night ⚔️', 8);

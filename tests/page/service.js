@@ -1,11 +1,12 @@
 /** A real `mlms standalone` on free ports and a fresh database, which can be killed and started again. */
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 
 const binary = process.env.MLMS_BIN ?? fileURLToPath(new URL('../../target/release/mlms', import.meta.url));
 
@@ -40,9 +41,8 @@ export class Service {
     return `http://127.0.0.1:${this.port}/`;
   }
 
-  /** Starts the process and waits until it takes sessions. */
-  async run() {
-    const env = {
+  get #environment() {
+    return {
       // The server refuses settings that it does not know, such as our MLMS_BIN.
       ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('MLMS_'))),
       MLMS_LISTEN: `127.0.0.1:${this.port}`,
@@ -50,7 +50,17 @@ export class Service {
       MLMS_DATABASE_URL: `sqlite://${path.join(this.folder, 'mlms.db')}`,
       ...this.settings,
     };
-    const child = spawn(binary, ['standalone'], { env, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
+  }
+
+  /** A token as an operator makes one. @param {...string} options of `mlms token` */
+  async token(...options) {
+    const { stdout } = await promisify(execFile)(binary, ['token', ...options], { env: this.#environment, cwd: this.folder });
+    return stdout.trim();
+  }
+
+  /** Starts the process and waits until it takes sessions. */
+  async run() {
+    const child = spawn(binary, ['standalone'], { env: this.#environment, cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     const keep = (text) => (this.#log = (this.#log + text).slice(-20_000));
     child.stdout.on('data', keep);

@@ -294,7 +294,7 @@ export class Lobby extends Emitter {
         this.settings = { ...this.settings, locked: event.locked };
         break;
       case 'updated':
-        if (event.settings) this.settings = { ...this.settings, ...event.settings };
+        if (event.settings) this.settings = event.settings; // all of them, those without a value left out
         if (member && event.attributes) member.attributes = event.attributes;
         if (member && event.role) member.role = event.role;
         break;
