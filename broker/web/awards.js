@@ -1,36 +1,48 @@
-/** Achievements: told as they are awarded, and kept in a list for this visit. */
+/** Achievements: told as they are awarded, and shown beside the name. */
 import { byId, element, say } from '/element.js';
+import { guestToken } from '/guest.js';
 
 const KNOWN = {
   veteran: ['Veteran', 'More than 1000 games finished'],
   bruiser: ['Bruiser', 'More than 500 damage in one game'],
 };
 const SHOWN_MS = 12_000;
-const KEY = 'mlms.awards';
+/** Shown beside the name. */
+const AWARDS_MAX = 12;
 
 /** @param {import('/client/index.js').Client} client */
 export function showAwards(client) {
+  /** @type {string[]} */
   let awards = [];
-  try {
-    const kept = JSON.parse(sessionStorage.getItem(KEY));
-    if (Array.isArray(kept)) awards = kept.filter((award) => typeof award === 'string');
-  } catch {
-    // begin anew
-  }
+  let ended = false;
+  const add = (names) => ended || draw((awards = [...new Set([...awards, ...names])].slice(0, AWARDS_MAX)));
   draw(awards);
-  const off = client.on('achievement', ({ user, achievement }) => {
-    if (user !== client.user || typeof achievement !== 'string') return;
-    if (!awards.includes(achievement)) awards.push(achievement);
-    sessionStorage.setItem(KEY, JSON.stringify(awards));
-    draw(awards);
-    announce(achievement);
-  });
+  const offs = [
+    client.on('welcome', async () => add(await readAwards(client.user))),
+    client.on('achievement', ({ user, achievement }) => {
+      if (user !== client.user || typeof achievement !== 'string') return;
+      if (!awards.includes(achievement)) announce(achievement);
+      add([achievement]);
+    }),
+  ];
   return () => {
-    off();
-    sessionStorage.removeItem(KEY);
+    ended = true;
+    for (const off of offs) off();
     byId('toasts').replaceChildren();
     draw([]);
   };
+}
+
+/** What the player achieved before. A service that does not keep it says so, and then there is nothing to show. */
+async function readAwards(user) {
+  try {
+    const response = await fetch(`/v1/players/${encodeURIComponent(user)}/achievements`, { headers: { authorization: `Bearer ${await guestToken('first')}` } });
+    if (!response.ok) return [];
+    const { achievements } = await response.json();
+    return achievements.map(({ achievement }) => String(achievement));
+  } catch {
+    return [];
+  }
 }
 
 const wordsOf = (achievement) => (Object.hasOwn(KNOWN, achievement) ? KNOWN[achievement] : [achievement, '']);

@@ -63,7 +63,7 @@ export function drawReactions(row, reactions, { me, nameOf, react }) {
   list.hidden = shown.length === 0;
   list.replaceChildren(...shown.map(([emoji, users]) => {
     const names = [...users].slice(0, 10).map((user) => (user === me ? 'you' : nameOf(user))).join(', ');
-    const button = element('button', { type: 'button', 'aria-pressed': String(users.has(me)), 'aria-label': `${emoji}: ${names}`, title: names }, element('bdi', {}, emoji), ` ${users.size}`);
+    const button = element('button', { type: 'button', 'aria-pressed': String(users.has(me)), 'aria-label': `${emoji} ${users.size}: ${names}`, title: names }, element('bdi', {}, emoji), ` ${users.size}`);
     button.onclick = () => react(emoji);
     return element('li', {}, button);
   }));

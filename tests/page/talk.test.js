@@ -59,12 +59,13 @@ test('messages_are_changed_deleted_and_reacted_to', async (t) => {
   await doWith(bob, 'the first', 'Party');
   await doWith(ann, 'the first', 'Party');
   for (const player of [ann, bob]) await hasReactions(player, 'the first', ['🎉 2']);
+  await ann.isWellMade();
   // Who comes later sees it all; the same reaction again takes it back.
   const cleo = await named('Cleo');
   await cleo.joins(id);
   await cleo.hasMessages(['the first', 'a second one']);
   await hasReactions(cleo, 'the first', ['🎉 2']);
-  await bob.page.getByRole('button', { name: '🎉: Ann, you' }).or(bob.page.getByRole('button', { name: '🎉: you, Ann' })).click();
+  await bob.page.getByRole('button', { name: '🎉 2: Ann, you' }).or(bob.page.getByRole('button', { name: '🎉 2: you, Ann' })).click();
   for (const player of [ann, bob, cleo]) await hasReactions(player, 'the first', ['🎉 1']);
   // The host deletes what others said, they only their own.
   await cleo.page.locator('#log .row').filter({ hasText: 'a second one' }).locator('.more').click();
