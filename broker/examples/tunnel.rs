@@ -60,6 +60,7 @@ async fn main() -> Outcome<()> {
         config: BrokerConfig { connections_per_address_max: 10_000, ..BrokerConfig::default() },
         directory,
         verifier: Verifier::new(&jwt)?.0,
+        players: None,
         minter: None,
         keys: ClusterKeys::random(),
         listener: TcpListener::bind("127.0.0.1:0").await?,

@@ -23,6 +23,7 @@ use crate::address::{self, Places};
 use crate::config::BrokerConfig;
 use crate::guests::GuestRate;
 use crate::metrics::{Metrics, Route};
+use crate::players::{self, StoreSlot};
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
 use crate::{page, rest, socket};
@@ -38,6 +39,8 @@ pub(crate) struct Edge {
     /// Mints tokens for guests, where that is allowed.
     pub(crate) minter: Option<Minter>,
     pub(crate) keys: ClusterKeys,
+    /// What players have done, where there is a database.
+    pub(crate) players: Option<StoreSlot>,
     pub(crate) health: Health,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
@@ -80,6 +83,9 @@ impl Edge {
             "/v1/connect" => (Route::Connect, self.rest(request, peer, Route::Connect, "POST").await),
             "/v1/guests" => (Route::Guests, self.rest(request, peer, Route::Guests, "POST").await),
             "/v1/lobbies" => (Route::Lobbies, self.rest(request, peer, Route::Lobbies, "GET, HEAD").await),
+            path if players::parse(path).is_some() => {
+                (Route::Players, self.rest(request, peer, Route::Players, "GET, HEAD").await)
+            }
             "/health" => (Route::Health, only_reading(&request).map(|()| rest::health(self))),
             path => match page::serve(path, request.headers()) {
                 Some(file) => (Route::Page, only_reading(&request).map(|()| file)),
@@ -106,6 +112,7 @@ impl Edge {
             (Route::Connect, &Method::POST) => rest::connect(self, &head, body, peer).await,
             (Route::Guests, &Method::POST) => rest::guests(self, &head, body, peer).await,
             (Route::Lobbies, &Method::GET | &Method::HEAD) => rest::lobbies(self, &head).await,
+            (Route::Players, &Method::GET | &Method::HEAD) => players::answer(self, &head).await,
             _ => Err(Refusal::Method(allow)),
         };
         let mut response = answer.unwrap_or_else(|refusal| self.refuse(refusal));

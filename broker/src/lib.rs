@@ -12,6 +12,7 @@ mod metrics;
 mod node;
 mod page;
 mod passenger;
+mod players;
 mod query;
 mod refusal;
 mod rest;
@@ -41,6 +42,7 @@ pub use crate::config::BrokerConfig;
 use crate::edge::Edge;
 use crate::guests::GuestRate;
 use crate::metrics::Metrics;
+pub use crate::players::StoreSlot;
 
 /// What a broker is made of.
 pub struct Broker {
@@ -49,6 +51,8 @@ pub struct Broker {
     pub verifier: Verifier,
     /// Mints tokens for guests; none: `POST /v1/guests` does not exist.
     pub minter: Option<Minter>,
+    /// What players have done; none: `/v1/players` does not exist.
+    pub players: Option<StoreSlot>,
     /// Signs the tickets that nodes accept.
     pub keys: ClusterKeys,
     /// The public listener.
@@ -89,6 +93,7 @@ impl Broker {
             directory: self.directory,
             verifier: self.verifier,
             minter: self.minter,
+            players: self.players,
             keys: self.keys,
             health: self.health,
             readiness: self.readiness,

@@ -66,7 +66,7 @@ fn put<T>(place: &mut Option<T>, value: T) -> Result<(), Refusal> {
 }
 
 /// Undoes percent-encoding (RFC 3986, section 2.1).
-fn decode(value: &str) -> Result<String, Refusal> {
+pub(crate) fn decode(value: &str) -> Result<String, Refusal> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.bytes();
     while let Some(byte) = rest.next() {

@@ -20,6 +20,7 @@ pub(crate) enum Refusal {
     BadHost,
     BadBody,
     BadName,
+    BadPlayer,
     BodyTooLarge,
     BodyTooSlow,
     NoToken,
@@ -41,6 +42,7 @@ pub(crate) enum Refusal {
     TicketNodeGone,
     Draining,
     DirectoryAway,
+    StoreAway,
     NotFound,
     /// The path exists, the method does not; carries what `Allow` says.
     Method(&'static str),
@@ -112,6 +114,12 @@ impl Refusal {
                 Code::BadRequest,
                 "bad_name",
                 "A name has 1 to 64 bytes of text without control characters.",
+            ),
+            Refusal::BadPlayer => answer(
+                BAD,
+                Code::BadRequest,
+                "bad_player",
+                "A user id has 1 to 128 bytes of text without control characters.",
             ),
             Refusal::BodyTooLarge => answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -193,6 +201,10 @@ impl Refusal {
             .retry_after(1),
             Refusal::Draining => {
                 answer(UNAVAILABLE, Code::Overloaded, "draining", "This broker is stopping.").retry_after(1)
+            }
+            Refusal::StoreAway => {
+                answer(UNAVAILABLE, Code::Degraded, "store_away", "The database cannot be read just now.")
+                    .retry_after(2)
             }
             Refusal::DirectoryAway => {
                 answer(UNAVAILABLE, Code::Degraded, "directory_away", "The list cannot be read just now.")

@@ -199,7 +199,7 @@ async fn read_body<T: DeserializeOwned + Default>(body: Incoming) -> Result<T, R
     serde_json::from_slice(&bytes).map_err(|_| Refusal::BadBody)
 }
 
-fn json<T: Serialize>(status: StatusCode, answer: &T) -> Response<Body> {
+pub(crate) fn json<T: Serialize>(status: StatusCode, answer: &T) -> Response<Body> {
     let body = serde_json::to_vec(answer).expect("answers of plain fields serialize");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

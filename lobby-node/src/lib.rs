@@ -2,6 +2,7 @@
 //! lobby's owner may differ, and then they talk over a link.
 
 mod audience;
+mod backlog;
 mod clock;
 mod connection;
 mod drain;
@@ -25,5 +26,5 @@ pub mod echo;
 
 pub use clock::Clock;
 pub use connection::Socket;
-pub use node::{Dial, LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
+pub use node::{Announcer, Dial, LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
 pub use status::{LinkReport, NodeStatus, Operator, ShardReport, ShardState};

@@ -33,6 +33,12 @@ pub(crate) struct Metrics {
     pub(crate) archived: IntCounter,
     pub(crate) archive_failures: IntCounter,
     pub(crate) archive_backlog: IntGauge,
+    pub(crate) archive_conflicts: IntCounterVec,
+    pub(crate) archive_set_aside: IntCounter,
+    pub(crate) backlog_bytes: IntGauge,
+    pub(crate) published: IntCounter,
+    pub(crate) publish_failures: IntCounter,
+    pub(crate) publish_backlog: IntGauge,
     pub(crate) link_resets: IntCounterVec,
     pub(crate) link_batches: IntCounterVec,
     pub(crate) unreadable: IntCounterVec,
@@ -112,6 +118,28 @@ impl Metrics {
             archive_backlog: gauge(
                 "mlms_archive_backlog_events",
                 "Events journaled but not in the event store yet.",
+            ),
+            archive_conflicts: labelled(
+                "mlms_archive_conflicts_total",
+                "Events that met another one of their seq in the event store, by outcome.",
+                "outcome",
+            ),
+            archive_set_aside: counter(
+                "mlms_archive_set_aside_total",
+                "Events that the event store refused and that were set aside.",
+            ),
+            backlog_bytes: gauge(
+                "mlms_journal_backlog_bytes",
+                "Bytes in the journal that wait for the event store or the message broker.",
+            ),
+            published: counter("mlms_publish_events_total", "Domain events that were taken for good."),
+            publish_failures: counter(
+                "mlms_publish_failures_total",
+                "Domain events that were not taken, or whose place could not be read, by tries.",
+            ),
+            publish_backlog: gauge(
+                "mlms_publish_backlog_entries",
+                "Journal entries in the event store whose domain events did not go out yet.",
             ),
             link_resets: labelled("mlms_link_resets_total", "Resets of links between nodes.", "direction"),
             link_batches: labelled(

@@ -18,10 +18,10 @@ use mlms_process::shutdown::Shutdown;
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::{ClusterKeys, TICKET_TTL_MS, Ticket};
 use mlms_protocol::{
-    CloseCode, Encoding, Incarnation, Limits, LobbyId, Millis, NodeName, Reconnect, Role, SessionId, Shard,
-    UserId,
+    CloseCode, Encoding, Event, Incarnation, Limits, LobbyId, Millis, NodeName, NoticeCode, Reconnect, Role,
+    SessionId, Shard, UserId,
 };
-use mlms_store::Store;
+use mlms_store::{Award, Outlet, Store};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::connection::{Connection, Socket};
 use crate::limiter::Creates;
@@ -40,7 +41,7 @@ use crate::secret::Sealing;
 use crate::session::{self, SessionHandle};
 use crate::standing::Standing;
 use crate::status::Operator;
-use crate::wire::LinkMessage;
+use crate::wire::{Achievement, LinkMessage};
 use crate::worker::{INBOX_MAX, Moved, ToWorker, Worker};
 use crate::{drain, lease};
 
@@ -64,6 +65,8 @@ pub struct NodeConfig {
     /// How long sessions may take to leave when the node stops.
     pub drain: Duration,
     pub connections_max: usize,
+    /// Bytes of the journal that may wait for event store and message broker before durable messages are refused.
+    pub backlog_bytes_max: u64,
 }
 
 /// Where the workers run.
@@ -82,6 +85,8 @@ pub struct LobbyNode {
     pub journal: Journal,
     pub relay: Relay,
     pub store: Store,
+    /// Where domain events go.
+    pub outlet: Outlet,
     /// Verifies refreshed tokens (`auth`).
     pub verifier: Verifier,
     /// Opens tickets.
@@ -172,6 +177,25 @@ impl Dial {
     }
 }
 
+/// Tells players of their awards. Does not keep the node alive.
+#[derive(Clone)]
+pub struct Announcer(Weak<Node>);
+
+impl std::fmt::Debug for Announcer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Announcer({:?})", self.0.upgrade().map(|node| node.name.clone()))
+    }
+}
+
+impl Announcer {
+    /// Tells a player's sessions of an award, on whichever node they are. Nobody, once the node has stopped.
+    pub fn announce(&self, award: &Award) {
+        if let Some(node) = self.0.upgrade() {
+            node.announce(award);
+        }
+    }
+}
+
 struct WorkerHandle {
     inbox: mpsc::Sender<ToWorker>,
     runtime: Handle,
@@ -189,6 +213,8 @@ pub(crate) struct Node {
     pub(crate) directory: Directory,
     pub(crate) journal: Journal,
     pub(crate) store: Store,
+    pub(crate) outlet: Outlet,
+    pub(crate) backlog: Backlog,
     pub(crate) links: LinksHandle,
     pub(crate) verifier: Verifier,
     pub(crate) keys: ClusterKeys,
@@ -234,6 +260,8 @@ impl LobbyNode {
             directory: self.directory.clone(),
             journal: self.journal.clone(),
             store: self.store.clone(),
+            outlet: self.outlet.clone(),
+            backlog: Backlog::new(self.config.backlog_bytes_max),
             links,
             verifier: self.verifier.clone(),
             keys: self.keys.clone(),
@@ -334,6 +362,12 @@ impl NodeHandle {
     #[must_use]
     pub fn dial(&self) -> Dial {
         Dial(Arc::downgrade(&self.node))
+    }
+
+    /// What awards are told through; usable for as long as the node runs.
+    #[must_use]
+    pub fn announcer(&self) -> Announcer {
+        Announcer(Arc::downgrade(&self.node))
     }
 
     /// Open sessions.
@@ -462,6 +496,9 @@ async fn dispatch(node: Arc<Node>, mut events: LinkEvents) {
                         node.tell_shard(shard, ToWorker::ShardMessage { from, incarnation, shard, message })
                             .await;
                     }
+                    Some(LinkMessage::Achievement(Achievement { user, achievement, at })) => {
+                        node.tell_achievement(&user, &achievement, at);
+                    }
                     None => node.metrics.unreadable.with_label_values(&["link_message"]).inc(),
                 }
             }
@@ -570,6 +607,19 @@ impl Node {
             used.retain(|_, until| *until > now);
         }
         used.insert(ticket.session.clone(), now + 2 * TICKET_TTL_MS).is_none()
+    }
+
+    /// The sessions of a user on this node.
+    pub(crate) fn sessions_of(&self, user: &UserId) -> Vec<Arc<SessionHandle>> {
+        self.lock_sessions().values().filter(|session| session.caller.user == *user).cloned().collect()
+    }
+
+    /// Sends a `notice` to every session of this node.
+    pub(crate) fn notify(&self, code: NoticeCode, message: &str) {
+        let sessions: Vec<_> = self.lock_sessions().values().cloned().collect();
+        for session in sessions {
+            session.outbox.push_event(&Event::Notice { code, message: message.to_owned() });
+        }
     }
 
     fn replace(&self, session: &SessionId) {

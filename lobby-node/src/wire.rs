@@ -8,6 +8,7 @@ use mlms_protocol::{
     Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, Millis, NodeName, Refusal, Seq, SessionId, Shard,
     UserId,
 };
+use mlms_store::Award;
 use serde::{Deserialize, Serialize};
 
 use crate::lobby::{Caller, CommandKey, Passing};
@@ -26,6 +27,22 @@ pub(crate) enum LinkMessage {
     Replace(SessionId),
     /// About a shard that moves from one owner to another while both live.
     Shard(Shard, ShardMessage),
+    /// A player has been awarded something: tell the sessions that you have.
+    Achievement(Achievement),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Achievement {
+    pub user: UserId,
+    pub achievement: String,
+    pub at: Millis,
+}
+
+impl From<Award> for Achievement {
+    fn from(award: Award) -> Self {
+        let Award { user, achievement, at } = award;
+        Achievement { user, achievement, at }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod moving;
 mod owner;
 mod ownership;
 mod peers;
+mod publish;
 mod seat;
 mod shard;
 mod speech;
@@ -32,7 +33,7 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{
     Answer, Epoch, ErrorCode, Incarnation, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard,
 };
-use mlms_store::StoreError;
+use mlms_store::{SaveReport, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -45,6 +46,7 @@ use attachment::Attachment;
 use evidence::Examined;
 use moving::{Given, Handed};
 use ownership::Claimed;
+use publish::Cursors;
 use shard::{OwnedShard, ShardSlot};
 
 pub(crate) use moving::Moved;
@@ -154,7 +156,20 @@ enum Done {
     Archived {
         marks: Vec<(Shard, EntryId)>,
         saved: Vec<(LobbyId, Seq)>,
+        report: SaveReport,
+        aside: u64,
+        result: Result<(), StoreError>,
+    },
+    Published {
+        marks: Vec<(Shard, Epoch, EntryId)>,
         events: usize,
+        taken: bool,
+    },
+    Cursors {
+        cursors: Cursors,
+    },
+    CursorsKept {
+        cursors: Vec<(Shard, u64, u64)>,
         result: Result<(), StoreError>,
     },
     Snapshotted {
@@ -210,6 +225,13 @@ pub(crate) struct Worker {
     hints: HashMap<Shard, (NodeName, Epoch)>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     archiving: bool,
+    publishing: bool,
+    /// How far events have gone out, where the database does not know yet.
+    cursors_due: HashMap<Shard, EntryId>,
+    keeping_cursors: bool,
+    /// As last counted in the node's backlog and its metrics.
+    counted_bytes: u64,
+    counted_unpublished: u64,
     next_token: u64,
     live_nodes: Vec<(NodeName, Incarnation)>,
     resting: Vec<oneshot::Sender<()>>,
@@ -235,6 +257,11 @@ impl Worker {
             hints: HashMap::new(),
             under_way: FuturesUnordered::new(),
             archiving: false,
+            publishing: false,
+            cursors_due: HashMap::new(),
+            keeping_cursors: false,
+            counted_bytes: 0,
+            counted_unpublished: 0,
             next_token: 1,
             live_nodes: Vec::new(),
             resting: Vec::new(),
@@ -271,6 +298,7 @@ impl Worker {
             self.submit();
             self.flush();
             self.archive();
+            self.publish();
             self.answer_resting();
         }
     }
@@ -301,7 +329,12 @@ impl Worker {
             Done::Claimed { shard, claimed } => self.on_claimed(shard, claimed),
             Done::Loaded { lobby, result } => self.on_loaded(&lobby, result),
             Done::History { envelope, result } => self.on_history(*envelope, result),
-            Done::Archived { marks, saved, events, result } => self.on_archived(marks, saved, events, result),
+            Done::Archived { marks, saved, report, aside, result } => {
+                self.on_archived(marks, saved, report, aside, result);
+            }
+            Done::Published { marks, events, taken } => self.on_published(marks, events, taken),
+            Done::Cursors { cursors } => self.on_cursors(cursors),
+            Done::CursorsKept { cursors, result } => self.on_cursors_kept(cursors, result),
             Done::Snapshotted { shard, covers, saved, result } => {
                 self.on_snapshotted(shard, covers, &saved, result)
             }
@@ -430,6 +463,9 @@ impl Worker {
         }
         let busy =
             self.shards.values().any(|slot| matches!(slot, ShardSlot::Owned(owned) if owned.is_busy()));
+        if !busy && !self.cursors_due.is_empty() {
+            return self.keep_cursors();
+        }
         if !busy {
             for answer in self.resting.drain(..) {
                 // Whoever asked may have stopped waiting at its deadline.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use mlms_broker::{Broker, BrokerConfig};
+use mlms_broker::{Broker, BrokerConfig, StoreSlot};
 use mlms_cluster::relay::Relay;
 use mlms_cluster::{ConnectError, Directory, Embedded, Journal, Redis};
-use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, Threads};
+use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, NodeHandle, Threads};
 use mlms_process::admin::Admin;
 use mlms_process::config::MayCreate;
 use mlms_process::jwt::{Minter, Verifier};
@@ -19,7 +19,7 @@ use mlms_process::shutdown::Tasks;
 use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
-use mlms_store::{Store, StoreError};
+use mlms_store::{Outlet, Store, StoreError};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,11 +37,12 @@ pub(crate) struct Frame {
     pub(crate) settings: Settings,
     live: Live,
     pub(crate) tasks: Tasks,
-    shutdown: Shutdown,
-    health: Health,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) health: Health,
     readiness: Readiness,
-    metrics: Metrics,
-    verifier: Verifier,
+    pub(crate) metrics: Metrics,
+    /// None where the role needs no users' tokens and no key is set.
+    verifier: Option<Verifier>,
     keys: ClusterKeys,
     admin_listener: TcpListener,
     known: Option<operator::Known>,
@@ -66,12 +67,18 @@ impl Frame {
         let settings = Settings::clone(&live.settings());
         let shutdown = Shutdown::new();
         let health = Health::new();
-        let (verifier, key_refresh) = Verifier::new(&settings.jwt)?;
-        let keys = settings.cluster_keys.clone().context("the settings were prepared")?;
+        // A role without sessions has neither; nothing is signed or verified there.
+        let keys = settings.cluster_keys.clone().unwrap_or_else(ClusterKeys::random);
         let admin_listener = bind(settings.admin_listen, "admin_listen").await?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &settings.role.to_string());
         let mut tasks = Tasks::new();
-        tasks.spawn("keys", key_refresh.run(health.component("keys"), shutdown.drain().clone()));
+        let verifier = if settings.jwt.has_key() {
+            let (verifier, key_refresh) = Verifier::new(&settings.jwt)?;
+            tasks.spawn("keys", key_refresh.run(health.component("keys"), shutdown.drain().clone()));
+            Some(verifier)
+        } else {
+            None
+        };
         Ok(Frame {
             readiness: Readiness::new(),
             settings,
@@ -102,11 +109,12 @@ impl Frame {
         &mut self,
         cluster: &Cluster,
         store: &Store,
+        outlet: &Outlet,
         name: NodeName,
         address: String,
         listener: TcpListener,
         workers: usize,
-    ) {
+    ) -> anyhow::Result<NodeHandle> {
         self.known = Some(cluster.directory.watch());
         let settings = &self.settings;
         let node = LobbyNode {
@@ -123,13 +131,15 @@ impl Frame {
                 },
                 drain: settings.drain,
                 connections_max: settings.connections_max,
+                backlog_bytes_max: settings.node.backlog_bytes_max,
                 name: name.clone(),
             },
             directory: cluster.directory.clone(),
             journal: cluster.journal.clone(),
             relay: cluster.relay.clone(),
             store: store.clone(),
-            verifier: self.verifier.clone(),
+            outlet: outlet.clone(),
+            verifier: self.verifier.clone().context("no key for users' tokens is set")?,
             keys: self.keys.clone(),
             listener: Some(listener),
             registry: self.metrics.part(&[("node", name.as_str())]),
@@ -141,16 +151,21 @@ impl Frame {
         };
         let node = node.start();
         self.tasks.spawn("limits", follow(node.dial(), self.live.watch(), self.shutdown.clone()));
-        self.tasks.spawn("node", node.stopped());
+        Ok(node)
     }
 
     /// Starts a broker, and gives the address of its public listener.
-    pub(crate) async fn start_broker(&mut self, cluster: &Cluster) -> anyhow::Result<SocketAddr> {
+    pub(crate) async fn start_broker(
+        &mut self,
+        cluster: &Cluster,
+        players: Option<StoreSlot>,
+    ) -> anyhow::Result<SocketAddr> {
         self.known = Some(cluster.directory.watch());
         let broker = Broker {
             config: BrokerConfig::from(&self.settings),
             directory: cluster.directory.clone(),
-            verifier: self.verifier.clone(),
+            verifier: self.verifier.clone().context("no key for users' tokens is set")?,
+            players,
             minter: if self.settings.guests { Minter::new(&self.settings.jwt) } else { None },
             keys: self.keys.clone(),
             listener: bind(self.settings.listen, "listen").await?,
@@ -174,7 +189,7 @@ impl Frame {
         let reloading = tokio::spawn(live.run(ended.clone()));
         let saturation = Saturation::new(&metrics, settings.connections_max);
         let watching = tokio::spawn(saturation.clone().run(ended.clone()));
-        let admin = Admin { health, readiness, metrics, saturation, verifier: Some(verifier), routes };
+        let admin = Admin { health, readiness, metrics, saturation, verifier, routes };
         let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
         let signals = tokio::spawn({
             let shutdown = shutdown.clone();

@@ -1,12 +1,17 @@
 //! The one server binary: every role of the service, and the tools around it.
 
+mod events;
 mod frame;
+mod job;
+mod migrate;
 mod operator;
 mod patience;
+mod replay;
 mod roles;
 mod standalone;
 mod status;
 mod token;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -41,6 +46,15 @@ enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Count games and award achievements, fed by the lobby nodes over AMQP
+    Achievements(SharedFlags),
+    /// Bring the event store's schema up to date
+    Migrate(SharedFlags),
+    /// Award an achievement for what has happened before its rule was there
+    Replay(replay::Arguments),
+    /// What a scheduler runs now and then
+    #[command(subcommand)]
+    Job(job::Job),
     /// Print a token for a user
     Token(token::Arguments),
     /// Check the settings and print what they come to, secrets hidden
@@ -68,6 +82,7 @@ enum Role {
     Standalone,
     Broker,
     LobbyNode,
+    Achievements,
 }
 
 impl From<Role> for ProcessRole {
@@ -76,6 +91,7 @@ impl From<Role> for ProcessRole {
             Role::Standalone => ProcessRole::Standalone,
             Role::Broker => ProcessRole::Broker,
             Role::LobbyNode => ProcessRole::LobbyNode,
+            Role::Achievements => ProcessRole::Achievements,
         }
     }
 }
@@ -88,6 +104,10 @@ fn main() -> ExitCode {
         Command::Broker(flags) => serve(ProcessRole::Broker, &flags, roles::broker),
         Command::LobbyNode(flags) => serve(ProcessRole::LobbyNode, &flags, roles::lobby_node),
         Command::Cluster { command: ClusterCommand::Status(arguments) } => status::print(&arguments),
+        Command::Achievements(flags) => serve(ProcessRole::Achievements, &flags, roles::achievements),
+        Command::Migrate(flags) => migrate::run(&flags),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Job(job) => job::run(&job),
         Command::Token(arguments) => token::print(&arguments),
         Command::CheckConfig { role, flags } => check_config(role.into(), &flags),
         Command::DefaultConfig => print(&default_config()),

@@ -1,19 +1,56 @@
 //! The roles of a real deployment, each a process of its own over Redis.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Context;
+use mlms_broker::StoreSlot;
 use mlms_process::Live;
+use mlms_store::Store;
 use secrecy::ExposeSecret;
 
+use crate::events::{amqp_url, outlet};
 use crate::frame::{Frame, bind, open_store, workers};
+
+/// Pause between attempts of a broker to reach the database.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 /// The stateless edge.
 pub(crate) async fn broker(live: Live) -> anyhow::Result<()> {
     let mut frame = Frame::new(live).await?;
     let cluster = frame.redis().await?;
-    let address = frame.start_broker(&cluster).await?;
+    let players = players(&mut frame);
+    let address = frame.start_broker(&cluster, players).await?;
     drop(cluster);
     tracing::info!(%address, "the broker serves");
     frame.run().await
+}
+
+/// What players have done, where a database is named. A broker serves everything else while it is away.
+fn players(frame: &mut Frame) -> Option<StoreSlot> {
+    let url = frame.settings.database_url.clone()?;
+    let (slot, stop) = (StoreSlot::default(), frame.shutdown.drain().clone());
+    let (component, opened) = (frame.health.component("database"), Arc::clone(&slot));
+    frame.tasks.spawn("database", async move {
+        let open = async {
+            loop {
+                match Store::open(url.expose_secret()).await {
+                    Ok(store) => return store,
+                    Err(error) => component.degraded(error.to_string()),
+                }
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            store = open => {
+                component.ok();
+                // Nobody else fills it.
+                let _ = opened.set(store);
+            }
+        }
+    });
+    Some(slot)
 }
 
 /// A node that holds sessions and owns lobbies.
@@ -25,8 +62,28 @@ pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
     let listener = bind(frame.settings.node.listen, "node.listen").await?;
     let (name, address) = (frame.settings.node.name.clone(), frame.settings.node.address.clone());
     let workers = workers(&frame.settings, 1);
+    let amqp = amqp_url(&frame.settings);
+    let publisher =
+        amqp.as_ref().map(|url| frame.start_publisher(url, &format!("mlms {name}"))).transpose()?;
     tracing::info!(%name, address, "the node serves");
-    frame.start_node(&cluster, &store, name, address, listener, workers);
-    drop((cluster, store));
+    let node =
+        frame.start_node(&cluster, &store, &outlet(publisher.as_ref()), name, address, listener, workers)?;
+    if let Some(url) = amqp {
+        frame.start_awards(url, node.announcer());
+    }
+    frame.tasks.spawn("node", node.stopped());
+    drop((cluster, store, publisher));
+    frame.run().await
+}
+
+/// The service that counts games and awards achievements.
+pub(crate) async fn achievements(live: Live) -> anyhow::Result<()> {
+    let mut frame = Frame::new(live).await?;
+    let database = frame.settings.database_url.clone().context("the settings name a database")?;
+    let store = open_store(database.expose_secret()).await?;
+    let amqp = amqp_url(&frame.settings).context("the settings name a message broker")?;
+    let publisher = frame.start_publisher(&amqp, "mlms achievements")?;
+    frame.start_achievements(&store, amqp, publisher)?;
+    tracing::info!("achievements are counted");
     frame.run().await
 }

@@ -38,6 +38,7 @@ pub enum ProcessRole {
     Standalone,
     Broker,
     LobbyNode,
+    Achievements,
     /// A short-lived command (`mlms token`, `mlms check-config` of nothing in particular): nothing is required.
     Tool,
 }
@@ -48,6 +49,7 @@ impl fmt::Display for ProcessRole {
             ProcessRole::Standalone => "standalone",
             ProcessRole::Broker => "broker",
             ProcessRole::LobbyNode => "lobby-node",
+            ProcessRole::Achievements => "achievements",
             ProcessRole::Tool => "tool",
         })
     }
@@ -84,6 +86,8 @@ pub struct Settings {
     pub database_url: Option<SecretString>,
     /// Without one there are no domain events.
     pub amqp_url: Option<SecretString>,
+    /// A TOML file; none: the rules that come with the service.
+    pub achievement_rules: Option<PathBuf>,
     /// The first signs tickets, all verify. `prepare` makes up one for a standalone process.
     pub cluster_keys: Option<ClusterKeys>,
     pub jwt: JwtSettings,
@@ -104,6 +108,8 @@ pub struct NodeSettings {
     pub public_url: Option<String>,
     /// Worker threads for lobbies and sessions; 0: one a core.
     pub workers: usize,
+    /// Bytes of journal that may wait for the database and the message broker.
+    pub backlog_bytes_max: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -246,10 +252,12 @@ impl Settings {
                 address: node_listen.to_string(),
                 public_url: None,
                 workers: 0,
+                backlog_bytes_max: 256 << 20,
             },
             redis: RedisSettings { url: None, prefix: "mlms:".to_owned() },
             database_url: None,
             amqp_url: None,
+            achievement_rules: None,
             cluster_keys: None,
             jwt: JwtSettings {
                 hs256_secret: None,

@@ -1,11 +1,21 @@
-//! The event store: every lobby's events and snapshots in MySQL or MariaDB, in SQLite, or in memory. The archive
-//! writes behind the journal; history and cold lobbies are read back. Nothing here decides who owns a lobby.
+//! The event store: every lobby's events and snapshots in MySQL or MariaDB, in SQLite, or in memory, with what
+//! players did in games; and the way of events out over AMQP. The archive writes behind the journal; history and cold
+//! lobbies are read back. Nothing here decides who owns a lobby.
 
+pub mod amqp;
 mod memory;
+mod message;
+mod outlet;
 mod row;
 mod sql;
+mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use store::{PlayerPosition, Range, SaveReport, Store, StoreError};
+pub use message::{AWARDED, Message, read_award};
+pub use outlet::{LocalBatch, Outlet};
+pub use statistics::{
+    Award, GAME_KINDS, GAMES_FINISHED, GameChange, GameEvent, NAME_BYTES_MAX, Statistic, Statistics, Tally,
+};
+pub use store::{EventPlace, PlayerPosition, Range, SaveReport, Store, StoreError};

@@ -8,6 +8,7 @@ use mlms_protocol::encoding::Encoding;
 use mlms_protocol::{Change, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
 use crate::row::{numbers, user_of};
+use crate::statistics::{Award, GameEvent, Running, Statistics, Tally};
 use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
 
 /// Bytes of events kept; beyond it the oldest are forgotten, which shortens histories.
@@ -30,6 +31,12 @@ struct Tables {
     snapshots: BTreeMap<LobbyId, Snapshot>,
     snapshot_bytes: usize,
     epochs: BTreeMap<Shard, Epoch>,
+    published: BTreeMap<Shard, (u64, u64)>,
+    /// Up to which event a lobby's games are counted, and the game that runs there.
+    counted: HashMap<LobbyId, (Seq, BTreeMap<Running, i64>)>,
+    statistics: HashMap<UserId, Statistics>,
+    /// With the time, and whether it was announced.
+    awards: BTreeMap<(UserId, String), (Millis, bool)>,
 }
 
 #[derive(Debug)]
@@ -194,10 +201,16 @@ impl Memory {
         self.tables().snapshots.get(lobby).map(|snapshot| (snapshot.seq, snapshot.state.clone()))
     }
 
-    pub(crate) fn idle_lobbies(&self, before: Millis, limit: u32) -> Vec<(LobbyId, Millis)> {
+    pub(crate) fn idle_lobbies(
+        &self,
+        after: Option<&(LobbyId, Millis)>,
+        before: Millis,
+        limit: u32,
+    ) -> Vec<(LobbyId, Millis)> {
         let tables = self.tables();
         let open = tables.snapshots.iter().filter(|(_, snapshot)| !snapshot.closed && snapshot.at < before);
         let mut idle: Vec<_> = open.map(|(lobby, snapshot)| (snapshot.at, lobby)).collect();
+        idle.retain(|(at, lobby)| after.is_none_or(|(id, time)| (*at, *lobby) > (*time, id)));
         idle.sort_unstable();
         idle.into_iter().take(count(limit)).map(|(at, lobby)| (lobby.clone(), at)).collect()
     }
@@ -211,6 +224,76 @@ impl Memory {
     pub(crate) fn load_shard_epochs(&self) -> Vec<(Shard, Epoch)> {
         self.tables().epochs.iter().map(|(shard, epoch)| (*shard, *epoch)).collect()
     }
+
+    pub(crate) fn load_published(&self, shard: Shard) -> Option<(u64, u64)> {
+        self.tables().published.get(&shard).copied()
+    }
+
+    pub(crate) fn save_published(&self, cursors: &[(Shard, u64, u64)]) {
+        let mut tables = self.tables();
+        tables.published.extend(cursors.iter().map(|(shard, epoch, n)| (*shard, (*epoch, *n))));
+    }
+
+    pub(crate) fn fold(&self, events: &[GameEvent]) -> u64 {
+        let mut tables = self.tables();
+        let tables = &mut *tables;
+        let mut new = 0;
+        for event in events {
+            let (seq, running) = tables.counted.entry(event.lobby.clone()).or_default();
+            if event.seq <= *seq {
+                continue;
+            }
+            let mut fold = Tally { running: std::mem::take(running), ..Tally::default() };
+            fold.take(&event.change);
+            (*seq, *running) = (event.seq, fold.running);
+            for ((user, stat), gained) in fold.gained {
+                let statistics = tables.statistics.entry(user).or_default();
+                statistics.entry(stat).or_default().add(gained);
+            }
+            new += 1;
+        }
+        new
+    }
+
+    pub(crate) fn statistics(&self, user: &UserId) -> Statistics {
+        self.tables().statistics.get(user).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn add_award(&self, award: &Award) -> bool {
+        let key = (award.user.clone(), award.achievement.clone());
+        let mut tables = self.tables();
+        let is_new = !tables.awards.contains_key(&key);
+        tables.awards.entry(key).or_insert((award.at, false));
+        is_new
+    }
+
+    pub(crate) fn awards(&self, user: &UserId) -> Vec<Award> {
+        let tables = self.tables();
+        let from = (user.clone(), String::new());
+        let own = tables.awards.range(from..).take_while(|((owner, _), _)| owner == user);
+        own.map(|((user, achievement), (at, _))| award(user, achievement, *at)).collect()
+    }
+
+    pub(crate) fn unannounced(&self, limit: u32) -> Vec<Award> {
+        let tables = self.tables();
+        let left = tables.awards.iter().filter(|(_, (_, announced))| !announced).take(count(limit));
+        left.map(|((user, achievement), (at, _))| award(user, achievement, *at)).collect()
+    }
+
+    pub(crate) fn announced(&self, awards: &[Award]) {
+        let mut tables = self.tables();
+        for award in awards {
+            if let Some((_, announced)) =
+                tables.awards.get_mut(&(award.user.clone(), award.achievement.clone()))
+            {
+                *announced = true;
+            }
+        }
+    }
+}
+
+fn award(user: &UserId, achievement: &str, at: Millis) -> Award {
+    Award { user: user.clone(), achievement: achievement.to_owned(), at }
 }
 
 #[cfg(test)]

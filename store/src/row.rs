@@ -76,6 +76,11 @@ fn write(event: &LobbyEvent, encoding: Encoding) -> Vec<u8> {
     writer.finish()
 }
 
+/// The event's object as a member gets it over JSON.
+pub(crate) fn event_json(event: &LobbyEvent) -> Vec<u8> {
+    write(event, Encoding::Json)
+}
+
 /// An event's seq, epoch and time as the databases keep them.
 ///
 /// # Errors

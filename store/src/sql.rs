@@ -8,6 +8,8 @@ mod migrations;
 #[cfg(test)]
 mod plans;
 mod snapshots;
+mod statistics;
+mod upkeep;
 
 use std::time::Duration;
 
@@ -38,6 +40,10 @@ async fn within<T, E: Into<StoreError>>(
         Ok(done) => done.map_err(Into::into),
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
     }
+}
+
+fn damaged(why: String) -> StoreError {
+    StoreError::Incompatible(format!("a stored value: {why}"))
 }
 
 impl From<sqlx::Error> for StoreError {

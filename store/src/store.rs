@@ -6,6 +6,7 @@ use mlms_protocol::{Body, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId
 
 use crate::memory::Memory;
 use crate::sql::SqlStore;
+use crate::statistics::{Award, GameEvent, Statistic, Statistics};
 
 /// Why the store did not do what it was asked; the variants say what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,15 @@ impl PlayerPosition {
     pub fn of(event: &LobbyEvent) -> Self {
         PlayerPosition { at: event.at, lobby: event.lobby.clone(), seq: event.seq }
     }
+}
+
+/// Where a stored event stands, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPlace {
+    pub seq: Seq,
+    pub epoch: Epoch,
+    pub at: Millis,
+    pub kind: String,
 }
 
 /// A handle to the store; clones share the connections.
@@ -210,18 +220,19 @@ impl Store {
         }
     }
 
-    /// At most `limit` open lobbies without activity since `before`, the longest idle first.
+    /// At most `limit` open lobbies without activity since `before`, the longest idle first, from behind one of them.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn idle_lobbies(
         &self,
+        after: Option<&(LobbyId, Millis)>,
         before: Millis,
         limit: u32,
     ) -> Result<Vec<(LobbyId, Millis)>, StoreError> {
         match &self.0 {
-            Backend::Sql(sql) => sql.idle_lobbies(before, limit).await,
-            Backend::Memory(memory) => Ok(memory.idle_lobbies(before, limit)),
+            Backend::Sql(sql) => sql.idle_lobbies(after, before, limit).await,
+            Backend::Memory(memory) => Ok(memory.idle_lobbies(after, before, limit)),
         }
     }
 
@@ -247,6 +258,224 @@ impl Store {
         match &self.0 {
             Backend::Sql(sql) => sql.load_shard_epochs().await,
             Backend::Memory(memory) => Ok(memory.load_shard_epochs()),
+        }
+    }
+
+    /// Sets an event aside that the database refuses, with the reason, where a human finds it.
+    ///
+    /// # Errors
+    /// `Unavailable`; or `Rejected` where it is refused there, too.
+    pub async fn set_aside(&self, event: &Arc<LobbyEvent>, why: &str) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.set_aside(event, why).await,
+            Backend::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Up to which entry (epoch and number) a shard's events have gone out.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn load_published(&self, shard: Shard) -> Result<Option<(u64, u64)>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.load_published(shard).await,
+            Backend::Memory(memory) => Ok(memory.load_published(shard)),
+        }
+    }
+
+    /// Remembers up to which entries shards' events have gone out.
+    ///
+    /// # Errors
+    /// `Unavailable`: after a crash they go out again.
+    pub async fn save_published(&self, cursors: &[(Shard, u64, u64)]) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.save_published(cursors).await,
+            Backend::Memory(memory) => {
+                memory.save_published(cursors);
+                Ok(())
+            }
+        }
+    }
+
+    /// Counts events into the players' statistics; gives how many were new. Of each lobby, events come in the order of
+    /// seq: one with a lower seq than the last that was counted is a repetition.
+    ///
+    /// # Errors
+    /// `Unavailable`: nothing was counted.
+    pub async fn fold(&self, events: &[GameEvent]) -> Result<u64, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.fold(events).await,
+            Backend::Memory(memory) => Ok(memory.fold(events)),
+        }
+    }
+
+    /// Counts a lobby again from its stored events, while others may count new ones; gives how many there are.
+    ///
+    /// # Errors
+    /// `Unavailable`: nothing has changed.
+    pub async fn recount(&self, lobby: &LobbyId) -> Result<u64, StoreError> {
+        self.sql()?.recount(lobby).await
+    }
+
+    /// A player's statistics; empty for somebody who never played.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn statistics(&self, user: &UserId) -> Result<Statistics, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.statistics(user).await,
+            Backend::Memory(memory) => Ok(memory.statistics(user)),
+        }
+    }
+
+    /// At most `limit` players that have this statistic, by their ids, from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn statistics_of(
+        &self,
+        stat: &str,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<(UserId, Statistic)>, StoreError> {
+        self.sql()?.statistics_of(stat, after, limit).await
+    }
+
+    /// Adds an award; `false`: the player had it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn add_award(&self, award: &Award) -> Result<bool, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.add_award(award).await,
+            Backend::Memory(memory) => Ok(memory.add_award(award)),
+        }
+    }
+
+    /// A player's awards, by their names.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn awards(&self, user: &UserId) -> Result<Vec<Award>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.awards(user).await,
+            Backend::Memory(memory) => Ok(memory.awards(user)),
+        }
+    }
+
+    /// Awards that were not announced yet.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn unannounced(&self, limit: u32) -> Result<Vec<Award>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.unannounced(limit).await,
+            Backend::Memory(memory) => Ok(memory.unannounced(limit)),
+        }
+    }
+
+    /// Notes that awards were announced.
+    ///
+    /// # Errors
+    /// `Unavailable`: they are announced again.
+    pub async fn announced(&self, awards: &[Award]) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.announced(awards).await,
+            Backend::Memory(memory) => {
+                memory.announced(awards);
+                Ok(())
+            }
+        }
+    }
+
+    /// Events of a lobby that count for players, ascending from behind `after`.
+    ///
+    /// # Errors
+    /// As [`Store::history`].
+    pub async fn game_events(
+        &self,
+        lobby: &LobbyId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<GameEvent>, StoreError> {
+        self.sql()?.game_events(lobby, after, limit).await
+    }
+
+    /// How many lobbies have events; goes through a whole index.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn count_lobbies(&self) -> Result<u64, StoreError> {
+        self.sql()?.count_lobbies().await
+    }
+
+    /// Lobbies that have events, by their ids, from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn lobbies_after(
+        &self,
+        after: Option<&LobbyId>,
+        limit: u32,
+    ) -> Result<Vec<LobbyId>, StoreError> {
+        self.sql()?.lobbies_after(after, limit).await
+    }
+
+    /// Lobbies that have a saved state, with its seq, by their ids, from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn snapshots_after(
+        &self,
+        after: Option<&LobbyId>,
+        limit: u32,
+    ) -> Result<Vec<(LobbyId, Seq)>, StoreError> {
+        self.sql()?.snapshots_after(after, limit).await
+    }
+
+    /// Where a lobby's events stand, ascending from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn places(
+        &self,
+        lobby: &LobbyId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<EventPlace>, StoreError> {
+        self.sql()?.places(lobby, after, limit).await
+    }
+
+    /// Up to which event a lobby's history was purged; 0: never.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn purged_through(&self, lobby: &LobbyId) -> Result<Seq, StoreError> {
+        self.sql()?.purged_through(lobby).await
+    }
+
+    /// Removes a lobby's events behind `after` up to `through`, all but those that count for players.
+    ///
+    /// # Errors
+    /// `Unavailable`: nothing was removed.
+    pub async fn purge(&self, lobby: &LobbyId, after: Seq, through: Seq) -> Result<u64, StoreError> {
+        self.sql()?.purge(lobby, after, through).await
+    }
+
+    /// How many events were set aside.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn count_aside(&self) -> Result<u64, StoreError> {
+        self.sql()?.count_aside().await
+    }
+
+    fn sql(&self) -> Result<&SqlStore, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => Ok(sql),
+            Backend::Memory(_) => {
+                Err(StoreError::Url("names no database: this store lives in memory only".to_owned()))
+            }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! One suite of behaviour for the store in memory, on SQLite and on a real MariaDB.
 
+mod amqp;
 mod faults;
 pub(crate) mod mariadb;
 mod measure;
+pub(crate) mod rabbitmq;
+mod statistics;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,7 +80,15 @@ behaviours!(
     idle_lobbies_are_found_by_their_last_activity,
     shard_epochs_only_rise,
     migrating_again_does_nothing,
+    an_event_counts_once_however_often_it_comes,
+    an_award_is_kept_once_and_announced_once,
+    a_shards_cursor_is_what_was_saved_last,
 );
+
+use statistics::{
+    a_shards_cursor_is_what_was_saved_last, an_award_is_kept_once_and_announced_once,
+    an_event_counts_once_however_often_it_comes,
+};
 
 pub(crate) fn lobby(id: &str) -> LobbyId {
     LobbyId::new(id).unwrap()
@@ -389,13 +400,16 @@ async fn idle_lobbies_are_found_by_their_last_activity(store: &Store) {
         store.save_lobby(&lobby(id), Seq(1), Epoch(1), Millis(at), closed, b"").await.unwrap();
     }
     let idle = async |before, limit| {
-        let found = store.idle_lobbies(Millis(before), limit).await.unwrap();
+        let found = store.idle_lobbies(None, Millis(before), limit).await.unwrap();
         found.into_iter().map(|(id, at)| format!("{id}@{at}")).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(idle(30, 10).await, "a@10 aa@10 b@20");
     assert_eq!(idle(u64::MAX, 10).await, "a@10 aa@10 b@20 c@30");
     assert_eq!(idle(30, 1).await, "a@10");
     assert_eq!(idle(10, 10).await, "");
+    let behind = (lobby("a"), Millis(10));
+    let found = store.idle_lobbies(Some(&behind), Millis(30), 10).await.unwrap();
+    assert_eq!(found, [(lobby("aa"), Millis(10)), (lobby("b"), Millis(20))]);
 }
 
 async fn shard_epochs_only_rise(store: &Store) {

@@ -86,6 +86,7 @@ impl Stage {
             config,
             directory: directory.clone(),
             verifier: Verifier::new(&jwt).unwrap().0,
+            players: None,
             minter: guests.then(|| minter.clone()),
             keys: keys.clone(),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlms_cluster::journal::{AppendError, EntryId};
-use mlms_protocol::{LobbyId, Seq, Shard};
-use mlms_store::StoreError;
+use mlms_protocol::{LobbyEvent, LobbyId, Seq, Shard};
+use mlms_store::{SaveReport, Store, StoreError};
 use tokio::time::Instant;
 
 use super::live::LobbySlot;
@@ -124,11 +124,14 @@ impl Worker {
                 let seq = newest.entry(event.lobby.clone()).or_default();
                 *seq = event.seq.max(*seq);
             }
-            let result = store.save_events(&events).await.map(drop);
+            let mut aside = 0;
+            let result = save(&store, events, &mut aside).await;
             if result.is_err() {
                 tokio::time::sleep(ARCHIVE_PAUSE).await;
             }
-            Done::Archived { marks, saved: newest.into_iter().collect(), events: events.len(), result }
+            let report = *result.as_ref().unwrap_or(&SaveReport::default());
+            let saved = newest.into_iter().collect();
+            Done::Archived { marks, saved, report, aside, result: result.map(drop) }
         });
     }
 
@@ -136,16 +139,29 @@ impl Worker {
         &mut self,
         marks: Vec<(Shard, EntryId)>,
         saved: Vec<(LobbyId, Seq)>,
-        events: usize,
+        report: SaveReport,
+        aside: u64,
         result: Result<(), StoreError>,
     ) {
         self.archiving = false;
+        let metrics = &self.node.metrics;
+        metrics.archive_set_aside.inc_by(aside);
         if let Err(error) = result {
-            self.node.metrics.archive_failures.inc();
+            metrics.archive_failures.inc();
             tracing::warn!(%error, "events could not be written to the database; they stay in the journal");
             return;
         }
-        self.node.metrics.archived.inc_by(events as u64);
+        let SaveReport { inserted, repeated, replaced, kept_newer } = report;
+        metrics.archived.inc_by(inserted + repeated + replaced + kept_newer);
+        metrics.archive_conflicts.with_label_values(&["replaced"]).inc_by(replaced);
+        metrics.archive_conflicts.with_label_values(&["kept_newer"]).inc_by(kept_newer);
+        if replaced + kept_newer > 0 {
+            tracing::warn!(
+                replaced,
+                kept_newer,
+                "two events with one seq met in the database: the higher epoch is kept"
+            );
+        }
         for (shard, id) in marks {
             if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) {
                 owned.archived = owned.archived.max(id);
@@ -158,5 +174,38 @@ impl Worker {
                 lobby.saved = lobby.saved.max(seq);
             }
         }
+    }
+}
+
+/// Writes events to the event store. One that it refuses is set aside, with everything around it saved.
+async fn save(
+    store: &Store,
+    mut events: Vec<Arc<LobbyEvent>>,
+    aside: &mut u64,
+) -> Result<SaveReport, StoreError> {
+    loop {
+        let (index, why) = match store.save_events(&events).await {
+            Err(StoreError::Rejected { index, why }) if index < events.len() => (index, why),
+            outcome => return outcome,
+        };
+        let event = events.remove(index);
+        let id = format!("{}/{}", event.lobby, event.seq);
+        match store.set_aside(&event, &why).await {
+            Ok(()) => {
+                tracing::error!(id, why, "the database refuses an event; it is set aside in refused_events")
+            }
+            Err(StoreError::Rejected { why: again, .. }) => {
+                // The log is the last place left; it has to hold all of it.
+                tracing::error!(
+                    id,
+                    why,
+                    again,
+                    ?event,
+                    "the database refuses an event altogether; it is only here"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        *aside += 1;
     }
 }

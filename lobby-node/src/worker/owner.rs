@@ -13,6 +13,7 @@ use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
 use super::speech::Emit;
 use super::{Done, Envelope, Worker};
+use crate::backlog::grows_journal;
 use crate::lobby::{Decision, State};
 
 /// Commands that may wait while a lobby is read from the database.
@@ -31,6 +32,13 @@ impl Worker {
         } else {
             task
         };
+        if node.backlog.is_full()
+            && let Task::Command(envelope) = &task
+            && grows_journal(&envelope.command)
+        {
+            let text = "the database does not keep up";
+            return self.refuse(envelope, ErrorCode::Degraded, text, Some(1_000));
+        }
         if owned.is_degraded()
             && let Task::Command(envelope) = task
         {

@@ -190,6 +190,9 @@ impl Worker {
         let Won { epoch, loaded, giver } = won;
         let now = self.node.clock.now();
         let mut owned = Box::new(OwnedShard::new(epoch, loaded.top, Instant::now() + SNAPSHOT_PERIOD));
+        if !self.node.outlet.is_open() {
+            owned.expect_no_publishing();
+        }
         let mut states: HashMap<LobbyId, Result<State, String>> = HashMap::new();
         for (lobby, bytes) in loaded.snapshots {
             let state = State::from_snapshot(&bytes).map_err(|error| error.to_string());

@@ -101,6 +101,8 @@ pub(super) struct OwnedShard {
     pub(super) kept: VecDeque<Logged>,
     kept_bytes: usize,
     pub(super) archived: EntryId,
+    /// Up to where domain events have gone out; `None`: the database has not told yet.
+    pub(super) published: Option<EntryId>,
     pub(super) snapshotted: EntryId,
     pub(super) snapshotting: bool,
     /// Snapshots that may be saved when the batch they include is committed.
@@ -132,6 +134,7 @@ impl OwnedShard {
             kept: VecDeque::new(),
             kept_bytes: 0,
             archived: EntryId::default(),
+            published: None,
             snapshotted: EntryId::default(),
             snapshotting: false,
             snapshots: None,
@@ -178,7 +181,7 @@ impl OwnedShard {
             || self.wanted
             || self.snapshotting
             || self.snapshots.is_some()
-            || self.archived < self.top_of_kept()
+            || self.safe() < self.top_of_kept()
     }
 
     fn top_of_kept(&self) -> EntryId {
@@ -254,7 +257,7 @@ impl OwnedShard {
 
     /// Forgets what nobody needs any more, and gives the place up to which the journal can be trimmed.
     pub(super) fn trim(&mut self, now: Millis, resume: Duration) -> Option<EntryId> {
-        let safe = self.archived.min(self.snapshotted);
+        let safe = self.safe().min(self.snapshotted);
         let mut through = None;
         while let Some(oldest) = self.kept.front() {
             let stale = oldest.at.after(resume) < now || self.kept_bytes > KEPT_BYTES_MAX;

@@ -86,6 +86,8 @@ impl Worker {
             owned.lobbies = live;
         }
         self.count(lobbies_here, backlog);
+        self.count_backlog();
+        self.keep_cursors();
         for (lobby, seq) in told {
             let event = PassingEvent::Saved { lobby: lobby.clone(), seq };
             let key = Some("saved".to_owned());

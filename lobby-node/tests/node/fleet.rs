@@ -13,7 +13,7 @@ use mlms_process::{Health, Readiness, Shutdown};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{Encoding, Limits, LobbyId, Millis, NodeName, SessionId, UserId};
-use mlms_store::Store;
+use mlms_store::{Outlet, Store};
 use prometheus::Registry;
 use tokio::time::Instant;
 
@@ -159,11 +159,13 @@ impl Fleet {
                 creators: None,
                 drain: Duration::from_secs(5),
                 connections_max: 1_000,
+                backlog_bytes_max: 64 << 20,
             },
             directory: self.embedded.directory(),
             journal: self.embedded.journal(),
             relay: self.embedded.relay(),
             store: self.store.clone(),
+            outlet: Outlet::None,
             verifier: self.verifier.clone(),
             keys: ClusterKeys::random(),
             listener: None,

@@ -33,6 +33,7 @@ pub(super) fn check(settings: &Settings, given: &GivenKeys, mistakes: &mut Vec<M
     match settings.role {
         ProcessRole::Standalone => check_standalone(settings, &mut report),
         ProcessRole::Broker | ProcessRole::LobbyNode => check_fleet(settings, given, &mut report),
+        ProcessRole::Achievements => check_achievements(settings, given, &mut report),
         ProcessRole::Tool => {}
     }
     check_jwt(settings, given, &mut report);
@@ -72,6 +73,21 @@ fn check_standalone(settings: &Settings, report: &mut Report<'_>) {
         "ephemeral",
         "keeps nothing, but database.url names a database",
         "leave one of the two out",
+    );
+}
+
+fn check_achievements(settings: &Settings, given: &GivenKeys, report: &mut Report<'_>) {
+    report.unless(
+        settings.database_url.is_some() || given.contains("database.url"),
+        "database.url",
+        "is not set, and achievements keeps statistics in a database",
+        "set MLMS_DATABASE_URL to that of the lobby nodes",
+    );
+    report.unless(
+        settings.amqp_url.is_some() || given.contains("amqp.url"),
+        "amqp.url",
+        "is not set, and achievements gets domain events over AMQP",
+        "set MLMS_AMQP_URL to that of the lobby nodes, or run `mlms standalone`",
     );
 }
 

@@ -311,6 +311,12 @@ pub(super) const TABLE: &[Setting] = &[
         |s| Some(s.node.workers.to_string()),
     ),
     setting(
+        "node.backlog_bytes_max",
+        "Bytes of journal that may wait for the database and the message broker; beyond it durable messages get\n`degraded` until the backlog has shrunk.",
+        |s, given| put(&mut s.node.backlog_bytes_max, value::number(given, 1_048_576, 1_099_511_627_776)),
+        |s| Some(s.node.backlog_bytes_max.to_string()),
+    ),
+    setting(
         "redis.url",
         "Redis that the processes meet through. Needed by broker and lobby-node; not set in standalone: in memory.",
         |s, given| {
@@ -335,11 +341,18 @@ pub(super) const TABLE: &[Setting] = &[
     .example("\"sqlite://./data/mlms.db\""),
     setting(
         "amqp.url",
-        "RabbitMQ for domain events. Not set: no domain events.",
+        "RabbitMQ for domain events. Needed by achievements; not set elsewhere: no domain events leave the process.",
         |s, given| put_some(&mut s.amqp_url, value::secret_url(given, &["amqp", "amqps"], "amqp://user@127.0.0.1:5672/%2f")),
         |s| url_without_password(&s.amqp_url),
     )
     .example("\"amqp://127.0.0.1:5672/%2f\""),
+    setting(
+        "achievements.rules",
+        "TOML file that says what achievements there are. Not set: the two that come with the service.",
+        |s, given| put_some(&mut s.achievement_rules, non_empty(given).map(PathBuf::from)),
+        |s| s.achievement_rules.as_ref().map(|path| toml_text(&path.display().to_string())),
+    )
+    .example("\"/etc/mlms/achievements.toml\""),
     setting(
         "cluster.key",
         "Key by which brokers sign tickets for nodes: base64 of 32 bytes (openssl rand -base64 32). Two with a comma\nwhile it is changed: the first signs, both verify. Needed outside standalone, the same everywhere.",

@@ -9,6 +9,7 @@ use super::connection::{Row, Value, Writing};
 use super::fault::Fault;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, within};
 use crate::row::{self, EventRow, clamped};
+use crate::statistics::GameEvent;
 use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
 
 /// Rows of one statement: fixed, because prepared statements are kept by their text.
@@ -36,6 +37,8 @@ const REPLACE_BODY: &str = "UPDATE lobby_events SET payload = ?, packed = ? \
 const FIND_EPOCH: &str = "SELECT epoch FROM lobby_events WHERE lobby = ? AND seq = ?";
 pub(super) const FIRST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?";
+pub(super) const GAMES_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
+     WHERE lobby = ? AND seq > ? AND seq < ? AND kind IN ('reported', 'game_finished') ORDER BY seq LIMIT ?";
 pub(super) const LAST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?";
 /// The first bound on `at` is what the index is entered by; the rest tells events of one millisecond apart.
@@ -198,6 +201,17 @@ impl SqlStore {
         Ok(events)
     }
 
+    pub(crate) async fn game_events(
+        &self,
+        lobby: &LobbyId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<GameEvent>, StoreError> {
+        let bounds = [clamped(after.0), i64::MAX, limit.into()].map(Value::Int);
+        let values = [Value::Text(lobby.as_str())].into_iter().chain(bounds);
+        game_events(&within(READ_TIMEOUT, self.database.rows(GAMES_BETWEEN, values)).await?)
+    }
+
     pub(crate) async fn player_events(
         &self,
         user: &UserId,
@@ -225,6 +239,11 @@ pub(super) fn player_values<'a>(
     let (at, lobby) = (Value::Int(at), Value::Text(lobby));
     let user = Value::Text(user.as_str());
     [user, at, at, at, lobby, lobby, Value::Int(seq), Value::Int(limit.into())]
+}
+
+/// The events that count, among rows of [`GAMES_BETWEEN`].
+pub(super) fn game_events(rows: &[Row]) -> Result<Vec<GameEvent>, StoreError> {
+    Ok(read_all(rows)?.iter().filter_map(GameEvent::of).collect())
 }
 
 fn read_all(rows: &[Row]) -> Result<Vec<LobbyEvent>, StoreError> {

@@ -19,10 +19,27 @@ macro_rules! steps {
     };
 }
 
-const SQLITE: &[(i64, &str, &str)] =
-    &steps!("sqlite": 1 "0001_lobby_events", 2 "0002_lobby_snapshots", 3 "0003_shard_epochs");
-const MYSQL: &[(i64, &str, &str)] =
-    &steps!("mysql": 1 "0001_lobby_events", 2 "0002_lobby_snapshots", 3 "0003_shard_epochs");
+macro_rules! all_steps {
+    ($folder:literal) => {
+        &steps!(
+            $folder:
+            1 "0001_lobby_events",
+            2 "0002_lobby_snapshots",
+            3 "0003_shard_epochs",
+            4 "0004_refused_events",
+            5 "0005_published_shards",
+            6 "0006_folded_lobbies",
+            7 "0007_lobby_statistics",
+            8 "0008_player_statistics",
+            9 "0009_game_totals",
+            10 "0010_player_achievements",
+            11 "0011_purged_lobbies",
+        )
+    };
+}
+
+const SQLITE: &[(i64, &str, &str)] = all_steps!("sqlite");
+const MYSQL: &[(i64, &str, &str)] = all_steps!("mysql");
 
 /// Processes take turns. Not by the library's own lock: it waits without limit, which MariaDB answers with NULL and
 /// no lock.

@@ -3,8 +3,12 @@
 use mlms_protocol::{Body, Epoch, Millis, Seq};
 
 use super::connection::{Database, Value};
+use super::events::GAMES_BETWEEN;
 use super::events::{FIRST_BETWEEN, LAST_BETWEEN, OF_PLAYER, player_values};
 use super::snapshots::{ADVANCE_LOBBY, IDLE_LOBBIES, LOAD_LOBBY};
+use super::statistics::{self, AWARDS, BY_STAT, IN_LOBBY, OF_PLAYER_ONE, UNANNOUNCED};
+use super::upkeep::PLACES_AFTER;
+use crate::statistics::{Award, GameChange, GameEvent};
 use crate::store::{Backend, Store};
 use crate::tests::{Folder, event, lobby, mariadb, ready, said, user};
 
@@ -27,6 +31,15 @@ async fn seed(store: &Store) {
         }
         let (id, at) = (lobby(&format!("lobby-{l}")), Millis(1_000 + l));
         store.save_lobby(&id, Seq(40), Epoch(1), at, l % 2 == 0, b"state").await.unwrap();
+        let mut counted = Vec::new();
+        for stat in ["damage", "kills", "deaths"] {
+            let user = user(&format!("user-{l}"));
+            let change =
+                GameChange::Reported { game: 1, user: user.clone(), stat: stat.to_owned(), amount: 5 };
+            counted.push(GameEvent { lobby: id.clone(), seq: Seq(counted.len() as u64 + 1), at, change });
+            store.add_award(&Award { user, achievement: stat.to_owned(), at }).await.unwrap();
+        }
+        store.fold(&counted).await.unwrap();
     }
     store.save_events(&events).await.unwrap();
 }
@@ -39,14 +52,31 @@ async fn check(store: &Store, explain: &str, judge: impl Fn(&str, &super::connec
     let advance = [5, 1, 7, 0].map(Value::Int);
     let advance = advance.into_iter().chain([Value::Bytes(b"x"), Value::Text("lobby-7")]);
     let advance = advance.chain([5, 5, 1].map(Value::Int)).collect();
+    let idle = vec![Value::Int(0), Value::Int(1_030), Value::Int(0), Value::Text(""), Value::Int(5)];
     let player = player_values(&arena, None, 5).to_vec();
     for (statement, values, index) in [
         (FIRST_BETWEEN, between.to_vec(), "lobby_events PRIMARY"),
         (LAST_BETWEEN, between.to_vec(), "lobby_events PRIMARY"),
         (OF_PLAYER, player, "lobby_events_by_user"),
         (LOAD_LOBBY, vec![Value::Text("lobby-7")], "lobby_snapshots PRIMARY"),
-        (IDLE_LOBBIES, vec![Value::Int(1_030), Value::Int(5)], "lobby_snapshots_by_activity"),
+        (IDLE_LOBBIES, idle, "lobby_snapshots_by_activity"),
         (ADVANCE_LOBBY, advance, "lobby_snapshots PRIMARY"),
+        (GAMES_BETWEEN, between.to_vec(), "lobby_events PRIMARY"),
+        (PLACES_AFTER, vec![Value::Text("lobby-7"), Value::Int(3), Value::Int(5)], "lobby_events PRIMARY"),
+        (
+            IN_LOBBY,
+            vec![Value::Text("lobby-7"), Value::Text("user-7"), Value::Text("damage")],
+            "lobby_statistics PRIMARY",
+        ),
+        (OF_PLAYER_ONE, vec![Value::Text("user-7"), Value::Text("damage")], "player_statistics PRIMARY"),
+        (statistics::OF_PLAYER, vec![Value::Text("user-7")], "player_statistics PRIMARY"),
+        (
+            BY_STAT,
+            vec![Value::Text("damage"), Value::Text("user-7"), Value::Int(5)],
+            "player_statistics_by_stat",
+        ),
+        (AWARDS, vec![Value::Text("user-7")], "player_achievements PRIMARY"),
+        (UNANNOUNCED, vec![Value::Int(5)], "player_achievements_by_announced"),
     ] {
         let explained: &'static str = Box::leak(format!("{explain} {statement}").into_boxed_str());
         let plan = sql.database.rows(explained, values).await.unwrap();

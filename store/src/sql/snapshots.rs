@@ -4,7 +4,7 @@ use mlms_protocol::{Epoch, LobbyId, Millis, Seq, Shard};
 
 use super::connection::{Value, Writing};
 use super::fault::Fault;
-use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, within};
+use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, damaged, within};
 use crate::row::{clamped, signed, unsigned};
 use crate::store::StoreError;
 
@@ -15,7 +15,7 @@ const ADD_LOBBY: &str =
     "INSERT INTO lobby_snapshots (seq, epoch, at, closed, state, lobby) VALUES (?, ?, ?, ?, ?, ?)";
 pub(super) const LOAD_LOBBY: &str = "SELECT seq, state FROM lobby_snapshots WHERE lobby = ?";
 pub(super) const IDLE_LOBBIES: &str = "SELECT lobby, at FROM lobby_snapshots \
-     WHERE closed = 0 AND at < ? ORDER BY at, lobby LIMIT ?";
+     WHERE closed = 0 AND at >= ? AND at < ? AND (at > ? OR lobby > ?) ORDER BY at, lobby LIMIT ?";
 const ADVANCE_EPOCH: &str = "UPDATE shard_epochs SET epoch = ? WHERE shard = ? AND epoch < ?";
 const FIND_EPOCH: &str = "SELECT epoch FROM shard_epochs WHERE shard = ?";
 const ADD_EPOCH: &str = "INSERT INTO shard_epochs (epoch, shard) VALUES (?, ?)";
@@ -45,10 +45,6 @@ async fn advance(
 
 fn out_of_range(what: &str) -> StoreError {
     StoreError::Rejected { index: 0, why: format!("its {what} is out of range") }
-}
-
-fn damaged(why: String) -> StoreError {
-    StoreError::Incompatible(format!("a stored number: {why}"))
 }
 
 impl SqlStore {
@@ -84,10 +80,13 @@ impl SqlStore {
 
     pub(crate) async fn idle_lobbies(
         &self,
+        after: Option<&(LobbyId, Millis)>,
         before: Millis,
         limit: u32,
     ) -> Result<Vec<(LobbyId, Millis)>, StoreError> {
-        let values = [Value::Int(clamped(before.0)), Value::Int(limit.into())];
+        let (lobby, at) = after.map_or(("", 0), |(lobby, at)| (lobby.as_str(), clamped(at.0)));
+        let (from, before) = (Value::Int(at), Value::Int(clamped(before.0)));
+        let values = [from, before, from, Value::Text(lobby), Value::Int(limit.into())];
         let rows = within(READ_TIMEOUT, self.database.rows(IDLE_LOBBIES, values)).await?;
         let read = |row: &super::connection::Row| {
             let lobby = LobbyId::new(&row.text(0)?).map_err(|error| damaged(error.to_string()))?;

@@ -1,0 +1,117 @@
+//! Events over a real RabbitMQ, with all that can happen to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::rabbitmq::RabbitMq;
+use super::*;
+use crate::amqp::{AmqpError, LinkState, Publisher, Subscriber, Subscription};
+use crate::{Message, Outlet};
+
+fn everything() -> Subscription {
+    Subscription {
+        queue: "test.events".to_owned(),
+        keys: vec!["lobby.#".to_owned()],
+        prefetch: 500,
+        alone: true,
+        forget_after_ms: None,
+    }
+}
+
+async fn subscribe(server: &RabbitMq) -> Subscriber {
+    loop {
+        match Subscriber::open(&server.url(), "test", &everything()).await {
+            Ok(subscriber) => return subscriber,
+            Err(AmqpError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Takes events until the last one has come, and gives them without repetitions, in the order of their first coming.
+async fn take_through(server: &RabbitMq, last: &str) -> Vec<u64> {
+    let mut subscriber = subscribe(server).await;
+    let (mut ids, mut seqs) = (BTreeSet::new(), Vec::new());
+    loop {
+        let Ok(batch) = subscriber.next(100).await else {
+            subscriber = subscribe(server).await;
+            continue;
+        };
+        for delivery in &batch {
+            if ids.insert(delivery.id.clone()) {
+                seqs.push(delivery.id.rsplit_once('/').unwrap().1.parse().unwrap());
+            }
+        }
+        // Lost with its connection: they come again.
+        let _ = subscriber.acknowledge(&batch[batch.len() - 1]).await;
+        if ids.contains(last) {
+            return seqs;
+        }
+    }
+}
+
+/// Publishes events one batch after the other, as an archive does.
+fn publish(publisher: &Publisher, seqs: std::ops::RangeInclusive<u64>) -> JoinHandle<()> {
+    let outlet = Outlet::Amqp(publisher.clone());
+    tokio::spawn(async move {
+        for batch in chats("a", 1, seqs).chunks(200) {
+            assert!(outlet.publish(batch.to_vec()).await);
+        }
+    })
+}
+
+async fn until_up(publisher: &Publisher) {
+    publisher.state().wait_for(|state| *state == LinkState::Up).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_is_there_whatever_happens_to_the_broker() {
+    let mut server = RabbitMq::start().await;
+    let (publisher, task) = Publisher::new(&server.url(), "test publisher").unwrap();
+    let task = tokio::spawn(task);
+    drop(subscribe(&server).await);
+    publish(&publisher, 1..=3_000).await.unwrap();
+
+    // Killed in the middle of it, and away for a while.
+    let under_way = publish(&publisher, 3_001..=6_000);
+    tokio::task::yield_now().await;
+    server.kill();
+    publisher.state().wait_for(|state| matches!(state, LinkState::Down(_))).await.unwrap();
+    server.launch().await;
+    under_way.await.unwrap();
+
+    // A memory alarm: it takes nothing until the alarm is over.
+    until_up(&publisher).await;
+    server.control(&["set_vm_memory_high_watermark", "absolute", "1000"]);
+    let mut blocked = publish(&publisher, 6_001..=6_200);
+    assert!(tokio::time::timeout(Duration::from_secs(2), &mut blocked).await.is_err());
+    server.control(&["set_vm_memory_high_watermark", "0.4"]);
+    blocked.await.unwrap();
+
+    let seqs = take_through(&server, "a/6200").await;
+    assert!(seqs.iter().copied().eq(1..=6_200), "{} events, in this order: {seqs:?}", seqs.len());
+    drop(publisher);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_publisher_without_a_broker_waits_and_ends_with_its_last_handle() {
+    let folder = Folder::new();
+    drop(folder);
+    let (publisher, task) = Publisher::new("amqp://127.0.0.1:1/%2f", "test").unwrap();
+    let task = tokio::spawn(task);
+    let waiting = {
+        let publisher = publisher.clone();
+        tokio::spawn(async move { publisher.publish(vec![Message::of_event(&chat("a", 1, 1))]).await })
+    };
+    publisher.state().wait_for(|state| matches!(state, LinkState::Down(_))).await.unwrap();
+    waiting.abort();
+    let _ = waiting.await;
+    drop(publisher);
+    task.await.unwrap();
+    for url in ["", "http://x", "amqps://127.0.0.1"] {
+        assert!(matches!(Publisher::new(url, "test"), Err(AmqpError::Url(_))), "{url}");
+    }
+}
