@@ -69,6 +69,12 @@ test('two_players_go_from_nothing_to_a_finished_game', async (t) => {
   assert.equal(finished.results.winner, await winner.user());
   assert.equal(sum(await winner.user()), 600);
   assert.deepEqual(finished.results.damage, await Promise.all([ann, bob].map(async (player) => ({ user: await player.user(), dealt: sum(await player.user()) }))));
+  // More than 500 damage in one game is an achievement, told at once and known at every later visit.
+  await winner.sees('#toasts', 'Achievement: Bruiser');
+  await winner.sees('#awards', 'Bruiser');
+  await winner.page.reload();
+  await winner.isIn();
+  await winner.sees('#awards', 'Bruiser');
   // And another one.
   await start([ann, bob]);
   await ann.sees('#log .system', 'Game 2 began');
