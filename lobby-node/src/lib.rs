@@ -15,6 +15,7 @@ mod metrics;
 mod node;
 mod outbox;
 mod seam;
+mod search;
 mod secret;
 mod session;
 mod standing;

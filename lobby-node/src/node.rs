@@ -37,6 +37,7 @@ use crate::limiter::Creates;
 use crate::load;
 use crate::lobby::{Caller, Rules};
 use crate::metrics::Metrics;
+use crate::search::Index;
 use crate::secret::Sealing;
 use crate::session::{self, SessionHandle};
 use crate::standing::Standing;
@@ -220,6 +221,7 @@ pub(crate) struct Node {
     pub(crate) keys: ClusterKeys,
     pub(crate) creates: Creates,
     pub(crate) sealing: Sealing,
+    pub(crate) index: Index,
     pub(crate) handshakes: TaskTracker,
     /// Ends the workers, when everything is at rest.
     pub(crate) stop: CancellationToken,
@@ -254,6 +256,7 @@ impl LobbyNode {
             }),
             creates: Creates::new(limits.creates_per_minute),
             sealing: Sealing::default(),
+            index: Index::default(),
             heartbeat: self.config.heartbeat,
             clock: self.clock.clone(),
             metrics: Arc::new(Metrics::new(&self.registry)),

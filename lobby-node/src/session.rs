@@ -1,6 +1,8 @@
 //! One session: reads and checks a player's frames, keeps its rates and its heartbeat, and hands commands to the
 //! workers that know the lobbies.
 
+mod quick;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::outbox::{Drained, Outbox};
 use crate::worker::{Envelope, Origin, ToWorker};
+use quick::Attempt;
 
 /// Time without any frame after a ping before the session is given up (protocol: 10 s).
 const PONG_TIME: Duration = Duration::from_secs(10);
@@ -101,6 +104,15 @@ impl SessionHandle {
             (ReplyTo::Snapshot, Ok(Answer::Joined(Joined { lobby, epoch, seq, state: Some(state), .. }))) => {
                 Some(self.frame(&Event::Snapshot { lobby, epoch, seq, state }.encode(encoding)))
             }
+            (ReplyTo::Quick(attempt), Err(refusal)) => {
+                attempt.done(Err(refusal));
+                None
+            }
+            (ReplyTo::Quick(attempt), Ok(answer)) => {
+                attempt.done(Ok(()));
+                let reply_to = attempt.id.map_or(ReplyTo::Snapshot, ReplyTo::Id);
+                self.reply_frame(&reply_to, op, lobby, Ok(answer))
+            }
             (ReplyTo::Resume(gather, place), outcome) => {
                 gather.complete(*place, outcome);
                 None
@@ -124,6 +136,8 @@ pub(crate) enum ReplyTo {
     Snapshot,
     /// One of several lobbies of a `resume`.
     Resume(Arc<Gather>, usize),
+    /// One try of a quick match.
+    Quick(Arc<Attempt>),
 }
 
 type LobbyOutcome = Result<Joined, (LobbyId, Refusal)>;
@@ -376,10 +390,7 @@ impl Session {
                 Err(refusal) => self.refuse_request(&request, refusal),
             },
             Command::Resume(points) => self.resume(request.id, points).await,
-            Command::Find(_) => {
-                let refusal = Refusal::new(ErrorCode::UnknownOp, "`find` is not offered yet");
-                self.refuse(request.id, "find", None, refusal);
-            }
+            Command::Find(find) => Box::pin(self.find(request.id, &find)).await,
             Command::Lobby(lobby, mut command) => {
                 let sealed = crate::secret::seal(
                     &self.node,
@@ -404,12 +415,15 @@ impl Session {
         let limits = &rules.limits;
         match &request.command {
             Command::Lobby(lobby, LobbyCommand::Join(_)) => {
-                match self.joins.take() {
-                    Grant::Yes => {}
-                    Grant::Later(ms) => return Err(rate_limited("joins", ms)),
-                    Grant::Flood => return Err(flood()),
-                }
+                self.take_join()?;
                 if !self.handle.is_in(lobby) && self.handle.lobby_count() >= limits.lobbies_per_session_max {
+                    return Err(self.too_many_lobbies());
+                }
+            }
+            // A look at the list costs what a join costs.
+            Command::Find(find) => {
+                self.take_join()?;
+                if find.quick.is_some() && self.handle.lobby_count() >= limits.lobbies_per_session_max {
                     return Err(self.too_many_lobbies());
                 }
             }
@@ -431,6 +445,14 @@ impl Session {
             _ => {}
         }
         Ok(())
+    }
+
+    fn take_join(&mut self) -> Result<(), Refusal> {
+        match self.joins.take() {
+            Grant::Yes => Ok(()),
+            Grant::Later(ms) => Err(rate_limited("joins", ms)),
+            Grant::Flood => Err(flood()),
+        }
     }
 
     fn too_many_lobbies(&self) -> Refusal {

@@ -83,6 +83,11 @@ pub enum Answer {
         seq: Seq,
         game: Option<u64>,
     },
+    /// Lobbies as their owners list them.
+    Found {
+        lobbies: Vec<serde_json::Value>,
+        next: Option<String>,
+    },
     /// An invite's secret, told once.
     Invited {
         seq: Seq,
@@ -149,6 +154,9 @@ impl Answer {
             Answer::Changed { seq, game } => {
                 w.field("seq", seq).option("game", game.as_ref());
             }
+            Answer::Found { lobbies, next } => {
+                w.field("lobbies", lobbies).option("next", next.as_ref());
+            }
             Answer::Invited { seq, invite } => _ = w.field("seq", seq).field("invite", invite),
             Answer::Look { epoch, seq, state } => {
                 w.field("epoch", epoch).field("seq", seq).object("state", |w| state.write(w));
@@ -164,7 +172,10 @@ impl Answer {
     /// A missing or wrong field.
     pub fn read(op: &str, ok: &Fields<'_>) -> Result<Answer, FieldError> {
         Ok(match op {
-            "join" => Answer::Joined(Joined::read(ok)?),
+            "find" if ok.raw("lobbies").is_some() => {
+                Answer::Found { lobbies: ok.need("lobbies")?, next: ok.get("next")? }
+            }
+            "find" | "join" => Answer::Joined(Joined::read(ok)?),
             "resume" => {
                 let mut outcomes = Vec::new();
                 for item in ok.list("lobbies")? {

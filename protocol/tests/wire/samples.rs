@@ -400,6 +400,15 @@ pub(crate) fn replies() -> Vec<(String, &'static str, Result<Answer, Refusal>)> 
         ("roster", "roster", Answer::Roster { members: state().members, next: Some("c".to_owned()) }),
         ("changed", "kick", Answer::Changed { seq: Seq(42), game: None }),
         ("changed_game", "start", Answer::Changed { seq: Seq(42), game: Some(5) }),
+        (
+            "found",
+            "find",
+            Answer::Found {
+                lobbies: vec![json!({"lobby": "lounge", "members": 3, "capacity": 4})],
+                next: Some("0000000003 lounge".to_owned()),
+            },
+        ),
+        ("found_quick", "find", Answer::Joined(joined(JoinStatus::Joined, 0, Some(state())))),
         ("invited", "invite", Answer::Invited { seq: Seq(42), invite: "secret".to_owned() }),
         ("look", "look", Answer::Look { epoch: Epoch(3), seq: Seq(42), state: Box::new(state()) }),
         ("auth", "auth", Answer::Auth { expires_at: AT }),
