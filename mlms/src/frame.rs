@@ -105,6 +105,7 @@ impl Frame {
     }
 
     /// Starts a lobby node.
+    #[expect(clippy::too_many_arguments, reason = "what a node is made of")]
     pub(crate) fn start_node(
         &mut self,
         cluster: &Cluster,
