@@ -61,6 +61,8 @@ impl Handshake {
         let headers = &request.headers;
         let is_upgrade = request.method == Method::GET
             && request.version == Version::HTTP_11
+            // RFC 9112 section 3.2: a request without it is bad, and the default check of the origin rests on it.
+            && headers.contains_key(header::HOST)
             && has_token(headers, &header::CONNECTION, "upgrade")
             && has_token(headers, &header::UPGRADE, "websocket")
             // A body would be taken for the first bytes of the tunnel.
@@ -182,6 +184,7 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const GOOD: [(&str, &str); 4] = [
+        ("host", "chat.example"),
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "WebSocket"),
         ("sec-websocket-version", "13"),

@@ -136,8 +136,8 @@ impl Chain {
     /// Takes a `caught_up`; returns how many missed events came before it.
     ///
     /// # Errors
-    /// [`Rule::CaughtUp`] when nothing was resumed, the seq is not the last one sent, or fewer events came than
-    /// the ok had said; [`Rule::BeforeJoin`] outside a membership.
+    /// [`Rule::CaughtUp`] when nothing was resumed, the seq is not the last one sent, or another number of events
+    /// came than the ok had said; [`Rule::BeforeJoin`] outside a membership.
     pub fn caught_up(&mut self, seq: u64) -> Result<u64, Fault> {
         let wrong = |text: String| Err(Fault::new(Rule::CaughtUp, text));
         match self.state {
@@ -153,7 +153,7 @@ impl Chain {
                     return wrong(format!("caught_up says seq {seq}, but the last event sent was {at}"));
                 }
                 let got = at.saturating_sub(from);
-                if got < missed {
+                if got != missed {
                     return wrong(format!("caught_up after {got} events, but {missed} were missed"));
                 }
                 Ok(got)

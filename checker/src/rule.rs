@@ -47,7 +47,7 @@ rules! {
     Incomplete = "incomplete",
     /// `resumed` does not repeat the position that was asked for.
     ResumePosition = "resume_position",
-    /// `caught_up` came at the wrong place, with the wrong seq, or never.
+    /// `caught_up` came at the wrong place, with the wrong seq, behind more or fewer events than `missed`, or never.
     CaughtUp = "caught_up",
     /// An event of a lobby reached a session before the ok of its join or resume.
     BeforeJoin = "before_join",

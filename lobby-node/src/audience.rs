@@ -50,8 +50,8 @@ struct Pull {
     at: Seq,
     /// The newest event that everyone else was given meanwhile.
     seen: Seq,
-    /// Whether `caught_up` follows the last missed event.
-    announce: bool,
+    /// The last of the missed events: `caught_up` follows it, and only then what is live.
+    announce: Option<Seq>,
     /// The event that ended the membership: the last one for this member.
     ends_at: Option<Seq>,
     /// Unsequenced frames that came meanwhile, with the event they follow.
@@ -163,12 +163,12 @@ impl Audience {
     }
 
     /// Seats a session: from now on it gets what is staged. With `behind`, it first pulls the events after that
-    /// seq. `false`: the session has ended meanwhile.
+    /// seq, and hears `caught_up` behind the other. `false`: the session has ended meanwhile.
     pub(crate) fn seat(
         &mut self,
         session: &Arc<SessionHandle>,
         wants_saved: bool,
-        behind: Option<(Seq, bool)>,
+        behind: Option<(Seq, Option<Seq>)>,
     ) -> bool {
         if behind.is_some() || self.by_session.contains_key(&session.number) {
             // What it was to get in its old seat, which it may be about to leave, comes before the reply that gives it
@@ -414,28 +414,28 @@ impl Audience {
         let missed = if pull.at < head { events(pull.at) } else { Some(Vec::new()) };
         let Some(missed) = missed else { return Pulled::OutOfReach };
         let mut page = BytesMut::new();
+        say_caught_up(pull, &self.lobby, encoding, &mut page);
         for event in missed {
             if event.seq > head {
                 // The owner is ahead of what was passed on here: the rest comes live.
                 break;
             }
-            if event.seq.0 != pull.at.0 + 1 {
+            if event.seq != pull.at.next() {
                 return Pulled::OutOfReach;
             }
             release_held(pull, event.seq, &mut page);
             page.extend_from_slice(&encoding.websocket_frame(&encode_lobby_event(&event, encoding)));
             pull.at = event.seq;
+            say_caught_up(pull, &self.lobby, encoding, &mut page);
             if page.len() >= PAGE_BYTES {
                 break;
             }
         }
         let done = pull.at >= head;
         if done {
+            pull.announce = pull.announce.map(|last| last.min(pull.at));
+            say_caught_up(pull, &self.lobby, encoding, &mut page);
             release_held(pull, Seq(u64::MAX), &mut page);
-            if pull.announce {
-                let caught_up = Event::CaughtUp { lobby: self.lobby.clone(), seq: pull.at };
-                page.extend_from_slice(&encoding.websocket_frame(&caught_up.encode(encoding)));
-            }
         }
         if !page.is_empty() {
             outbox.push(&page.freeze());
@@ -468,7 +468,19 @@ impl Audience {
     }
 }
 
+fn say_caught_up(pull: &mut Pull, lobby: &LobbyId, encoding: Encoding, page: &mut BytesMut) {
+    if pull.announce.take_if(|last| pull.at >= *last).is_some() {
+        let caught_up = Event::CaughtUp { lobby: lobby.clone(), seq: pull.at };
+        page.extend_from_slice(&encoding.websocket_frame(&caught_up.encode(encoding)));
+    }
+}
+
+/// Writes what has no seq and follows an event before this one. While missed events are still to come, nothing does:
+/// it came after the resume, and so behind all of them.
 fn release_held(pull: &mut Pull, before: Seq, page: &mut BytesMut) {
+    if pull.announce.is_some() {
+        return;
+    }
     let ready = pull.held.iter().take_while(|(after, ..)| *after < before).count();
     for (_, frame, _) in pull.held.drain(..ready) {
         pull.held_bytes -= frame.len();

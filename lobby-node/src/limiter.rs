@@ -44,14 +44,11 @@ impl Bucket {
         if self.rate <= 0.0 {
             return Grant::Yes;
         }
+        if self.is_flooded() { Grant::Flood } else { self.draw() }
+    }
+
+    fn draw(&mut self) -> Grant {
         let now = Instant::now();
-        if now.duration_since(self.window) >= FLOOD_WINDOW {
-            (self.asked, self.window) = (0.0, now);
-        }
-        self.asked += 1.0;
-        if self.asked > self.burst + self.rate * FLOOD_FACTOR * FLOOD_WINDOW.as_secs_f64() {
-            return Grant::Flood;
-        }
         let gained = now.duration_since(self.filled).as_secs_f64() * self.rate;
         self.tokens = (self.tokens + gained).min(self.burst);
         self.filled = now;
@@ -63,6 +60,24 @@ impl Bucket {
         Grant::Later(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
     }
 
+    /// Counts one that is asked for, granted or not, and tells whether they are far too many.
+    pub(crate) fn is_flooded(&mut self) -> bool {
+        if self.rate <= 0.0 {
+            return false;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.window) >= FLOOD_WINDOW {
+            (self.asked, self.window) = (0.0, now);
+        }
+        self.asked += 1.0;
+        self.asked > self.burst + self.rate * FLOOD_FACTOR * FLOOD_WINDOW.as_secs_f64()
+    }
+
+    /// Gives back what was taken and not used.
+    fn give_back(&mut self) {
+        self.tokens = (self.tokens + 1.0).min(self.burst);
+    }
+
     fn is_full(&self) -> bool {
         self.tokens + self.filled.elapsed().as_secs_f64() * self.rate >= self.burst
     }
@@ -71,7 +86,8 @@ impl Bucket {
 /// Users with a bucket at once; beyond it, full buckets are forgotten first.
 const USERS_MAX: usize = 100_000;
 
-/// How often each user may create a lobby, on this node.
+/// How often each user may create a lobby. Counted by the node of the user's session, before its join goes to the lobby's
+/// owner, and given back when the lobby was there already.
 #[derive(Debug)]
 pub(crate) struct Creates {
     per_minute: AtomicU32,
@@ -104,9 +120,12 @@ impl Creates {
         }
         let rate = f64::from(per_minute);
         let bucket = users.entry(user.clone()).or_insert_with(|| Bucket::new(rate / 60.0, rate));
-        match bucket.take() {
-            Grant::Flood => Grant::Later(60_000),
-            grant => grant,
+        bucket.draw()
+    }
+
+    pub(crate) fn give_back(&self, user: &UserId) {
+        if let Some(bucket) = self.users.lock().expect("no holder of the buckets panics").get_mut(user) {
+            bucket.give_back();
         }
     }
 }
@@ -135,6 +154,9 @@ mod tests {
         assert_eq!([creates.take(&ann), creates.take(&ann)], [Grant::Yes, Grant::Yes]);
         assert!(matches!(creates.take(&ann), Grant::Later(_)));
         assert_eq!(creates.take(&bob), Grant::Yes);
+        creates.give_back(&ann);
+        assert_eq!(creates.take(&ann), Grant::Yes);
+        assert!(matches!(creates.take(&ann), Grant::Later(_)));
         tokio::time::advance(Duration::from_secs(31)).await;
         assert_eq!(creates.take(&ann), Grant::Yes);
     }

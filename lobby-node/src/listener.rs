@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mlms_process::http::Held;
 use mlms_protocol::ticket::{Ticket, TicketError};
-use mlms_protocol::{CloseCode, Encoding, Reconnect, SessionId};
+use mlms_protocol::{CloseCode, Encoding, ErrorCode, Reconnect, SessionId};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -49,11 +49,34 @@ pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply
     outcome.unwrap_or_else(|refusal| refusal)
 }
 
-fn refusal(status: StatusCode, text: &'static str) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+/// The shape of a refusal, as at the broker (RFC 9457).
+#[derive(Serialize)]
+struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: ErrorCode,
+    detail: &'static str,
+}
+
+fn refusal(status: StatusCode, detail: &'static str) -> Reply {
+    let code = match status {
+        StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+        StatusCode::NOT_FOUND => ErrorCode::NotFound,
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+        StatusCode::SERVICE_UNAVAILABLE => ErrorCode::Overloaded,
+        _ => ErrorCode::BadRequest,
+    };
+    let title = status.canonical_reason().unwrap_or("Error");
+    let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
+    let body = serde_json::to_vec(&problem).expect("a problem of plain fields serializes");
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     reply
 }

@@ -19,6 +19,9 @@ use crate::metrics::Metrics;
 /// Bytes that are joined into one write when a backlog drains.
 const JOIN_BYTES: usize = 16 * 1024;
 
+/// So many emptied entries are not worth taking out.
+const EMPTIED_MIN: usize = 32;
+
 const SLOW: &str = "the connection does not keep up";
 
 /// What a frame on its way to a connection is: only ephemeral ones may be shed.
@@ -114,6 +117,8 @@ struct Backlog {
     /// How many entries have left the front: an entry's number minus this is its place.
     left: u64,
     latest: HashMap<Arc<LatestKey>, u64>,
+    /// Entries whose bytes a newer one of their key has replaced.
+    emptied: usize,
     dropped: HashMap<LobbyId, u64>,
     state: Flow,
     /// Lobbies whose missed events are to be pulled when the backlog has drained.
@@ -207,10 +212,9 @@ impl Outbox {
             return;
         }
         if let Shed::Ephemeral { lobby, key } = &shed {
-            if let Some(key) = key {
-                backlog.replace(key);
-            }
-            if backlog.bytes + bytes.len() > self.bytes_max / 4 {
+            let replaced = key.as_ref().map_or(0, |key| backlog.replace(key));
+            // The newest of a key takes the room of the one it replaces, however slow the connection is.
+            if bytes.len() > replaced && backlog.bytes + bytes.len() > self.bytes_max / 4 {
                 *backlog.dropped.entry(lobby.clone()).or_default() += 1;
                 self.metrics.shed.inc();
                 return;
@@ -218,9 +222,23 @@ impl Outbox {
         }
         backlog.append(bytes, shed);
         if backlog.bytes > self.bytes_max {
-            self.metrics.slow_consumers.inc();
-            backlog.keep_only_the_cut_frame();
-            self.close_in(backlog, CloseCode::SlowConsumer, SLOW, Reconnect::Now, None);
+            self.give_up(backlog);
+        }
+    }
+
+    /// Closes a connection that does not keep up: of what waits it still gets the frame that is cut, and how much
+    /// that may be dropped was.
+    fn give_up(&self, backlog: &mut Backlog) {
+        self.metrics.slow_consumers.inc();
+        backlog.keep_only_the_cut_frame();
+        self.tell_lag(backlog);
+        self.close_in(backlog, CloseCode::SlowConsumer, SLOW, Reconnect::Now, None);
+    }
+
+    fn tell_lag(&self, backlog: &mut Backlog) {
+        for (lobby, dropped) in std::mem::take(&mut backlog.dropped) {
+            let lag = Event::Lag { lobby, dropped }.encode(self.encoding);
+            backlog.append(self.encoding.websocket_frame(&lag), Shed::Never);
         }
     }
 
@@ -297,9 +315,7 @@ impl Outbox {
     pub(crate) fn close_slow(&self) {
         let mut backlog = self.lock();
         if backlog.state == Flow::Open {
-            self.metrics.slow_consumers.inc();
-            backlog.keep_only_the_cut_frame();
-            self.close_in(&mut backlog, CloseCode::SlowConsumer, SLOW, Reconnect::Now, None);
+            self.give_up(&mut backlog);
         }
         drop(backlog);
         self.wake.notify_one();
@@ -315,10 +331,7 @@ impl Outbox {
                     (Flow::Broken, _) => return Drained::Broken,
                     (Flow::Closing(code), true) => return Drained::Closed(code),
                     (Flow::Open, true) if !backlog.dropped.is_empty() => {
-                        for (lobby, dropped) in std::mem::take(&mut backlog.dropped) {
-                            let lag = Event::Lag { lobby, dropped }.encode(self.encoding);
-                            backlog.append(self.encoding.websocket_frame(&lag), Shed::Never);
-                        }
+                        self.tell_lag(&mut backlog);
                         continue;
                     }
                     (Flow::Open, true) if !backlog.pulls.is_empty() => {
@@ -397,18 +410,39 @@ impl Backlog {
         self.queue.push_back(Waiting { bytes, shed });
     }
 
-    /// Empties the older frame of the same key, if it waits whole.
-    fn replace(&mut self, key: &Arc<LatestKey>) {
-        let Some(number) = self.latest.remove(key) else { return };
+    /// Empties the older frame of the same key, if it waits whole, and tells its length.
+    fn replace(&mut self, key: &Arc<LatestKey>) -> usize {
+        let Some(number) = self.latest.remove(key) else { return 0 };
         let Some(place) = number.checked_sub(self.left).and_then(|place| usize::try_from(place).ok()) else {
-            return;
+            return 0;
         };
         if place == 0 && self.front_written > 0 {
-            return;
+            return 0;
         }
-        if let Some(waiting) = self.queue.get_mut(place) {
-            self.bytes -= waiting.bytes.len();
-            waiting.bytes = Bytes::new();
+        let Some(waiting) = self.queue.get_mut(place) else { return 0 };
+        let length = waiting.bytes.len();
+        self.bytes -= length;
+        *waiting = Waiting { bytes: Bytes::new(), shed: Shed::Never };
+        self.emptied += 1;
+        if self.emptied > EMPTIED_MIN && self.emptied > self.queue.len() / 2 {
+            self.compact();
+        }
+        length
+    }
+
+    /// Takes the emptied entries out, so that their number is bounded like the others'.
+    fn compact(&mut self) {
+        let mut place = 0;
+        self.queue.retain(|waiting| {
+            place += 1;
+            (place == 1) || !waiting.bytes.is_empty()
+        });
+        self.emptied = 0;
+        self.latest.clear();
+        for (waiting, number) in self.queue.iter().zip(self.left..) {
+            if let Shed::Ephemeral { key: Some(key), .. } = &waiting.shed {
+                self.latest.insert(Arc::clone(key), number);
+            }
         }
     }
 
@@ -444,6 +478,9 @@ impl Backlog {
             {
                 self.latest.remove(key);
             }
+            if rest == 0 && front.bytes.is_empty() {
+                self.emptied = self.emptied.saturating_sub(1);
+            }
             self.queue.pop_front();
             self.left += 1;
         }
@@ -451,9 +488,13 @@ impl Backlog {
 
     fn keep_only_the_cut_frame(&mut self) {
         let keep = usize::from(self.front_written > 0);
-        self.queue.truncate(keep);
+        for waiting in self.queue.drain(keep..) {
+            if let Shed::Ephemeral { lobby, .. } = waiting.shed {
+                *self.dropped.entry(lobby).or_default() += 1;
+            }
+        }
         self.latest.clear();
-        self.dropped.clear();
+        self.emptied = 0;
         self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written);
     }
 
@@ -529,9 +570,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_sent_for_ever_takes_the_room_of_one_frame() {
+        let (outbox, mut far) = outbox(4, 100);
+        push(&outbox, "abcdef", Shed::Never);
+        push(&outbox, "0123456789012345678", ephemeral("other"));
+        for _ in 0..10_000 {
+            push(&outbox, "old", ephemeral("place"));
+        }
+        push(&outbox, "new", ephemeral("place"));
+        assert!(outbox.lock().queue.len() <= 2 * EMPTIED_MIN, "{}", outbox.lock().queue.len());
+        // Over the soft bound nothing more is taken, and the newest of a key still is.
+        push(&outbox, "shed", ephemeral("third"));
+        push(&outbox, "now", ephemeral("place"));
+        let mut bytes = Vec::new();
+        let all = async {
+            let mut chunk = [0; 4];
+            while !bytes.ends_with(b"}") {
+                let count = far.read(&mut chunk).await.unwrap();
+                bytes.extend_from_slice(&chunk[..count]);
+            }
+        };
+        tokio::select! {
+            () = all => {}
+            drained = outbox.drain() => panic!("{drained:?}"),
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with("abcdef0123456789012345678now"), "{text}");
+        assert!(text.contains(r#""ev":"lag""#) && text.ends_with(r#""dropped":1}"#), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_reader_gets_its_cut_frame_whole_and_then_the_close() {
         let (outbox, mut far) = outbox(4, 10);
         push(&outbox, "abcdef", Shed::Never);
+        push(&outbox, "x", ephemeral("dropped"));
         push(&outbox, "dropped", Shed::Never);
         let drain = outbox.drain();
         tokio::pin!(drain);
@@ -555,7 +627,9 @@ mod tests {
         };
         let (drained, ()) = tokio::join!(drain, all);
         assert_eq!(drained, Drained::Closed(4002));
-        assert!(String::from_utf8_lossy(&rest).contains(r#""ev":"bye","code":4002"#));
+        let told = String::from_utf8_lossy(&rest);
+        let (lag, bye) = (told.find(r#""ev":"lag""#), told.find(r#""ev":"bye","code":4002"#));
+        assert!(lag.is_some() && lag < bye, "{told}");
         let close = close_frame(4002, SLOW);
         assert!(rest.ends_with(&close));
     }

@@ -333,10 +333,22 @@ impl Session {
                     self.refuse(id, &op, lobby, Refusal::new(code, message));
                 }
                 Ok(request) => match grant {
+                    Grant::Later(_) if self.is_flooded_by(&request) => {
+                        self.close(CloseCode::Flood, "far too many messages");
+                    }
                     Grant::Later(ms) => self.refuse_request(&request, rate_limited("commands", ms)),
                     _ => self.carry_out(request).await,
                 },
             },
+        }
+    }
+
+    /// What the commands' rate refuses still counts against the rate of its own kind.
+    fn is_flooded_by(&mut self, request: &Request) -> bool {
+        match &request.command {
+            Command::Lobby(_, LobbyCommand::Join(_)) => self.joins.is_flooded(),
+            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => self.chats.is_flooded(),
+            _ => false,
         }
     }
 
@@ -518,8 +530,15 @@ impl Session {
         lobby: LobbyId,
         reply_to: ReplyTo,
         key: Option<CommandKey>,
-        command: LobbyCommand,
+        mut command: LobbyCommand,
     ) {
+        if let LobbyCommand::Join(join) = &mut command
+            && join.create.is_some()
+            && let Grant::Later(ms) = self.node.creates.take(&self.handle.caller.user)
+        {
+            // Whether the join creates anything, only the owner knows.
+            join.create_later_ms = Some(ms);
+        }
         let joins = matches!(command, LobbyCommand::Join(_));
         let key = match key {
             _ if !command.changes_state() => None,

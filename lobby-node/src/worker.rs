@@ -240,6 +240,15 @@ pub(crate) struct Worker {
     counted: (i64, i64),
 }
 
+/// Whether a join may have created its lobby: then its member is the only one. Who enters an empty lobby again is
+/// counted too.
+fn has_created(outcome: &Result<Answer, Refusal>) -> bool {
+    match outcome {
+        Ok(Answer::Joined(joined)) => joined.state.as_ref().is_some_and(|state| state.members_total <= 1),
+        _ => false,
+    }
+}
+
 impl Worker {
     pub(crate) fn new(node: Arc<Node>, number: usize) -> Self {
         Worker {
@@ -362,6 +371,13 @@ impl Worker {
         }
         match &envelope.origin {
             Origin::Session(session, reply_to) => {
+                if let LobbyCommand::Join(join) = &envelope.command
+                    && join.create.is_some()
+                    && join.create_later_ms.is_none()
+                    && !has_created(&outcome)
+                {
+                    self.node.creates.give_back(&session.caller.user);
+                }
                 let frame =
                     session.reply_frame(reply_to, envelope.command.op(), Some(&envelope.lobby), outcome);
                 if let Some(frame) = frame {

@@ -122,6 +122,10 @@ pub struct Join {
     /// The lobby's lock that `password` was found to open. Set by the owner alone.
     #[serde(default)]
     pub opened: Option<String>,
+    /// The user has created too many lobbies lately, and may again in so many milliseconds. From the session's node,
+    /// which counts them; never on a client's wire.
+    #[serde(default)]
+    pub create_later_ms: Option<u64>,
 }
 
 /// What becomes of a lobby's lock.
@@ -467,12 +471,13 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
         role,
         resumed: false,
         opened: None,
+        create_later_ms: None,
     }))
 }
 
-/// A position that cannot be read is as good as none: a snapshot, never an error.
+/// A position that cannot be read is a position that nobody has: a snapshot, never an error.
 fn read_since(fields: &Fields<'_>) -> Option<Position> {
-    fields.get("since").unwrap_or(None)
+    fields.get("since").unwrap_or(Some(Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) }))
 }
 
 fn read_history(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {

@@ -172,9 +172,10 @@ pub struct Epoch(pub u64);
 pub struct Seq(pub u64);
 
 impl Seq {
+    /// Saturates: a client may name any number.
     #[must_use]
     pub fn next(self) -> Seq {
-        Seq(self.0 + 1)
+        Seq(self.0.saturating_add(1))
     }
 }
 

@@ -743,6 +743,30 @@ fn caught_up_at_the_wrong_seq() {
 }
 
 #[test]
+fn live_before_caught_up() {
+    finds(Rule::CaughtUp, Plan::new, |records, random| {
+        // A caught_up that comes one event late: what was live came before it.
+        let early = places(records, |r| matches!(r.what, What::CaughtUp { .. }));
+        let index = one(random, &early)?;
+        let process = records[index].process.clone();
+        let What::CaughtUp { lobby, .. } = &records[index].what else { return None };
+        let lobby = lobby.clone();
+        let is_next = |r: &Record<'_>| {
+            r.process == process && matches!(&r.what, What::Delivered { lobby: of, .. } if *of == lobby)
+        };
+        let next = (index + 1..records.len()).find(|place| is_next(&records[*place]))?;
+        let What::Delivered { event, .. } = &records[next].what else { return None };
+        let position = event.seq?;
+        let mut moved = records.remove(index);
+        if let What::CaughtUp { seq, .. } = &mut moved.what {
+            *seq = position;
+        }
+        records.insert(next, moved);
+        Some(())
+    });
+}
+
+#[test]
 fn resumed_at_another_position() {
     finds(Rule::ResumePosition, Plan::new, |records, random| {
         let resumed = places(records, |r| matches!(&r.what, What::Resumed(entry) if entry.seq > 0));

@@ -2,6 +2,7 @@
 //! it was busy goes into one transaction, and every caller is answered after the commit that holds its operation.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,6 +138,7 @@ impl Disk {
             tokio::fs::create_dir_all(folder).await.map_err(unusable)?;
         }
         let lock = lock(&file)?;
+        make_private(&file).map_err(unusable)?;
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -185,6 +187,12 @@ impl Disk {
 
 fn unusable(error: impl ToString) -> DiskError {
     DiskError::Unusable(error.to_string())
+}
+
+/// Makes the file, if there is none, so that only its owner reads what players say. SQLite gives its side files the
+/// same permissions.
+fn make_private(file: &Path) -> std::io::Result<()> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(file).map(drop)
 }
 
 /// Keeps other processes from journaling into the file. The lock goes with the process, however it ends.

@@ -56,7 +56,7 @@ impl Recent {
     /// The events behind a seq, ascending; `None` when some of them are not here any more.
     pub(super) fn after(&self, seq: Seq) -> Option<impl Iterator<Item = &Arc<LobbyEvent>>> {
         let first = self.events.front()?.seq;
-        let skip = usize::try_from((seq.0 + 1).checked_sub(first.0)?).ok()?;
+        let skip = usize::try_from(seq.next().0.checked_sub(first.0)?).ok()?;
         Some(self.events.range(skip.min(self.events.len())..))
     }
 

@@ -8,7 +8,6 @@ use super::live::{AttachTask, Lobby, Output, presence_event};
 use super::shard::OwnedShard;
 use super::speech::Emit;
 use super::{Envelope, Origin};
-use crate::limiter::Grant;
 use crate::lobby::{CommandKey, Decision, Outcome, Recorded};
 use crate::node::Node;
 use crate::wire::Attaching;
@@ -152,7 +151,7 @@ impl Lobby {
         let LobbyCommand::Join(join) = &envelope.command else { return };
         let since = join.since;
         if !self.state.open
-            && let Grant::Later(ms) = node.creates.take(&sender)
+            && let Some(ms) = join.create_later_ms
         {
             let refusal = Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms);
             return self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);

@@ -256,9 +256,9 @@ impl Worker {
         });
         let live = Seq(joined.seq.0 + joined.missed);
         let behind = match (joined.status, reply_to) {
-            (JoinStatus::Resumed, _) => Some((joined.seq, true)),
+            (JoinStatus::Resumed, _) => Some((joined.seq, Some(live))),
             // The reply to a resume comes when all its lobbies have answered: no event may come before it.
-            (_, ReplyTo::Resume(..)) => Some((joined.seq, false)),
+            (_, ReplyTo::Resume(..)) => Some((joined.seq, None)),
             _ => None,
         };
         let is_resuming = attachment.is_resuming(session.number);

@@ -1,5 +1,6 @@
 //! A lobby speaks: what a committed batch has made true goes to the sessions here and to the nodes that have others.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,13 +183,30 @@ impl Worker {
             let mut out = Vec::new();
             let mut is_heard = false;
             if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard)
-                && let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id)
+                && let Some(slot @ LobbySlot::Live(_)) = owned.lobbies.get_mut(&lobby_id)
             {
-                lobby.release(committed, epoch, &node.rules.load().limits, &mut out);
-                if !lobby.pending.is_empty() {
-                    still.push(lobby_id.clone());
+                // As when it takes a command: a panic leaves the lobby out of service, and nothing else.
+                let LobbySlot::Live(mut lobby) = std::mem::replace(slot, LobbySlot::Quarantined) else {
+                    continue;
+                };
+                let released = catch_unwind(AssertUnwindSafe(|| {
+                    lobby.release(committed, epoch, &node.rules.load().limits, &mut out);
+                    lobby
+                }));
+                match released {
+                    Ok(lobby) => {
+                        if !lobby.pending.is_empty() {
+                            still.push(lobby_id.clone());
+                        }
+                        is_heard = lobby.awaited.is_empty() && !lobby.early.is_empty();
+                        *slot = LobbySlot::Live(lobby);
+                    }
+                    Err(_) => {
+                        tracing::error!(lobby = %lobby_id, "a lobby's code panicked; the lobby is out of service");
+                        node.metrics.quarantined.inc();
+                        out.clear();
+                    }
                 }
-                is_heard = lobby.awaited.is_empty() && !lobby.early.is_empty();
             }
             self.emit(&lobby_id, out);
             if is_heard {

@@ -1,12 +1,13 @@
 //! Stories of a few players each.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use mlms_protocol::command::{Join, Position, Recipients, ResumePoint, Send};
 use mlms_protocol::lobby::Settings;
 use mlms_protocol::{
-    Answer, Body, Change, Class, Command, Encoding, ErrorCode, Event, JoinStatus, Kind, Limits, LobbyCommand,
-    LobbyId, Seq, ServerFrame,
+    Answer, Body, Change, Class, Command, Encoding, Epoch, ErrorCode, Event, JoinStatus, Kind, Limits,
+    LobbyCommand, LobbyId, Seq, ServerFrame,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -382,6 +383,61 @@ async fn a_resume_enters_no_more_lobbies_than_joins_would() {
         outcomes.iter().map(|one| one.as_ref().err().map(|(_, refusal)| refusal.code)).collect();
     // In one lobby already: four more may be tried, and these do not exist.
     assert_eq!(codes, [vec![Some(ErrorCode::NotFound); 4], vec![Some(ErrorCode::Conflict)]].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_creates_so_many_lobbies_a_minute_whatever_nodes_own_them() {
+    let fleet = fleet(Limits { creates_per_minute: 10, ..no_rates() }).await;
+    let mut ann = fleet.connect(0, "ann").await;
+    let mut bob = fleet.connect(0, "bob").await;
+    let (others, mut made) = (lobby("others"), 0);
+    bob.join(&others).await;
+    let create = || Join { create: Some(Settings::default()), ..Join::default() };
+    for number in 0..40 {
+        match ann.join_with(&lobby(&format!("mine-{number}")), create()).await {
+            Ok(_) => made += 1,
+            Err(refusal) => {
+                assert_eq!(refusal.code, ErrorCode::RateLimited);
+                assert!(refusal.retry_ms.is_some());
+            }
+        }
+        // What is there already is entered, and costs nothing.
+        ann.join_with(&others, create()).await.unwrap();
+        ann.leave(&others).await;
+    }
+    assert_eq!(made, 10);
+    let mine = (0..10).map(|number| lobby(&format!("mine-{number}")));
+    let owners: HashSet<_> = mine.filter_map(|lobby| fleet.owner(&lobby)).collect();
+    assert_eq!(owners.len(), 2, "the lobbies are on both nodes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seq_out_of_this_world_has_nothing_behind_it() {
+    let fleet = fleet(no_rates()).await;
+    let (lobby, mut ann) = owned_by(&fleet, 0).await;
+    for after in [u64::MAX, u64::MAX - 1] {
+        assert!(ann.history(&lobby, after).await.is_empty());
+    }
+    let since = Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) };
+    assert_eq!(ann.join_since(&lobby, since).await.status, JoinStatus::Snapshot);
+    ann.chat(&lobby, "as before").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_chats_or_joins_ends_the_session_though_the_commands_refuse_it() {
+    let fleet = fleet(Limits::default()).await;
+    let den = lobby("den");
+    for flood in [chat(&den, "spam"), Command::Lobby(den.clone(), LobbyCommand::Join(Join::default()))] {
+        let mut ann = fleet.connect(0, "ann").await;
+        ann.join_with(&den, Join { create: Some(Settings::default()), ..Join::default() }).await.unwrap();
+        // Thirteen times the rate of chats and joins, and not three times that of commands.
+        let mut sent = 0;
+        while sent < 1_500 && ann.send(flood.clone(), None).await.is_some() {
+            sent += 1;
+            sleep(Duration::from_millis(7)).await;
+        }
+        assert_eq!(ann.close_code().await, Some(4008), "after {sent}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
