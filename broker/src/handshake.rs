@@ -183,7 +183,7 @@ mod tests {
     }
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-    const GOOD: [(&str, &str); 4] = [
+    const GOOD: [(&str, &str); 5] = [
         ("host", "chat.example"),
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "WebSocket"),

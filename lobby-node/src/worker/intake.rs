@@ -8,6 +8,7 @@ use super::live::{AttachTask, Lobby, Output, presence_event};
 use super::shard::OwnedShard;
 use super::speech::Emit;
 use super::{Envelope, Origin};
+use crate::limiter::Grant;
 use crate::lobby::{CommandKey, Decision, Outcome, Recorded};
 use crate::node::Node;
 use crate::wire::Attaching;

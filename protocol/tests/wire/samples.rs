@@ -91,6 +91,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
                 role: Some(MemberRole::Spectator),
                 resumed: false,
                 opened: None,
+                create_later_ms: None,
             }),
         ),
         ("leave", LobbyCommand::Leave),
