@@ -139,19 +139,20 @@ impl Directory {
         }
     }
 
-    /// Replaces a shard's record although its owner's lease lives: who gave the shard away takes it back, because the
-    /// new owner does not serve it. Whoever loses finds out at its next append.
+    /// Replaces a shard's record whoever's it is: who gave the shard away takes it back, because the new owner does
+    /// not serve it, and an owner whose claim the directory has lost claims anew. Whoever loses finds out at its next
+    /// append.
     ///
     /// # Errors
     /// The directory is out of reach: it may have happened; trying again tells.
     pub async fn take_back(
         &self,
         shard: Shard,
-        expected: &ShardRecord,
+        expected: Option<&ShardRecord>,
         new: &ShardRecord,
     ) -> Result<Claim, Unavailable> {
         match &self.0 {
-            Kind::Embedded(embedded) => embedded.claim(shard, Some(expected), new).await,
+            Kind::Embedded(embedded) => embedded.claim(shard, expected, new).await,
             Kind::Redis(redis, _) => redis.take_back(shard, expected, new).await,
         }
     }

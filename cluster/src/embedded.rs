@@ -44,6 +44,10 @@ struct State {
     logs: HashMap<Shard, Log>,
     sessions: HashMap<UserId, Vec<SessionRecord>>,
     lobbies: BTreeMap<LobbyId, (NodeName, LobbySummary)>,
+    /// When everything was lost last.
+    lost_at: Option<Instant>,
+    /// How often.
+    lost: u64,
 }
 
 #[derive(Default)]
@@ -97,6 +101,12 @@ impl Embedded {
         Ok((Embedded { shared: Shared::new(state, Some(disk), None), relay: Relay::embedded(None) }, writer))
     }
 
+    /// Loses what a failover may lose: the newest entries of every shard's log, or, with `None`, everything that
+    /// stands in directory and journal.
+    pub fn lose(&self, entries: Option<usize>) {
+        self.shared.lose(entries);
+    }
+
     #[must_use]
     pub fn directory(&self) -> Directory {
         Directory::embedded(Arc::clone(&self.shared))
@@ -114,6 +124,27 @@ impl Embedded {
 }
 
 impl Shared {
+    /// Loses the newest entries of every log, or everything.
+    fn lose(&self, entries: Option<usize>) {
+        let mut state = self.lock();
+        match entries {
+            Some(count) => {
+                for log in state.logs.values_mut() {
+                    for _ in 0..count {
+                        log.entries.pop_back();
+                    }
+                    log.top = log.entries.back().map_or(EntryId::default(), |(id, _)| *id);
+                }
+            }
+            None => {
+                let shards = vec![None; placement_shards()];
+                let lost = state.lost + 1;
+                *state = State { shards, lost_at: Some(Instant::now()), lost, ..State::default() };
+            }
+        }
+        self.publish_view(&state);
+    }
+
     fn new(state: State, disk: Option<Disk>, faults: Option<Faults>) -> Arc<Self> {
         let (view, _) = watch::channel(Arc::new(state.view()));
         Arc::new(Shared { state: Mutex::new(state), view, disk, faults })
@@ -141,9 +172,19 @@ impl Shared {
     }
 
     fn publish_view(&self, state: &State) -> Arc<View> {
-        let view = Arc::new(state.view());
-        self.view.send_replace(Arc::clone(&view));
-        view
+        self.view.send_modify(|shown| {
+            let mut view = state.view();
+            view.follow(shown);
+            view.lost = state.lost;
+            if state.has_just_lost() {
+                // The leases went with the records: they live until the nodes had the time to renew them.
+                for (name, record) in &shown.nodes {
+                    view.nodes.entry(name.clone()).or_insert_with(|| record.clone());
+                }
+            }
+            *shown = Arc::new(view);
+        });
+        self.view()
     }
 
     pub(crate) fn refresh(&self) -> Result<Arc<View>, Unavailable> {
@@ -191,6 +232,11 @@ impl Shared {
         let mut state = self.lock();
         if state.record(shard) != expected {
             return Ok(Claim::Lost(state.record(shard).cloned()));
+        }
+        let is_anothers =
+            |record: &ShardRecord| record.node != new.node || record.incarnation != new.incarnation;
+        if state.has_just_lost() && self.view().record(shard).is_some_and(is_anothers) {
+            return Err(Unavailable("proof that the shard's owner is gone"));
         }
         state.shards[usize::from(shard.0)] = Some(new.clone());
         let died = expected.is_some_and(|former| !state.lives(former));
@@ -297,14 +343,16 @@ impl Shared {
                     && record.epoch == fence.epoch
             });
             if !mine {
-                return Err(AppendError::Deposed);
+                let is_lost = state.record(shard).is_none_or(|record| record.epoch < fence.epoch);
+                return Err(if is_lost { AppendError::Behind } else { AppendError::Deposed });
             }
             let log = state.logs.entry(shard).or_default();
             if !entries.is_empty() && log.top == last {
                 return Ok(last);
             }
             if log.top != fence.top {
-                return Err(AppendError::Deposed);
+                let is_lost = log.top < fence.top;
+                return Err(if is_lost { AppendError::Behind } else { AppendError::Deposed });
             }
             if entries.is_empty() {
                 return Ok(fence.top);
@@ -451,12 +499,18 @@ impl State {
             .is_some_and(|(record, until)| record.incarnation == owner.incarnation && *until > Instant::now())
     }
 
+    /// Whether absence proves nothing, because all leases were lost a moment ago.
+    fn has_just_lost(&self) -> bool {
+        self.lost_at.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
     fn view(&self) -> View {
         let now = Instant::now();
         let alive = self.leases.iter().filter(|(_, (_, until))| *until > now);
         View {
             nodes: alive.map(|(name, (record, _))| (name.clone(), record.clone())).collect(),
             shards: self.shards.clone(),
+            lost: 0,
         }
     }
 }

@@ -43,6 +43,10 @@ pub enum AppendError {
     /// The writer is not the owner any more. It must say nothing and drop what it has.
     #[error("the shard has another owner")]
     Deposed,
+    /// The journal has lost what the writer knows to be there: its claim, or the end of the log. Epochs and ids never
+    /// go back otherwise. The writer restores it from memory, under a new epoch.
+    #[error("the journal has lost its newest entries")]
+    Behind,
     /// No answer. The entries may stand in the journal or not; only the same append again can tell.
     #[error("the journal did not answer")]
     Unclear,

@@ -52,12 +52,33 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// By shard number; a shard that was never claimed is `None`.
     pub shards: Vec<Option<ShardRecord>>,
+    /// How often the directory was found to have lost records. What it lost stays here: epochs never go back, and
+    /// the owners claim anew.
+    pub lost: u64,
 }
 
 impl View {
     #[must_use]
     pub fn empty() -> Self {
-        View { nodes: BTreeMap::new(), shards: vec![None; usize::from(SHARD_COUNT)] }
+        View { nodes: BTreeMap::new(), shards: vec![None; usize::from(SHARD_COUNT)], lost: 0 }
+    }
+
+    /// Takes this reading for the one that follows `former`. Records that it lacks, or has in an older state, are kept.
+    /// `true`: the directory has just lost some.
+    pub(crate) fn follow(&mut self, former: &View) -> bool {
+        let mut has_lost = false;
+        self.lost = former.lost;
+        for (record, known) in self.shards.iter_mut().zip(&former.shards) {
+            let Some(known) = known else { continue };
+            if record.as_ref().is_none_or(|record| record.epoch < known.epoch) {
+                *record = Some(known.clone());
+                has_lost = true;
+            }
+        }
+        if has_lost {
+            self.lost += 1;
+        }
+        has_lost
     }
 
     /// The record of a shard, whether or not its owner lives.

@@ -47,9 +47,13 @@ pub(crate) async fn hold(
     let mut absences = HashMap::new();
     let mut counted = LinkProblems::default();
     let mut is_first = true;
+    let mut view = node.directory.watch();
+    let mut lost = view.borrow().lost;
     loop {
         tokio::select! {
             _ = ticker.tick() => {}
+            // A directory that has lost its records has lost the leases too.
+            Ok(seen) = view.wait_for(|view| view.lost != lost) => lost = seen.lost,
             () = shutdown.drain().cancelled(), if !node.is_draining() => node.begin_draining(),
             // Killed: a dead node renews nothing.
             () = node.stop.cancelled() => return,

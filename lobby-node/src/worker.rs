@@ -12,6 +12,7 @@ mod owner;
 mod ownership;
 mod peers;
 mod publish;
+mod restoring;
 mod seat;
 mod shard;
 mod speech;
@@ -47,6 +48,7 @@ use evidence::Examined;
 use moving::{Given, Handed};
 use ownership::Claimed;
 use publish::Cursors;
+use restoring::Restored;
 use shard::{OwnedShard, ShardSlot};
 
 pub(crate) use moving::Moved;
@@ -197,6 +199,10 @@ enum Done {
         envelope: Box<Envelope>,
         outcome: Examined,
     },
+    Restored {
+        shard: Shard,
+        restored: Option<Restored>,
+    },
     Nothing,
 }
 
@@ -221,6 +227,8 @@ pub(crate) struct Worker {
     turning: HashMap<LobbyId, Instant>,
     /// Lobbies with commands that wait for a former owner's word.
     blocked: HashSet<LobbyId>,
+    /// Losses of the directory that were seen.
+    lost: u64,
     /// Owners that other nodes named and the view does not show yet.
     hints: HashMap<Shard, (NodeName, Epoch)>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -263,6 +271,7 @@ impl Worker {
             awaiting: HashMap::new(),
             turning: HashMap::new(),
             blocked: HashSet::new(),
+            lost: 0,
             hints: HashMap::new(),
             under_way: FuturesUnordered::new(),
             archiving: false,
@@ -351,6 +360,7 @@ impl Worker {
             Done::Preloaded { shard, result } => self.on_preloaded(shard, result),
             Done::Handed { shard, record, handed } => self.on_handed(shard, record, handed),
             Done::Examined { envelope, outcome } => self.on_examined(*envelope, outcome),
+            Done::Restored { shard, restored } => self.on_restored(shard, restored),
             Done::Nothing => {}
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mlms_protocol::{Incarnation, NodeName};
+use mlms_protocol::{Epoch, Incarnation, NodeName};
 use tokio::time::Instant;
 
 use crate::directory::{LEASE, RENEWAL};
@@ -24,6 +24,9 @@ pub(super) struct Contact {
     /// The nodes of this process, by when their last successful renewal began.
     renewed: HashMap<NodeName, (Incarnation, Instant)>,
     skew: Duration,
+    /// Records that the directory has lost, by the place of their shard, with the epoch that was known.
+    lost: HashMap<usize, Epoch>,
+    lost_at: Option<Instant>,
 }
 
 /// Why a claim is not made now.
@@ -46,6 +49,27 @@ impl Contact {
             }
         }
         self.skew = skew;
+    }
+
+    /// A reading lacked records that are known. `true`: some of them were there until now. All leases may be gone
+    /// with them, so that absence proves nothing for a while.
+    pub(super) fn on_lost(&mut self, read: &[Option<ShardRecord>], known: &[Option<ShardRecord>]) -> bool {
+        let epoch = |record: &Option<ShardRecord>| record.as_ref().map(|record| record.epoch);
+        let lost = read.iter().zip(known).enumerate().filter(|(_, (read, known))| epoch(read) < epoch(known));
+        let lost: HashMap<_, _> =
+            lost.filter_map(|(place, (_, known))| Some((place, epoch(known)?))).collect();
+        let is_new = lost.iter().any(|(place, epoch)| self.lost.get(place) != Some(epoch));
+        self.lost = lost;
+        if is_new {
+            self.lost_at = Some(Instant::now());
+            self.on_broken();
+        }
+        is_new
+    }
+
+    /// Whether leases may be gone because the directory has lost them.
+    pub(super) fn has_just_lost(&self, now: Instant) -> bool {
+        self.lost_at.is_some_and(|at| now.duration_since(at) < LEASE)
     }
 
     /// Something went unanswered, or the connection was made anew.
@@ -89,8 +113,6 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
-    use mlms_protocol::Epoch;
-
     use super::*;
 
     fn heir() -> ShardRecord {

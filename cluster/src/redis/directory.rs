@@ -210,10 +210,10 @@ impl RedisDirectory {
     pub(crate) fn take_back<'a>(
         &'a self,
         shard: Shard,
-        expected: &'a ShardRecord,
+        expected: Option<&'a ShardRecord>,
         new: &'a ShardRecord,
     ) -> BoxFuture<'a, Result<Claim, Unavailable>> {
-        Box::pin(self.replace(shard, Some(expected), new))
+        Box::pin(self.replace(shard, expected, new))
     }
 
     /// Replaces a shard's record if it is what the claimant expects.

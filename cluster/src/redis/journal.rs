@@ -86,12 +86,7 @@ impl RedisJournal {
             match answer.as_i64() {
                 Some(1) => Ok(last),
                 Some(0) => Err(AppendError::Deposed),
-                Some(-1) => {
-                    // Nobody else writes under this epoch: Redis has come back without the log's end, or a claim of
-                    // this node's own has passed by.
-                    tracing::error!(%shard, top = ?fence.top, "the log does not end where its writer left it");
-                    Err(AppendError::Deposed)
-                }
+                Some(-1) => Err(AppendError::Behind),
                 _ => Err(AppendError::Unclear),
             }
         })

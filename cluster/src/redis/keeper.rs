@@ -171,12 +171,29 @@ impl RedisDirectory {
 
     fn show(&self, reading: Reading) -> Arc<View> {
         let told = self.told();
-        let mut view = View { nodes: reading.nodes, shards: reading.shards };
+        let mut view = View { nodes: reading.nodes, shards: reading.shards, lost: 0 };
         for (shard, record) in &told.shards {
             merge(&mut view, *shard, record);
         }
+        let former = self.view();
+        let raw = view.shards.clone();
+        if view.follow(&former) {
+            // The same loss is seen at every reading until the owners have claimed anew.
+            let is_new = self.contact().on_lost(&raw, &view.shards);
+            if is_new {
+                tracing::error!("the directory has lost records; their owners claim them anew");
+            } else {
+                view.lost = former.lost;
+            }
+        }
+        if self.contact().has_just_lost(Instant::now()) {
+            // The leases went with the records: they live until the nodes had the time to renew them.
+            for (name, record) in &former.nodes {
+                view.nodes.entry(name.clone()).or_insert_with(|| record.clone());
+            }
+        }
         self.view.send_if_modified(|shown| {
-            let is_new = shown.nodes != view.nodes || shown.shards != view.shards;
+            let is_new = shown.nodes != view.nodes || shown.shards != view.shards || shown.lost != view.lost;
             if is_new {
                 *shown = Arc::new(view);
             }

@@ -28,6 +28,7 @@ async fn append(process: &Process, fence: &mut mlms_cluster::journal::Fence, bat
             }
             Err(AppendError::Unclear) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(AppendError::Deposed) => panic!("deposed by nobody"),
+            Err(AppendError::Behind) => panic!("nothing was lost"),
         }
         assert!(began.elapsed() < PATIENCE, "the journal never answers again");
     }

@@ -113,9 +113,11 @@ async fn of_two_appends_behind_one_top_one_is_taken(stage: Stage) {
     let late = Fence { top: id(1, 1), ..one.clone() };
     let lost = stage.a.journal.append(SHARD, &late, &[text("x"), text("y"), text("z")]).await;
     assert_eq!(lost, Err(AppendError::Deposed));
-    // And nothing is left out.
+    // And nothing is left out: this journal has lost what its writer knows to be there.
     let early = Fence { top: id(1, 5), ..one.clone() };
-    assert_eq!(stage.a.journal.append(SHARD, &early, &[text("x")]).await, Err(AppendError::Deposed));
+    assert_eq!(stage.a.journal.append(SHARD, &early, &[text("x")]).await, Err(AppendError::Behind));
+    let claim_lost = Fence { epoch: mlms_protocol::Epoch(one.epoch.0 + 1), ..one.clone() };
+    assert_eq!(stage.a.journal.append(SHARD, &claim_lost, &[text("x")]).await, Err(AppendError::Behind));
     assert_eq!(entries(&stage.a).await.len(), 3);
 }
 

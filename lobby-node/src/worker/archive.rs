@@ -89,7 +89,7 @@ impl Worker {
                 }
             }
             Err(AppendError::Deposed) => self.on_deposed(shard),
-            Err(AppendError::Unclear) => {
+            Err(AppendError::Unclear | AppendError::Behind) => {
                 tracing::warn!(%shard, "snapshots could not be saved; they are taken again")
             }
         }
@@ -164,7 +164,7 @@ impl Worker {
         }
         for (shard, id) in marks {
             if let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) {
-                owned.archived = owned.archived.max(id);
+                owned.on_archived(id);
             }
         }
         for (lobby_id, seq) in saved {

@@ -110,7 +110,7 @@ fn tell(answer: oneshot::Sender<Moved>, moved: Moved) {
 async fn take_back(node: Arc<Node>, shard: Shard, expected: ShardRecord) -> Claimed {
     let epoch = Epoch(expected.epoch.0 + 1);
     let mine = ShardRecord { node: node.name.clone(), incarnation: node.incarnation, epoch };
-    match node.directory.take_back(shard, &expected, &mine).await {
+    match node.directory.take_back(shard, Some(&expected), &mine).await {
         Ok(Claim::Won) => load(&node, shard, epoch).await,
         Ok(Claim::Lost(Some(now))) if now == mine => load(&node, shard, epoch).await,
         Ok(Claim::Lost(_)) => Claimed::Lost,
@@ -246,7 +246,7 @@ impl Worker {
     }
 
     /// Gives a move up: what was held is taken in here.
-    fn keep_shard(&mut self, shard: Shard) {
+    pub(super) fn keep_shard(&mut self, shard: Shard) {
         self.moving.remove(&shard);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
         let Some(moving) = owned.moving.take() else { return };
@@ -281,6 +281,10 @@ impl Worker {
     /// The record names the new owner: it is told first, then everybody who thinks that this node is it.
     fn give_away(&mut self, shard: Shard, record: ShardRecord) {
         self.moving.remove(&shard);
+        if self.moving(shard).is_none() {
+            // Given up meanwhile, though the record changed.
+            return self.on_deposed(shard);
+        }
         let Some(ShardSlot::Owned(mut owned)) = self.shards.remove(&shard) else { return };
         let Some(moving) = owned.moving.take() else { return };
         self.node.metrics.shards.dec();

@@ -73,7 +73,12 @@ async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
     }
     let epoch = Epoch(expected.as_ref().map_or(1, |record| record.epoch.0 + 1));
     let record = ShardRecord { node: node.name.clone(), incarnation: node.incarnation, epoch };
-    match node.directory.claim(shard, expected.as_ref(), &record).await {
+    let mut outcome = node.directory.claim(shard, expected.as_ref(), &record).await;
+    if matches!(outcome, Ok(Claim::Lost(None))) {
+        // The directory has lost the record of an owner that is gone: epochs go on from it all the same.
+        outcome = node.directory.claim(shard, None, &record).await;
+    }
+    match outcome {
         Ok(Claim::Won) => {}
         Ok(Claim::Lost(now)) if now.as_ref() == Some(&record) => {}
         Ok(Claim::Lost(_)) => return Claimed::Lost,
@@ -211,7 +216,7 @@ impl Worker {
             let Some(first) = entry.events.first() else { continue };
             let (lobby, at) = (first.lobby.clone(), first.at);
             let events = entry.events.iter().cloned().map(Arc::new).collect();
-            owned.keep(Logged { id, at, bytes: bytes.len(), events });
+            owned.keep(Logged { id, at, bytes: bytes.len(), events, entry: bytes });
             if first.seq == Seq(1) {
                 states.entry(lobby.clone()).or_insert_with(|| Ok(State::new(lobby.clone())));
             }
@@ -241,7 +246,7 @@ impl Worker {
             owned.lobbies.insert(lobby, LobbySlot::Loading { waiting: Vec::new(), tail });
         }
         if let Some(giver) = &giver {
-            owned.archived = giver.archived;
+            owned.on_archived(giver.archived);
             for (lobby, user, since) in &giver.away {
                 if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby) {
                     lobby.set_away(user, *since);
@@ -345,6 +350,11 @@ impl Worker {
             }
         }
         self.hints.retain(|shard, (_, epoch)| view.record(*shard).is_none_or(|record| record.epoch < *epoch));
+        if view.lost != self.lost {
+            // The owners find out by an append what is missing.
+            self.lost = view.lost;
+            self.prove_all();
+        }
         self.drop_what_is_lost(&view);
         self.follow_owners();
         self.take_what_is_named(&view);
@@ -354,7 +364,9 @@ impl Worker {
     fn drop_what_is_lost(&mut self, view: &View) {
         let is_lost = |shard: &Shard, slot: &ShardSlot| match slot {
             ShardSlot::Owned(owned) => {
-                view.record(*shard).is_some_and(|record| record.epoch > owned.epoch) && !owned.holds()
+                view.record(*shard).is_some_and(|record| record.epoch > owned.epoch)
+                    && !owned.holds()
+                    && !owned.restoring
             }
             ShardSlot::Claiming { .. } => false,
         };
@@ -372,6 +384,15 @@ impl Worker {
     /// The node was out of touch for longer than its lease. Every shard proves by an append whether it is still
     /// owned, every lobby is listed again, and audiences attach again: their owners may have given this node up.
     pub(super) fn rejoin_all(&mut self) {
+        self.prove_all();
+        let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
+        for lobby in lobbies {
+            self.turn_again(&lobby);
+        }
+    }
+
+    /// Every shard proves by an append that it is owned, and every lobby is listed again.
+    fn prove_all(&mut self) {
         for (shard, slot) in &mut self.shards {
             let ShardSlot::Owned(owned) = slot else { continue };
             owned.want_append();
@@ -381,10 +402,6 @@ impl Worker {
                     lobby.listed = None;
                 }
             }
-        }
-        let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
-        for lobby in lobbies {
-            self.turn_again(&lobby);
         }
     }
 

@@ -14,6 +14,7 @@ use super::Done;
 use super::live::{LobbySlot, Task};
 use super::moving::Moving;
 use super::taking::Expecting;
+use crate::lobby::{Entry, Recorded};
 use crate::node::Node;
 use crate::status::{ShardReport, ShardState};
 
@@ -73,6 +74,20 @@ pub(super) struct Logged {
     pub at: Millis,
     pub bytes: usize,
     pub events: Vec<Arc<LobbyEvent>>,
+    /// As it stands in the journal; empty once the event store has the events.
+    pub entry: Bytes,
+}
+
+impl Logged {
+    /// The entry, as it may be appended again. What the event store has does not need its key any more: snapshots
+    /// hold the dedupe window.
+    pub(super) fn again(&self) -> Bytes {
+        if !self.entry.is_empty() {
+            return self.entry.clone();
+        }
+        let events = self.events.iter().map(|event| LobbyEvent::clone(event)).collect();
+        Bytes::from(Entry { events, key: None, recorded: Recorded::Changed }.encode())
+    }
 }
 
 /// Entries on their way into the journal.
@@ -110,6 +125,8 @@ pub(super) struct OwnedShard {
     pub(super) next_snapshot: Instant,
     /// It is being given to another node.
     pub(super) moving: Option<Box<Moving>>,
+    /// The journal has lost entries; they are being appended again.
+    pub(super) restoring: bool,
 }
 
 /// States of lobbies, taken after the last decision of a batch.
@@ -140,6 +157,7 @@ impl OwnedShard {
             snapshots: None,
             next_snapshot,
             moving: None,
+            restoring: false,
         }
     }
 
@@ -173,7 +191,7 @@ impl OwnedShard {
 
     /// The journal does not answer; nothing new is taken until it does.
     pub(super) fn is_degraded(&self) -> bool {
-        self.unclear >= 3
+        self.unclear >= 3 || self.restoring
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -242,10 +260,19 @@ impl OwnedShard {
         let mut id = self.top.following(self.epoch);
         for (entry, events) in entries.iter().zip(events) {
             let at = events.last().map_or(Millis(0), |event| event.at);
-            self.keep(Logged { id, at, bytes: entry.len(), events });
+            self.keep(Logged { id, at, bytes: entry.len(), events, entry: entry.clone() });
             id.n += 1;
         }
         self.top = top;
+    }
+
+    /// The event store has everything up to here: the entries need not be kept as they were written.
+    pub(super) fn on_archived(&mut self, through: EntryId) {
+        self.archived = self.archived.max(through);
+        let done = self.kept.partition_point(|logged| logged.id <= self.archived);
+        for logged in self.kept.range_mut(..done).rev().take_while(|logged| !logged.entry.is_empty()) {
+            logged.entry = Bytes::new();
+        }
     }
 
     /// Entries that the event store does not have yet.

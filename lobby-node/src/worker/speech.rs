@@ -164,6 +164,9 @@ impl Worker {
         if is_deposed(&result) {
             return self.on_deposed(shard);
         }
+        if matches!(result, Err(AppendError::Behind)) {
+            return self.begin_restoring(shard);
+        }
         let Ok(top) = result else {
             owned.unclear += 1;
             node.metrics.appends_repeated.inc();

@@ -43,8 +43,8 @@ impl Worker {
             let ShardSlot::Owned(owned) = slot else { continue };
             lobbies_here += owned.lobbies.len();
             backlog += owned.unarchived().count();
-            if owned.moving.is_some() {
-                // What is moving is left as it is; the next owner tidies up.
+            if owned.moving.is_some() || owned.restoring {
+                // What is moving is left as it is; the next owner tidies up. What is being restored changes its ids.
                 continue;
             }
             if Instant::now() >= owned.next_snapshot {

@@ -203,6 +203,11 @@ impl Fleet {
         operator.move_shard(shard_of(lobby), &node_name(to)).await
     }
 
+    /// Lets directory and journal lose the newest entries of each log, or everything.
+    pub(crate) fn lose(&self, entries: Option<usize>) {
+        self.embedded.lose(entries);
+    }
+
     pub(crate) fn kill_all(&self) {
         for number in 0..self.plan.nodes {
             if self.is_up(number) {

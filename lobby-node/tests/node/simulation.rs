@@ -220,7 +220,8 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
         let (fleet, places) = (Arc::clone(&fleet), places.clone());
         tokio::spawn(move_about(fleet, places, nodes, end, StdRng::seed_from_u64(seed ^ 0x0e5)))
     });
-    make_trouble(trouble, &fleet, &history, &faults, nodes, end, &mut random).await;
+    let may_lose = moving.is_none();
+    make_trouble(trouble, &fleet, &history, &faults, (nodes, may_lose), end, &mut random).await;
     if let Some(moving) = moving {
         moving.await.unwrap();
     }
@@ -239,7 +240,7 @@ async fn make_trouble(
     fleet: &Fleet,
     history: &History,
     faults: &Faults,
-    nodes: usize,
+    (nodes, may_lose): (usize, bool),
     end: Instant,
     random: &mut StdRng,
 ) {
@@ -289,6 +290,14 @@ async fn make_trouble(
                 fault("down", lasts);
                 faults.set_down(true);
                 tokio::time::sleep(lasts).await;
+                if may_lose {
+                    // What a failover loses: nothing, the newest entries, or everything. The owners live.
+                    match random.random_range(0..3) {
+                        0 => {}
+                        1 => fleet.lose(Some(random.random_range(1..20))),
+                        _ => fleet.lose(None),
+                    }
+                }
                 faults.set_down(false);
             }
             Trouble::Kills => {

@@ -1,6 +1,12 @@
--- Replaces snapshots: 1 done, 0 not the owner, -1 newer ones stand here (this save was late).
+-- Replaces snapshots: 1 done, 0 not the owner, -1 newer ones stand here (this save was late), or Redis has lost the
+-- writer's claim, which the next append finds out.
 -- KEYS own, snap; ARGV owner, epoch and number of the writer's top, then a lobby, '1' or '0', its snapshot, …
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local own = redis.call('GET', KEYS[1])
+if own ~= ARGV[1] then
+  local present = own and tonumber(string.match(own, '^%d+'))
+  if not present or present < tonumber(string.match(ARGV[1], '^%d+')) then return -1 end
+  return 0
+end
 local epoch, n = tonumber(ARGV[2]), tonumber(ARGV[3])
 local mark = redis.call('HGET', KEYS[2], '#')
 if mark then
