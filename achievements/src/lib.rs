@@ -53,10 +53,12 @@ impl Achievements {
         let counting = async {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = counter.run(input) => {}
+                // Boxed, as below: the layout of what waits on a database inside a transaction nests deep.
+                () = Box::pin(counter.run(input)) => {}
             }
             drop(counter);
         };
-        tokio::join!(counting, announcing::run(store, announce, metrics, woken, stop.clone()));
+        let announcing = Box::pin(announcing::run(store, announce, metrics, woken, stop.clone()));
+        tokio::join!(counting, announcing);
     }
 }

@@ -475,16 +475,15 @@ fn say_caught_up(pull: &mut Pull, lobby: &LobbyId, encoding: Encoding, page: &mu
     }
 }
 
-/// Writes what has no seq and follows an event before this one. While missed events are still to come, nothing does:
-/// it came after the resume, and so behind all of them.
+/// Writes what has no seq and follows an event before this one. What precedes a missed event was said while the member
+/// was away: it does not get it.
 fn release_held(pull: &mut Pull, before: Seq, page: &mut BytesMut) {
-    if pull.announce.is_some() {
-        return;
-    }
     let ready = pull.held.iter().take_while(|(after, ..)| *after < before).count();
     for (_, frame, _) in pull.held.drain(..ready) {
         pull.held_bytes -= frame.len();
-        page.extend_from_slice(&frame);
+        if pull.announce.is_none() {
+            page.extend_from_slice(&frame);
+        }
     }
 }
 

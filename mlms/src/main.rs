@@ -1,5 +1,8 @@
 //! The one server binary: every role of the service, and the tools around it.
 
+// The layout of the futures that wait on a database within a transaction nests deeper than the compiler's 128.
+#![recursion_limit = "256"]
+
 mod events;
 mod frame;
 mod job;

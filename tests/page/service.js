@@ -30,11 +30,19 @@ export class Service {
   static async start(settings = {}) {
     const service = new Service();
     service.folder = await mkdtemp(path.join(tmpdir(), 'mlms-page-'));
-    service.port = await freePort();
-    service.adminPort = await freePort();
     service.settings = settings;
-    await service.run();
-    return service;
+    // A port that was free may be another test's by the time the service listens.
+    for (let attempt = 1; ; attempt += 1) {
+      service.port = await freePort();
+      service.adminPort = await freePort();
+      try {
+        await service.run();
+        return service;
+      } catch (error) {
+        if (attempt === 5 || !error.message.includes('Address already in use')) throw error;
+        service.#log = '';
+      }
+    }
   }
 
   get url() {

@@ -159,7 +159,7 @@ async fn a_bad_command_is_refused_and_its_session_goes_on() {
     let cases = [
         (json!({"op": "fly"}), "unknown_op"),
         (json!({"op": ""}), "unknown_op"),
-        (json!({"op": "find"}), "unknown_op"),
+        (json!({"op": "find", "filter": 7}), "bad_request"),
         (json!({"op": "kick", "lobby": lobby, "user": "near"}), "unknown_op"),
         (json!({"op": "edit", "lobby": lobby, "seq": 1, "body": "x"}), "unknown_op"),
         (json!({"op": "join"}), "bad_request"),

@@ -363,7 +363,7 @@ pub(super) const TABLE: &[Setting] = &[
     .secret(),
     setting(
         "jwt.hs256_secret",
-        "Secret of HS256 tokens, which should have 32 bytes or more (a shorter one is warned of); also signs guests' tokens. Not set in standalone, and no other\nkey: a random one, kept beside the database.",
+        "Secret of HS256 tokens, which should have 32 bytes or more (a shorter one is warned of); also signs guests' tokens.\nNot set in standalone, and no other key: a random one, kept beside the database.",
         |s, given| put_some(&mut s.jwt.hs256_secret, value::secret(given)),
         |s| hidden(&s.jwt.hs256_secret),
     )

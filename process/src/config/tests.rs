@@ -68,6 +68,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
         ("node.address", "node-7.internal:8091"),
         ("node.public_url", "wss://node-7.example.com"),
         ("node.workers", "3"),
+        ("node.backlog_bytes_max", "5000000"),
         ("redis.url", "redis://:hunter2@redis:6379/0"),
         ("redis.prefix", "game1:"),
         ("amqp.url", "amqp://user:hunter2@rabbit:5672/%2f"),
@@ -85,7 +86,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
     ];
     let limits: Vec<_> =
         TABLE.iter().filter(|one| one.key.starts_with("limits.")).map(|one| (one.key, "1234")).collect();
-    let elsewhere = ["database.url", "jwt.public_key_file"];
+    let elsewhere = ["database.url", "jwt.public_key_file", "achievements.rules"];
     let all: Vec<(&str, &str)> = values.iter().copied().chain(limits).collect();
     for setting in TABLE {
         assert!(
