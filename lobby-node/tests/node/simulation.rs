@@ -27,8 +27,8 @@ use crate::player::{Place, Player, Role, note_page};
 const SEEDS: u64 = 80;
 /// Seeds beyond those that once found something.
 const FOUND: [u64; 1] = [149];
-/// Seeds that are known to fail, until their mistake is mended; `MLMS_SEED` runs them all the same. 62: over a cut
-/// between two nodes, with a planned move, an ordered message is passed on behind a later durable one of its sender.
+/// Seeds that are known to fail, until their mistake is mended; `MLMS_SEED` runs them all the same. 62, with cuts between
+/// nodes: an ordered message is passed on behind a later durable one of its sender. Its cause is not found yet.
 const OPEN: [u64; 1] = [62];
 /// Time in which players play.
 const PLAY: Duration = Duration::from_secs(40);
