@@ -1,6 +1,7 @@
 //! Stopping: the nodes send the sessions of this broker their `bye`, spread over the window; what is left at the
 //! end is cut.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::edge::Edge;
 use crate::metrics::ByeOutcome;
-use crate::node;
+use crate::node::{self, NodeRefusal};
 use crate::passenger::unix_seconds;
 
 /// Session ids in one request; about 18 KiB.
@@ -62,10 +63,18 @@ async fn announce_batch(
         let expires = unix_seconds() + CLAIMS_SECONDS;
         match node::announce_leaving(address, keys, expires, sessions, window).await {
             Ok(()) => return ByeOutcome::Taken,
+            // Nobody listens there: the node is going itself, and ends its sessions with a word of its own.
+            Err(NodeRefusal::Connect(error)) if is_gone(&error) => {
+                tracing::info!(node = address, attempt, %error, "a node that goes was not told who leaves");
+            }
             Err(refusal) => {
-                tracing::warn!(node = address, attempt, %refusal, "a node was not told who leaves")
+                tracing::warn!(node = address, attempt, %refusal, "a node was not told who leaves");
             }
         }
     }
     ByeOutcome::Failed
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
 }
