@@ -4,6 +4,7 @@
 mod audience;
 mod backlog;
 mod clock;
+mod condition;
 mod connection;
 mod drain;
 mod lease;

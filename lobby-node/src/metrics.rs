@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) append_seconds: Histogram,
     pub(crate) append_entries: Histogram,
     pub(crate) appends_repeated: IntCounter,
+    pub(crate) degraded_shards: IntGauge,
     pub(crate) depositions: IntCounter,
     pub(crate) claims: IntCounterVec,
     pub(crate) moves: IntCounterVec,
@@ -32,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) quarantined: IntCounter,
     pub(crate) archived: IntCounter,
     pub(crate) archive_failures: IntCounter,
+    pub(crate) archive_failing: IntGauge,
     pub(crate) archive_backlog: IntGauge,
     pub(crate) archive_conflicts: IntCounterVec,
     pub(crate) archive_set_aside: IntCounter,
@@ -98,6 +100,10 @@ impl Metrics {
                 "mlms_journal_appends_repeated_total",
                 "Appends repeated for want of an answer.",
             ),
+            degraded_shards: gauge(
+                "mlms_degraded_shards",
+                "Owned shards whose journal does not answer: commands that need it are refused.",
+            ),
             depositions: counter(
                 "mlms_depositions_total",
                 "Shards lost to another owner, found out at an append.",
@@ -115,6 +121,10 @@ impl Metrics {
             ),
             archived: counter("mlms_archive_events_total", "Events committed to the event store."),
             archive_failures: counter("mlms_archive_failures_total", "Failed writes to the event store."),
+            archive_failing: gauge(
+                "mlms_archive_failing_workers",
+                "Workers whose last write to the event store failed.",
+            ),
             archive_backlog: gauge(
                 "mlms_archive_backlog_events",
                 "Events journaled but not in the event store yet.",

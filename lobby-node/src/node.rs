@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
+use crate::condition::Conditions;
 use crate::connection::{Connection, Socket};
 use crate::limiter::Creates;
 use crate::load;
@@ -232,6 +233,7 @@ pub(crate) struct Node {
     next_session: AtomicU64,
     draining: AtomicBool,
     pub(crate) standing: Standing,
+    pub(crate) conditions: Conditions,
 }
 
 impl LobbyNode {
@@ -277,6 +279,7 @@ impl LobbyNode {
             next_session: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             standing: Standing::new(),
+            conditions: Conditions::new(&self.health),
         });
         let task = tokio::spawn(run(Arc::clone(&node), self, inboxes, threads, link_events, links_task));
         NodeHandle { node, task }

@@ -38,6 +38,7 @@ use mlms_store::{SaveReport, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::condition::Reported;
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::session::{ReplyTo, SessionHandle};
@@ -246,6 +247,7 @@ pub(crate) struct Worker {
     next_sweep: Instant,
     /// Lobbies and backlog as last counted in the metrics.
     counted: (i64, i64),
+    reported: Reported,
 }
 
 /// Whether a join may have created its lobby: then its member is the only one. Who enters an empty lobby again is
@@ -285,6 +287,7 @@ impl Worker {
             resting: Vec::new(),
             next_sweep: Instant::now() + SWEEP,
             counted: (0, 0),
+            reported: Reported::default(),
         }
     }
 

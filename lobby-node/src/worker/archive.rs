@@ -144,7 +144,8 @@ impl Worker {
         result: Result<(), StoreError>,
     ) {
         self.archiving = false;
-        let metrics = &self.node.metrics;
+        let (metrics, conditions) = (&self.node.metrics, &self.node.conditions);
+        conditions.report_store(metrics, &mut self.reported, result.as_ref().err().map(ToString::to_string));
         metrics.archive_set_aside.inc_by(aside);
         if let Err(error) = result {
             metrics.archive_failures.inc();

@@ -21,6 +21,9 @@ use crate::status::{ShardReport, ShardState};
 /// Bytes of a shard's journal that are kept for resuming before it is trimmed early.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// A journal that takes longer for a batch counts as out of reach.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+
 pub(super) enum ShardSlot {
     /// A claim is under way; commands wait for it.
     Claiming {
@@ -104,6 +107,8 @@ pub(super) struct OwnedShard {
     pub(super) speaking: HashSet<LobbyId>,
     pub(super) top: EntryId,
     under_way: Option<Batch>,
+    /// When the batch under way was first sent.
+    asked_at: Option<Instant>,
     gathering: Batch,
     /// Something waits for an append, though it may hold no entry.
     wanted: bool,
@@ -143,6 +148,7 @@ impl OwnedShard {
             speaking: HashSet::new(),
             top,
             under_way: None,
+            asked_at: None,
             gathering: Batch::default(),
             wanted: false,
             gathering_batch: 1,
@@ -191,7 +197,7 @@ impl OwnedShard {
 
     /// The journal does not answer; nothing new is taken until it does.
     pub(super) fn is_degraded(&self) -> bool {
-        self.unclear >= 3 || self.restoring
+        self.unclear >= 3 || self.restoring || self.asked_at.is_some_and(|at| at.elapsed() >= ANSWER_TIME)
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -219,6 +225,7 @@ impl OwnedShard {
             return None;
         }
         self.under_way = Some(std::mem::take(&mut self.gathering));
+        self.asked_at = Some(Instant::now());
         self.wanted = false;
         self.gathering_batch += 1;
         Some(self.append(node, shard))
@@ -255,6 +262,7 @@ impl OwnedShard {
     /// Takes the batch that was under way as committed.
     pub(super) fn committed(&mut self, batch: u64, top: EntryId) {
         self.unclear = 0;
+        self.asked_at = None;
         self.committed_batch = batch;
         let Some(Batch { entries, events }) = self.under_way.take() else { return };
         let mut id = self.top.following(self.epoch);

@@ -39,10 +39,13 @@ impl Worker {
             (vec![], vec![], vec![], vec![], vec![]);
         let mut lobbies_here = 0;
         let mut backlog = 0;
+        let mut degraded_shards = 0;
         for (shard, slot) in &mut self.shards {
             let ShardSlot::Owned(owned) = slot else { continue };
             lobbies_here += owned.lobbies.len();
             backlog += owned.unarchived().count();
+            let degraded = owned.is_degraded();
+            degraded_shards += i64::from(degraded);
             if owned.moving.is_some() || owned.restoring {
                 // What is moving is left as it is; the next owner tidies up. What is being restored changes its ids.
                 continue;
@@ -60,7 +63,6 @@ impl Worker {
                     Done::Nothing
                 }));
             }
-            let degraded = owned.is_degraded();
             let mut live = std::mem::take(&mut owned.lobbies);
             for (id, slot) in &mut live {
                 let LobbySlot::Live(lobby) = slot else { continue };
@@ -85,6 +87,7 @@ impl Worker {
             }
             owned.lobbies = live;
         }
+        node.conditions.report_journal(&node.metrics, &mut self.reported, degraded_shards);
         self.count(lobbies_here, backlog);
         self.count_backlog();
         self.keep_cursors();

@@ -271,6 +271,12 @@ impl Cluster {
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
+    /// What the admin listener says of every service that this one uses.
+    pub(crate) async fn health(&self) -> Value {
+        let (_, page) = get(self.admin_port, "/health").await.expect("the admin listener answers");
+        serde_json::from_str(&page).expect("it answers with JSON")
+    }
+
     /// A metric's value, summed over the series that have this label value (any, when it is empty).
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, page) = get(self.admin_port, "/metrics").await.expect("the admin listener answers");

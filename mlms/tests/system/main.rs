@@ -12,6 +12,7 @@ mod measure;
 mod player;
 mod positions;
 mod slow;
+mod stalled;
 mod stopping;
 mod talking;
 mod tool;
