@@ -105,6 +105,9 @@ pub(crate) async fn guests(
     peer: IpAddr,
 ) -> Result<Response<Body>, Refusal> {
     let minter = edge.minter.as_ref().ok_or(Refusal::NotFound)?;
+    if edge.is_draining() {
+        return Err(Refusal::Draining);
+    }
     let address = edge.client_address(peer, &head.headers);
     if !edge.guest_rate.admit(AddressKey::from(address), Instant::now()) {
         return Err(Refusal::TooManyGuests);

@@ -9,9 +9,10 @@ use mlms_process::{ProcessRole, Settings};
 use mlms_protocol::{Role, UserId};
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("who").required(true).args(["user", "guest"])))]
 pub(crate) struct Arguments {
     /// The user's id (the token's `sub`)
-    #[arg(long, required_unless_present = "guest", conflicts_with = "guest")]
+    #[arg(long)]
     user: Option<UserId>,
     /// A made-up user with this name
     #[arg(long, value_name = "NAME")]
@@ -50,7 +51,15 @@ pub(crate) fn parse_ttl(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
     let mut settings = Settings::load(ProcessRole::Tool, &Sources::of_this_process(&arguments.flags))?;
+    let own_secret = settings.own_secret_path().filter(|path| !path.exists());
     settings.prepare()?;
+    if let Some(path) = own_secret {
+        // Not on the standard output: there the token stands alone.
+        super::tool::tell(&format!(
+            "made a new secret in {}: a service takes this token when it is started in the same folder",
+            path.display()
+        ));
+    }
     let minter = Minter::new(&settings.jwt).context(
         "only a service with an HS256 secret can mint: set MLMS_JWT_HS256_SECRET, or leave every JWT key out",
     )?;

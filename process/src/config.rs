@@ -303,6 +303,11 @@ impl Settings {
         standalone::prepare(self)
     }
 
+    /// The file of the secret that `standalone` makes for itself; `None` when a key is named, or nothing is kept.
+    pub fn own_secret_path(&self) -> Option<PathBuf> {
+        (!self.ephemeral && !self.jwt.has_key()).then(|| standalone::secret_path(self))
+    }
+
     /// Keys whose values are not the same in both; secrets are not compared.
     pub(crate) fn different_keys(&self, other: &Settings) -> Vec<&'static str> {
         let different = table::TABLE.iter().filter(|setting| (setting.show)(self) != (setting.show)(other));

@@ -41,12 +41,16 @@ pub(super) fn prepare(settings: &mut Settings) -> Result<(), ConfigErrors> {
         settings.jwt.hs256_secret = Some(random_secret().into());
         return Ok(());
     }
-    let path = folder.join(SECRET_FILE);
+    let path = secret_path(settings);
     fs::create_dir_all(&folder).map_err(|error| failure(&folder, "cannot be created", &error))?;
     let secret =
         read_or_create(&path).map_err(|error| failure(&path, "cannot be read or written", &error))?;
     settings.jwt.hs256_secret = Some(secret);
     Ok(())
+}
+
+pub(super) fn secret_path(settings: &Settings) -> PathBuf {
+    folder(settings).join(SECRET_FILE)
 }
 
 /// The database's folder when it is a file, else the data folder.
