@@ -61,6 +61,8 @@ pub(super) enum Sent {
     Former {
         until: Instant,
     },
+    /// To one before, and what its sender sent later has gone to the present one: it cannot be sent again in its order.
+    Overtaken,
 }
 
 /// What is to be expected of an owner that is one no more.
@@ -136,21 +138,33 @@ impl Attachment {
     }
 
     /// The next command that may go to the present owner. Nothing overtakes what a former owner may still have
-    /// carried out, or will refuse: `Err` until that is known.
+    /// carried out, or will refuse: `Err` until that is known, or its time is over.
     pub(super) fn next_unsent(&mut self, now: Instant) -> Result<Option<u64>, ()> {
+        let mut next = None;
         for (token, (envelope, sent)) in &mut self.unanswered {
             match *sent {
-                Sent::No => return Ok(Some(*token)),
+                Sent::No => next = Some(*token),
                 Sent::Former { until } if until > now => return Err(()),
                 // What has no seq may have been delivered: it is sent again only when it was refused.
                 Sent::Former { .. } if !passes(envelope) => {
                     *sent = Sent::No;
-                    return Ok(Some(*token));
+                    next = Some(*token);
                 }
-                Sent::Former { .. } | Sent::Present => {}
+                Sent::Former { .. } | Sent::Overtaken | Sent::Present => {}
+            }
+            if next.is_some() {
+                break;
             }
         }
-        Ok(None)
+        let Some(next) = next else { return Ok(None) };
+        let sender = &self.unanswered[&next].0.caller.user;
+        let sender = sender.clone();
+        for (envelope, sent) in self.unanswered.range_mut(..next).map(|(_, waiting)| waiting) {
+            if matches!(sent, Sent::Former { .. }) && envelope.caller.user == sender {
+                *sent = Sent::Overtaken;
+            }
+        }
+        Ok(Some(next))
     }
 
     /// What may be sent to the present owner once more.

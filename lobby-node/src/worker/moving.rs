@@ -298,11 +298,13 @@ impl Worker {
         let nodes = self.attached_nodes(&owned, &record.node);
         let over = ShardMessage::HandOver { epoch: record.epoch, archived: owned.archived, away, nodes };
         self.send(&record.node, &LinkMessage::Shard(shard, over));
-        let Moving { mut held, answer, began, .. } = *moving;
+        let Moving { held, answer, began, .. } = *moving;
+        // What a lobby had not taken in when intake stopped came before what was held back since.
+        let mut homeless = Vec::new();
         for (id, slot) in owned.lobbies.drain() {
             match slot {
                 LobbySlot::Live(lobby) => {
-                    held.extend(lobby.early);
+                    homeless.extend(lobby.early);
                     let (to, epoch) = (Some(record.node.clone()), record.epoch);
                     let moved = FromOwner::Moved { token: 0, to, epoch };
                     let moved = LinkMessage::FromOwner(id, moved).encode();
@@ -310,12 +312,13 @@ impl Worker {
                         self.node.links.send(node, moved.clone());
                     }
                 }
-                LobbySlot::Loading { waiting, .. } => held.extend(waiting),
+                LobbySlot::Loading { waiting, .. } => homeless.extend(waiting),
                 LobbySlot::Quarantined => {}
             }
         }
+        homeless.extend(held);
         self.turn_all_to(shard, &record.node);
-        for task in held {
+        for task in homeless {
             self.redirect(task);
         }
         let until = Instant::now() + SERVE_TIME;

@@ -110,11 +110,19 @@ impl Worker {
     fn on_moved(&mut self, from: &NodeName, lobby: &LobbyId, token: u64, to: Option<NodeName>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let is_fed = attachment.is_fed_by(from);
-        if let Some((_, sent)) = attachment.unanswered.get_mut(&token)
-            && (is_fed || matches!(sent, Sent::Former { .. }))
-        {
-            *sent = Sent::No;
+        let overtaken = match attachment.unanswered.get_mut(&token) {
+            Some((_, Sent::Overtaken)) => attachment.unanswered.remove(&token),
+            Some((_, sent)) if is_fed || matches!(sent, Sent::Former { .. }) => {
+                *sent = Sent::No;
+                None
+            }
+            _ => None,
+        };
+        if let Some((envelope, _)) = overtaken {
+            let text = "the lobby has moved, and this message's turn is over";
+            self.refuse(&envelope, ErrorCode::OwnerUnavailable, text, Some(500));
         }
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         if !is_fed {
             // A word of an earlier owner, late on its way.
             return self.send_unsent(lobby);
