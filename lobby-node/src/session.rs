@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mlms_protocol::command::{DecodeError, Join, ResumePoint};
+use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
-    Answer, CloseCode, Command, Encoding, ErrorCode, Event, LobbyCommand, LobbyId, Millis, Reconnect,
+    Answer, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, Millis, Reconnect,
     Refusal, Request,
 };
 use rand::Rng;
@@ -401,7 +401,8 @@ impl Session {
                 Ok(expires_at) => self.answer(request.id, Answer::Auth { expires_at }),
                 Err(refusal) => self.refuse_request(&request, refusal),
             },
-            Command::Resume(points) => self.resume(request.id, points).await,
+            Command::Resume(points) => self.resume(request.id, points.into_iter().map(Ok).collect()).await,
+            Command::ResumePartly(points) => self.resume(request.id, points).await,
             Command::Find(find) => Box::pin(self.find(request.id, &find)).await,
             Command::Lobby(lobby, mut command) => {
                 let sealed = crate::secret::seal(
@@ -450,10 +451,8 @@ impl Session {
                     Grant::Flood => return Err(flood()),
                 }
             }
-            Command::Resume(points) if points.len() > limits.lobbies_per_session_max => {
-                let text = format!("a resume names at most {} lobbies", limits.lobbies_per_session_max);
-                return Err(Refusal::new(ErrorCode::BadRequest, text));
-            }
+            Command::Resume(points) => return check_length(points.len(), limits),
+            Command::ResumePartly(points) => return check_length(points.len(), limits),
             _ => {}
         }
         Ok(())
@@ -484,12 +483,16 @@ impl Session {
         Ok(self.token_expires_at)
     }
 
-    async fn resume(&mut self, id: Option<u32>, points: Vec<ResumePoint>) {
-        let mut unique: Vec<ResumePoint> = Vec::with_capacity(points.len());
+    async fn resume(&mut self, id: Option<u32>, points: Vec<Result<ResumePoint, (LobbyId, String)>>) {
+        let mut unique: Vec<(LobbyId, Result<Position, String>)> = Vec::with_capacity(points.len());
         for point in points {
-            match unique.iter_mut().find(|known| known.lobby == point.lobby) {
-                Some(known) => *known = point,
-                None => unique.push(point),
+            let (lobby, position) = match point {
+                Ok(ResumePoint { lobby, epoch, seq }) => (lobby, Ok(Position { epoch, seq })),
+                Err((lobby, why)) => (lobby, Err(why)),
+            };
+            match unique.iter_mut().find(|(known, _)| *known == lobby) {
+                Some((_, known)) => *known = position,
+                None => unique.push((lobby, position)),
             }
         }
         if unique.is_empty() {
@@ -498,15 +501,19 @@ impl Session {
         let gather = Arc::new(Gather {
             id,
             session: Arc::clone(&self.handle),
-            lobbies: unique.iter().map(|point| point.lobby.clone()).collect(),
+            lobbies: unique.iter().map(|(lobby, _)| lobby.clone()).collect(),
             outcomes: Mutex::new(vec![None; unique.len()]),
             answered: AtomicBool::new(false),
         });
         let mut entered = self.handle.lobby_count();
-        for (place, ResumePoint { lobby, epoch, seq }) in unique.into_iter().enumerate() {
+        for (place, (lobby, position)) in unique.into_iter().enumerate() {
             let refusal = match self.joins.take() {
                 Grant::Flood => return self.close(CloseCode::Flood, "far too many lobbies resumed"),
                 Grant::Later(ms) => Some(rate_limited("joins", ms)),
+                Grant::Yes if position.is_err() => {
+                    let why = position.as_ref().err().cloned().unwrap_or_default();
+                    Some(Refusal::new(ErrorCode::BadRequest, why))
+                }
                 Grant::Yes if self.handle.is_in(&lobby) => None,
                 Grant::Yes => {
                     entered += 1;
@@ -519,8 +526,7 @@ impl Session {
                 gather.complete(place, Err(refusal));
                 continue;
             }
-            let since = Some(mlms_protocol::command::Position { epoch, seq });
-            let join = LobbyCommand::Join(Join { since, resumed: true, ..Join::default() });
+            let join = LobbyCommand::Join(Join { since: position.ok(), resumed: true, ..Join::default() });
             self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
         }
     }
@@ -565,6 +571,14 @@ impl Session {
 /// A far expiry is looked at again each day: timers have an end.
 fn expiry(token_expires_at: Millis, now: Millis) -> Instant {
     Instant::now() + Duration::from_millis(token_expires_at.0.saturating_sub(now.0).min(86_400_000))
+}
+
+fn check_length(lobbies: usize, limits: &Limits) -> Result<(), Refusal> {
+    let most = limits.lobbies_per_session_max;
+    match lobbies > most {
+        true => Err(Refusal::new(ErrorCode::BadRequest, format!("a resume names at most {most} lobbies"))),
+        false => Ok(()),
+    }
 }
 
 fn rate_limited(what: &str, ms: u64) -> Refusal {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::body::Body;
 use crate::code::{Class, ErrorCode, MemberRole};
 use crate::encoding::Encoding;
-use crate::fields::{FieldError, Fields};
+use crate::fields::{FIELDS_MAX, FieldError, Fields};
 use crate::ids::{Epoch, Kind, LobbyId, Nonce, Seq, UserId};
 use crate::lobby::{PASSWORD_BYTES_MAX, Settings};
 use crate::writer::ObjectWriter;
@@ -33,6 +33,8 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     Resume(Vec<ResumePoint>),
+    /// A resume some of whose positions cannot be read: those lobbies are told so, the others resume.
+    ResumePartly(Vec<Result<ResumePoint, (LobbyId, String)>>),
     Auth {
         token: String,
     },
@@ -271,11 +273,14 @@ impl Request {
         frame: &[u8],
         read_command: impl FnOnce(&str, &Fields<'_>) -> Result<Command, Refusal>,
     ) -> Result<Request, DecodeError> {
-        let fields = Fields::parse(encoding, frame).map_err(|_| DecodeError::Protocol)?;
+        let fields = Fields::parse_any(encoding, frame).map_err(|_| DecodeError::Protocol)?;
         let op: String = fields.need("op").map_err(|_| DecodeError::Protocol)?;
         let id = fields.get::<u32>("id");
         let known_id = id.as_ref().ok().copied().flatten();
         let read = || -> Result<Request, Refusal> {
+            if fields.has_too_many() {
+                return Err(bad(format!("a command has at most {FIELDS_MAX} fields")));
+            }
             Ok(Request { id: id?, nonce: fields.get("nonce")?, command: read_command(&op, &fields)? })
         };
         read().map_err(|Refusal(code, message)| DecodeError::Refused {
@@ -304,7 +309,7 @@ impl Command {
     #[must_use]
     pub fn op(&self) -> &'static str {
         match self {
-            Command::Resume(_) => "resume",
+            Command::Resume(_) | Command::ResumePartly(_) => "resume",
             Command::Auth { .. } => "auth",
             Command::Ping => "ping",
             Command::Find(_) => "find",
@@ -364,7 +369,7 @@ impl LobbyCommand {
 
 fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
     let command = match op {
-        "resume" => return Ok(Command::Resume(fields.need("lobbies")?)),
+        "resume" => return read_resume(fields),
         "auth" => return Ok(Command::Auth { token: fields.need("token")? }),
         "ping" => return Ok(Command::Ping),
         "find" => return read_find(fields),
@@ -409,6 +414,26 @@ fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
 
 fn need_body(fields: &Fields<'_>) -> Result<Body, Refusal> {
     Ok(fields.body("body")?.ok_or(FieldError::Missing("body"))?)
+}
+
+/// Each entry for itself, as long as it says which lobby it is about.
+fn read_resume(fields: &Fields<'_>) -> Result<Command, Refusal> {
+    if !fields.has("lobbies") {
+        return Err(FieldError::Missing("lobbies").into());
+    }
+    let read = |item: &Fields<'_>| -> Result<Result<ResumePoint, (LobbyId, String)>, FieldError> {
+        let lobby: LobbyId = item.need("lobby")?;
+        let point = item.need("epoch").and_then(|epoch| Ok((epoch, item.need("seq")?)));
+        Ok(match point {
+            Ok((epoch, seq)) => Ok(ResumePoint { lobby, epoch, seq }),
+            Err(why) => Err((lobby, why.to_string().chars().take(MESSAGE_CHARS_MAX).collect())),
+        })
+    };
+    let points: Vec<_> = fields.list("lobbies")?.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(match points.iter().cloned().collect::<Result<Vec<_>, _>>() {
+        Ok(points) => Command::Resume(points),
+        Err(_) => Command::ResumePartly(points),
+    })
 }
 
 fn read_find(fields: &Fields<'_>) -> Result<Command, Refusal> {
@@ -543,6 +568,10 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
     let (lobby, command) = match command {
         Command::Resume(points) => {
             w.field("lobbies", points);
+            return;
+        }
+        Command::ResumePartly(points) => {
+            w.field("lobbies", &points.iter().flatten().collect::<Vec<_>>());
             return;
         }
         Command::Auth { token } => {

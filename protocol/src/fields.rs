@@ -11,14 +11,39 @@ use crate::body::{Body, DEPTH_MAX, InvalidBody};
 use crate::encoding::Encoding;
 use crate::msgpack::{self, Token};
 
-/// More fields than any frame has; an object with more is no frame.
-const FIELDS_MAX: usize = 64;
+/// More fields than any frame has. Of an object with more only [`ENVELOPE`] is kept: enough to say so to its sender.
+pub const FIELDS_MAX: usize = 64;
+/// The fields by which a frame is answered.
+const ENVELOPE: [&str; 3] = ["id", "op", "lobby"];
 
 /// The fields of one object, borrowed from the frame.
 #[derive(Debug)]
 pub struct Fields<'a> {
     encoding: Encoding,
     entries: Vec<(Cow<'a, str>, &'a [u8])>,
+    too_many: bool,
+}
+
+/// The fields that are kept while an object is read.
+struct Kept<'a> {
+    entries: Vec<(Cow<'a, str>, &'a [u8])>,
+    too_many: bool,
+}
+
+impl<'a> Kept<'a> {
+    fn push(&mut self, key: Cow<'a, str>, value: &'a [u8]) {
+        if !self.too_many && self.entries.len() < FIELDS_MAX {
+            return self.entries.push((key, value));
+        }
+        if !self.too_many {
+            self.too_many = true;
+            self.entries.retain(|(key, _)| ENVELOPE.contains(&key.as_ref()));
+        }
+        if ENVELOPE.contains(&key.as_ref()) {
+            self.entries.retain(|(known, _)| *known != key);
+            self.entries.push((key, value));
+        }
+    }
 }
 
 /// The bytes are not one object of their encoding.
@@ -39,13 +64,28 @@ impl<'a> Fields<'a> {
     /// Splits a frame.
     ///
     /// # Errors
-    /// Anything but exactly one object with text keys.
+    /// Anything but exactly one object with text keys, and not more of them than [`FIELDS_MAX`].
     pub fn parse(encoding: Encoding, bytes: &'a [u8]) -> Result<Self, NotAnObject> {
-        let entries = match encoding {
+        Self::parse_any(encoding, bytes)
+            .and_then(|fields| if fields.too_many { Err(NotAnObject) } else { Ok(fields) })
+    }
+
+    /// Splits a frame that may have too many fields: then it is whole, and only what names it is kept.
+    ///
+    /// # Errors
+    /// Anything but exactly one object with text keys.
+    pub fn parse_any(encoding: Encoding, bytes: &'a [u8]) -> Result<Self, NotAnObject> {
+        let Kept { entries, too_many } = match encoding {
             Encoding::Json => serde_json::from_slice::<JsonFields<'a>>(bytes).map_err(|_| NotAnObject)?.0,
             Encoding::Msgpack => msgpack_fields(bytes).ok_or(NotAnObject)?,
         };
-        Ok(Fields { encoding, entries })
+        Ok(Fields { encoding, entries, too_many })
+    }
+
+    /// Whether there were more fields than are kept.
+    #[must_use]
+    pub fn has_too_many(&self) -> bool {
+        self.too_many
     }
 
     #[must_use]
@@ -57,6 +97,12 @@ impl<'a> Fields<'a> {
     #[must_use]
     pub fn raw(&self, name: &str) -> Option<&'a [u8]> {
         self.entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+
+    /// Whether a field is there and not null.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.raw(name).is_some_and(|raw| !self.is_null(raw))
     }
 
     /// The names of all fields.
@@ -181,7 +227,7 @@ fn is_within_depth(value: &Value, levels: usize) -> bool {
     }
 }
 
-struct JsonFields<'a>(Vec<(Cow<'a, str>, &'a [u8])>);
+struct JsonFields<'a>(Kept<'a>);
 
 impl<'de> serde::Deserialize<'de> for JsonFields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -192,15 +238,12 @@ impl<'de> serde::Deserialize<'de> for JsonFields<'de> {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::with_capacity(6);
+                let mut kept = Kept { entries: Vec::with_capacity(6), too_many: false };
                 while let Some(Key(key)) = map.next_key()? {
                     let value: &'de RawValue = map.next_value()?;
-                    entries.push((key, value.get().as_bytes()));
-                    if entries.len() > FIELDS_MAX {
-                        return Err(serde::de::Error::custom("too many fields"));
-                    }
+                    kept.push(key, value.get().as_bytes());
                 }
-                Ok(JsonFields(entries))
+                Ok(JsonFields(kept))
             }
         }
         deserializer.deserialize_map(FieldsVisitor)
@@ -229,17 +272,14 @@ impl<'de> serde::Deserialize<'de> for Key<'de> {
     }
 }
 
-fn msgpack_fields(bytes: &[u8]) -> Option<Vec<(Cow<'_, str>, &[u8])>> {
+fn msgpack_fields(bytes: &[u8]) -> Option<Kept<'_>> {
     let (Token::Map(count), mut rest) = msgpack::next(bytes)? else { return None };
-    if count as usize > FIELDS_MAX {
-        return None;
-    }
-    let mut entries = Vec::with_capacity(count as usize);
+    let mut kept = Kept { entries: Vec::with_capacity((count as usize).min(FIELDS_MAX)), too_many: false };
     for _ in 0..count {
         let (Token::Text(key), after) = msgpack::next(rest)? else { return None };
         let (value, after) = msgpack::split_value(after)?;
-        entries.push((Cow::Borrowed(key), value));
+        kept.push(Cow::Borrowed(key), value);
         rest = after;
     }
-    rest.is_empty().then_some(entries)
+    rest.is_empty().then_some(kept)
 }

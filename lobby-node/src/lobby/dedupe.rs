@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use mlms_protocol::{Epoch, Millis, Nonce, Seq, SessionId, UserId};
+use mlms_protocol::{Epoch, LobbyCommand, Millis, Nonce, Seq, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
 /// How long a repeat is recognised (protocol: 5 minutes).
@@ -24,6 +24,24 @@ pub(crate) enum Recorded {
     /// A change of the game of this number.
     Game(u64),
     Done,
+}
+
+impl Recorded {
+    /// Whether a command like this one can have left this record. Another one with the same nonce is no repeat.
+    pub(crate) fn answers(self, command: &LobbyCommand) -> bool {
+        let is_game = matches!(
+            command,
+            LobbyCommand::Start | LobbyCommand::Report { .. } | LobbyCommand::Finish { .. }
+        );
+        match (self, command) {
+            (Recorded::Sent, LobbyCommand::Send(_)) => true,
+            (Recorded::Done, LobbyCommand::Leave) => true,
+            (Recorded::Game(_), _) => is_game,
+            (Recorded::Changed, LobbyCommand::Send(_) | LobbyCommand::Leave) => false,
+            (Recorded::Changed, _) => !is_game,
+            (Recorded::Sent | Recorded::Done, _) => false,
+        }
+    }
 }
 
 /// The answer that a repeat gets.

@@ -35,6 +35,10 @@ impl Lobby {
                     Err(Refusal::new(ErrorCode::NotMember, "the membership that the join began has ended"))
                 }
                 LobbyCommand::Join(_) => return self.take_new(owned, node, envelope, now, out),
+                // Whoever asked did not do this before, and must not believe that it is done now.
+                ref command if !outcome.recorded.answers(command) => {
+                    Err(Refusal::new(ErrorCode::Conflict, "the nonce is that of another command"))
+                }
                 _ => Ok(answer_to(&envelope.command, outcome, true)),
             };
             let reply = Output::Reply(reply);

@@ -64,6 +64,12 @@ impl Line {
         self.stream.send(message).await.is_ok()
     }
 
+    /// Notes what a raw frame asks for; later commands get later ids.
+    pub(crate) fn expect(&mut self, op: &'static str, id: u32) {
+        self.ops.insert(id, op);
+        self.next_id = self.next_id.max(id + 1);
+    }
+
     /// The next frame; `None` when the connection is over. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<ServerFrame> {
         loop {

@@ -10,6 +10,7 @@ mod history;
 mod line;
 mod mixed;
 mod moderation;
+mod oddities;
 mod owners;
 mod planted;
 mod player;

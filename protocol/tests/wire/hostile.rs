@@ -65,7 +65,6 @@ fn json_frames() {
         (r#"{"op":"ping","x":01}"#.into(), Protocol),
         (r#"{"\ud800":1,"op":"ping"}"#.into(), Protocol),
         (r#"{"op":"\ud800"}"#.into(), Protocol),
-        (many_fields(63), Protocol),
         ("[".repeat(10_000), Protocol),
         (deep("[", "]", 10_000), Protocol),
         (deep(r#"{"op":"#, "}", 10_000), Protocol),
@@ -81,6 +80,32 @@ fn json_frames() {
         // A key that stands twice: the last counts.
         (r#"{"id":1,"id":7,"op":"nope","op":"ready","lobby":"a"}"#.into(), Refused(Some(7), BadRequest)),
         (r#"{"op":"ping","op":1}"#.into(), Protocol),
+        // More fields than any command has, wherever those stand by which it is answered.
+        (many_fields(63), mine.clone()),
+        (many_fields(8_000), mine.clone()),
+        (many_fields(8_000).replace("}", r#","id":8,"op":"nope"}"#), Refused(Some(8), BadRequest)),
+        (
+            many_fields(8_000).replace(r#""id":7,"op":"ping","#, "").replace("}", r#","op":"ping","id":7}"#),
+            mine.clone(),
+        ),
+        (many_fields(8_000).replace("ping", "").replace(r#""op":"","#, ""), Protocol),
+        (many_fields(8_000).replace("}", ""), Protocol),
+        (
+            format!("{},{}", many_fields(100).replace("}", ""), r#""id":1,"#.repeat(200) + r#""id":7}"#),
+            mine.clone(),
+        ),
+        // A resume's entries are judged one by one, as long as they name a lobby.
+        (r#"{"id":7,"op":"resume"}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":null}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":{}}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":[null]}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":[{"epoch":1,"seq":1}]}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":[{"lobby":"a b","epoch":1,"seq":1}]}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":[]}"#.into(), Accepted),
+        (
+            r#"{"id":7,"op":"resume","lobbies":[{"lobby":"a"},{"lobby":"b","epoch":1,"seq":"x"}]}"#.into(),
+            Accepted,
+        ),
         // The id.
         (r#"{"id":4294967296,"op":"ping"}"#.into(), nobody.clone()),
         (r#"{"id":-1,"op":"ping"}"#.into(), nobody.clone()),
@@ -176,7 +201,7 @@ fn json_frames() {
         (r#"{"id":7,"op":"history","lobby":"a","before":1,"after":2}"#.into(), mine.clone()),
         (r#"{"id":7,"op":"resume"}"#.into(), mine.clone()),
         (r#"{"id":7,"op":"resume","lobbies":{}}"#.into(), mine.clone()),
-        (r#"{"id":7,"op":"resume","lobbies":[{"lobby":"a"}]}"#.into(), mine.clone()),
+        (r#"{"id":7,"op":"resume","lobbies":[{"lobby":"a"}]}"#.into(), Accepted),
         (format!(r#"{{"id":7,"op":"resume","lobbies":{}}}"#, deep("[", "]", 10_000)), mine.clone()),
         (r#"{"id":7,"op":"auth"}"#.into(), mine.clone()),
         (r#"{"id":7,"op":"find","filter":[]}"#.into(), mine.clone()),
@@ -219,6 +244,21 @@ fn packed(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut frame = vec![0x80 | u8::try_from(fields.len()).unwrap()];
     for (key, value) in fields {
         rmp::encode::write_str(&mut frame, key).unwrap();
+        frame.extend_from_slice(value);
+    }
+    frame
+}
+
+/// A map with more fields than any frame has, and then these.
+fn packed_many(count: u16, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut frame = vec![0xde];
+    frame.extend((count + u16::try_from(fields.len()).unwrap()).to_be_bytes());
+    for number in 0..count {
+        frame.extend(text(&format!("f{number}")));
+        frame.push(0xc0);
+    }
+    for (key, value) in fields {
+        frame.extend(text(key));
         frame.extend_from_slice(value);
     }
     frame
@@ -276,6 +316,7 @@ fn msgpack_frames() {
         (vec![0x82, 0xa2, b'o', b'p', 0xa4, b'p', b'i', b'n', b'g'], Protocol),
         (vec![0x8f], Protocol),
         (vec![0xde, 0xff, 0xff], Protocol),
+        (packed_many(70, &[]), Protocol),
         (vec![0xdf, 0xff, 0xff, 0xff, 0xff], Protocol),
         (vec![0x81, 0xdb, 0xff, 0xff, 0xff, 0xff, b'o', b'p'], Protocol),
         (op("ping", &[("x", &[0xdb, 0xff, 0xff, 0xff, 0xff])]), Protocol),
@@ -316,7 +357,13 @@ fn msgpack_frames() {
         (op("join", &[("lobby", &lobby), ("create", &[0xc4, 0])]), mine.clone()),
         (op("join", &[("lobby", &lobby), ("create", &deep_metadata)]), mine.clone()),
         (op("join", &[("lobby", &lobby), ("create", &nested(0x91, 10_000))]), mine.clone()),
-        (op("resume", &[("lobbies", &[0xdd, 0, 0, 0, 1, 0xc0])]), mine),
+        (op("resume", &[("lobbies", &[0xdd, 0, 0, 0, 1, 0xc0])]), mine.clone()),
+        (op("resume", &[("lobbies", &[0x90])]), Accepted),
+        (
+            op("resume", &[("lobbies", &[0x91, 0x81, 0xa5, b'l', b'o', b'b', b'b', b'y', 0xa1, b'a'])]),
+            Accepted,
+        ),
+        (packed_many(70, &[("op", &ping), ("id", &[7])]), mine),
     ];
     for (frame, expected) in cases {
         let shown = &frame[..frame.len().min(80)];
