@@ -21,6 +21,7 @@ const SENTENCES = {
   owner_unavailable: 'The lobby is just moving.',
   overloaded: 'The service is busy.',
   degraded: 'The service cannot take messages at the moment.',
+  maintenance: 'No new lobbies for a while: the service is being maintained.',
   timeout: 'There was no answer; it may or may not have arrived.',
   internal: 'The service made a mistake.',
   connection_lost: 'The connection was lost.',

@@ -6,6 +6,7 @@ mod backlog;
 mod clock;
 mod condition;
 mod connection;
+mod dial;
 mod drain;
 mod lease;
 mod limiter;
@@ -28,5 +29,6 @@ pub mod echo;
 
 pub use clock::Clock;
 pub use connection::Socket;
-pub use node::{Announcer, Dial, LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
+pub use dial::{Dial, Terms};
+pub use node::{Announcer, LobbyNode, NodeConfig, NodeHandle, Passenger, Threads};
 pub use status::{LinkReport, NodeStatus, Operator, ShardReport, ShardState};

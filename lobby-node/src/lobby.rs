@@ -4,6 +4,7 @@
 mod decide;
 mod dedupe;
 mod entrance;
+mod filter;
 mod game;
 mod messages;
 mod moderation;
@@ -16,6 +17,7 @@ mod tests;
 
 pub(crate) use decide::{Decision, Passing, PassingEvent, Rules, Target};
 pub(crate) use dedupe::{CommandKey, Outcome, Recorded};
+pub(crate) use filter::WordFilter;
 pub(crate) use state::{Entry, State};
 
 use mlms_protocol::{Role, SessionId, UserId};

@@ -34,6 +34,7 @@ use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::condition::Conditions;
 use crate::connection::{Connection, Socket};
+use crate::dial::Dial;
 use crate::limiter::Creates;
 use crate::load;
 use crate::lobby::{Caller, Rules};
@@ -158,27 +159,6 @@ impl std::fmt::Debug for NodeHandle {
     }
 }
 
-/// Changes the limits of a running node. Does not keep it alive.
-#[derive(Clone)]
-pub struct Dial(Weak<Node>);
-
-impl std::fmt::Debug for Dial {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Dial({:?})", self.0.upgrade().map(|node| node.name.clone()))
-    }
-}
-
-impl Dial {
-    /// Puts new limits in force: sizes and numbers for everybody at once, rates and what `welcome` said for sessions
-    /// that come from now on.
-    pub fn set(&self, limits: &Limits) {
-        let Some(node) = self.0.upgrade() else { return };
-        node.creates.set(limits.creates_per_minute);
-        let limits = Arc::new(limits.clone());
-        node.rules.rcu(|rules| Rules { limits: Arc::clone(&limits), ..Rules::clone(rules) });
-    }
-}
-
 /// Tells players of their awards. Does not keep the node alive.
 #[derive(Clone)]
 pub struct Announcer(Weak<Node>);
@@ -255,6 +235,8 @@ impl LobbyNode {
                 grace: self.config.grace,
                 empty_ttl: self.config.empty_ttl,
                 creators: self.config.creators.clone(),
+                words: Arc::default(),
+                maintenance: None,
             }),
             creates: Creates::new(limits.creates_per_minute),
             sealing: Sealing::default(),
@@ -364,10 +346,10 @@ impl NodeHandle {
         Operator::new(Arc::clone(&self.node))
     }
 
-    /// What changes the node's limits while it runs.
+    /// What changes the node's terms while it runs.
     #[must_use]
     pub fn dial(&self) -> Dial {
-        Dial(Arc::downgrade(&self.node))
+        Dial::new(&self.node)
     }
 
     /// What awards are told through; usable for as long as the node runs.

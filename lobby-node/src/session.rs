@@ -223,6 +223,7 @@ pub(crate) async fn run(
         now: node.clock.now(),
     });
     node.tell_standing(&handle);
+    node.tell_maintenance(&handle);
     let mut session = Session {
         commands: Bucket::new(limits.commands_per_s.into(), limits.commands_burst.into()),
         chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),

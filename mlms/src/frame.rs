@@ -9,13 +9,14 @@ use anyhow::Context;
 use mlms_broker::{Broker, BrokerConfig, StoreSlot};
 use mlms_cluster::relay::Relay;
 use mlms_cluster::{ConnectError, Directory, Embedded, Journal, Redis};
-use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, NodeHandle, Threads};
+use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, NodeHandle, Terms, Threads};
 use mlms_process::admin::Admin;
 use mlms_process::config::MayCreate;
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::metrics::Metrics;
 use mlms_process::saturation::Saturation;
 use mlms_process::shutdown::Tasks;
+use mlms_process::statsd;
 use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
@@ -151,7 +152,7 @@ impl Frame {
             threads: Threads::Own(workers),
         };
         let node = node.start();
-        self.tasks.spawn("limits", follow(node.dial(), self.live.watch(), self.shutdown.clone()));
+        self.tasks.spawn("terms", follow(node.dial(), self.live.watch(), self.shutdown.clone()));
         Ok(node)
     }
 
@@ -187,9 +188,14 @@ impl Frame {
         let Frame { admin_listener, known, live, .. } = self;
         let ended = CancellationToken::new();
         let routes = operator::routes(known, shutdown.clone()).merge(operator::config(live.clone()));
-        let reloading = tokio::spawn(live.run(ended.clone()));
+        let reloading = {
+            let (registry, component) = (metrics.registry().clone(), health.component("settings"));
+            let ended = ended.clone();
+            tokio::spawn(async move { live.run(&registry, component, ended).await })
+        };
         let saturation = Saturation::new(&metrics, settings.connections_max);
         let watching = tokio::spawn(saturation.clone().run(ended.clone()));
+        let reporting = tokio::spawn(statsd::run(settings.statsd.clone(), metrics.clone(), ended.clone()));
         let admin = Admin { health, readiness, metrics, saturation, verifier, routes };
         let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
         let signals = tokio::spawn({
@@ -202,16 +208,23 @@ impl Frame {
         admin.await??;
         watching.await?;
         reloading.await?;
+        reporting.await?;
         outcome?;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-/// Keeps a node's limits at what the settings say, until the drain.
+/// Keeps a node's terms at what the settings say, until the drain.
 async fn follow(dial: Dial, mut settings: watch::Receiver<Arc<Settings>>, shutdown: Shutdown) {
-    while let Some(Ok(())) = shutdown.drain().run_until_cancelled(settings.changed()).await {
-        dial.set(&settings.borrow_and_update().limits);
+    loop {
+        let now = settings.borrow_and_update().clone();
+        dial.set(&Terms {
+            limits: now.limits.clone(),
+            word_filter: now.lobby.word_filter.clone(),
+            maintenance: now.maintenance.notice().map(str::to_owned),
+        });
+        let Some(Ok(())) = shutdown.drain().run_until_cancelled(settings.changed()).await else { return };
     }
 }
 

@@ -136,8 +136,10 @@ fn serve<F: Future<Output = anyhow::Result<()>>>(
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let flags = flags.clone();
-    let live = Live::new(settings, Some(log), move || Sources::of_this_process(&flags));
-    runtime.block_on(run(live))
+    let live = Live::new(settings, Some(log.clone()), move || Sources::of_this_process(&flags));
+    let outcome = runtime.block_on(run(live));
+    log.flush();
+    outcome
 }
 
 fn check_config(role: ProcessRole, flags: &SharedFlags) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ pub(crate) fn routes(known: Option<Known>, shutdown: Shutdown) -> Router {
 
 /// The settings in force, as a file, secrets hidden.
 pub(crate) fn config(live: Live) -> Router {
-    Router::new().route("/admin/config", get(async move || live.settings().effective()))
+    Router::new().route("/admin/config", get(async move || live.page()))
 }
 
 /// Begins to stop, as a SIGTERM does.

@@ -92,7 +92,12 @@ pub struct Settings {
     pub cluster_keys: Option<ClusterKeys>,
     pub jwt: JwtSettings,
     pub lobby: LobbySettings,
+    pub maintenance: MaintenanceSettings,
+    /// Where settings are read from besides the file.
+    pub consul: ConsulSettings,
     pub log: LogSettings,
+    pub trace: TraceSettings,
+    pub statsd: StatsdSettings,
     pub limits: Limits,
 }
 
@@ -183,6 +188,34 @@ pub struct LobbySettings {
     /// How long an empty lobby stays in memory.
     pub empty_ttl: Duration,
     pub create: MayCreate,
+    /// Words that no chat of any lobby may hold.
+    pub word_filter: Vec<String>,
+}
+
+/// A time in which no lobby is created.
+#[derive(Debug, Clone)]
+pub struct MaintenanceSettings {
+    pub on: bool,
+    /// What players are told.
+    pub message: String,
+}
+
+impl MaintenanceSettings {
+    /// What players are told, while it is on.
+    pub fn notice(&self) -> Option<&str> {
+        self.on.then_some(self.message.as_str())
+    }
+}
+
+/// A key of Consul's store that holds settings as TOML.
+#[derive(Debug, Clone)]
+pub struct ConsulSettings {
+    /// `http://` or `https://`; none: Consul is not asked.
+    pub url: Option<String>,
+    pub key: String,
+    pub token: Option<SecretString>,
+    /// How long one question may wait for a change.
+    pub wait: Duration,
 }
 
 /// Who may create lobbies.
@@ -207,6 +240,61 @@ pub struct LogSettings {
     /// Directives of `tracing-subscriber`'s `EnvFilter`, for example `info,mlms_broker=debug`.
     pub filter: String,
     pub format: LogFormat,
+    /// Where every line goes besides standard error.
+    pub gelf: Option<GelfTarget>,
+}
+
+/// A server that takes log lines in the Graylog Extended Log Format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GelfTarget {
+    pub transport: Transport,
+    /// `host:port`.
+    pub address: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// Where spans go, and of what.
+#[derive(Debug, Clone)]
+pub struct TraceSettings {
+    /// A collector that takes OTLP over HTTP; none: nothing is traced.
+    pub otlp_url: Option<String>,
+    pub encoding: TraceEncoding,
+    /// `name=value` lines of the requests to it.
+    pub headers: Vec<SecretString>,
+    /// Share of the sessions and requests traced that bring no `traceparent`, 0 to 1.
+    pub sample_ratio: f64,
+    /// Traced messages a second and process; more go on untraced.
+    pub messages_per_s_max: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceEncoding {
+    Protobuf,
+    Json,
+}
+
+/// Metrics as statsd takes them.
+#[derive(Debug, Clone)]
+pub struct StatsdSettings {
+    /// `host:port` for UDP; none: only Prometheus is served.
+    pub address: Option<String>,
+    pub prefix: String,
+    pub period: Duration,
+    pub tags: StatsdTags,
+}
+
+/// How labels are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatsdTags {
+    /// `name:1|c|#label:value`, as Datadog, Telegraf, Vector and statsd_exporter read it.
+    Dogstatsd,
+    /// `name.value:1|c`, for servers that know no tags.
+    Names,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -271,8 +359,32 @@ impl Settings {
                 grace: Duration::from_secs(60),
                 empty_ttl: Duration::from_secs(60),
                 create: MayCreate::Anyone,
+                word_filter: Vec::new(),
             },
-            log: LogSettings { filter: "info".to_owned(), format: LogFormat::Text },
+            maintenance: MaintenanceSettings {
+                on: false,
+                message: "The service is being maintained; no new lobbies for a while.".to_owned(),
+            },
+            consul: ConsulSettings {
+                url: None,
+                key: "mlms/settings".to_owned(),
+                token: None,
+                wait: Duration::from_secs(300),
+            },
+            log: LogSettings { filter: "info".to_owned(), format: LogFormat::Text, gelf: None },
+            trace: TraceSettings {
+                otlp_url: None,
+                encoding: TraceEncoding::Protobuf,
+                headers: Vec::new(),
+                sample_ratio: 0.01,
+                messages_per_s_max: 100,
+            },
+            statsd: StatsdSettings {
+                address: None,
+                prefix: String::new(),
+                period: Duration::from_secs(10),
+                tags: StatsdTags::Dogstatsd,
+            },
             limits: Limits::default(),
         }
     }

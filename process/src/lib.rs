@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod config;
+mod consul;
 pub mod health;
 pub mod http;
 pub mod jwt;
@@ -11,6 +12,8 @@ pub mod logging;
 pub mod metrics;
 pub mod saturation;
 pub mod shutdown;
+pub mod statsd;
+mod web;
 
 #[cfg(test)]
 mod testing;

@@ -1,18 +1,24 @@
-//! Settings that change while the process runs: the limits and the log's filter. The file is looked at every two
-//! seconds (so that a ConfigMap mounted over it is noticed, however it is swapped), and at a SIGHUP. A bad file is
-//! refused with one clear line and the old settings stay; what needs a restart is named and stays, too.
+//! Settings that change while the process runs: limits, word filter, maintenance, the log's filter. The file is looked at
+//! every two seconds (so that a ConfigMap mounted over it is noticed, however it is swapped), and at a SIGHUP; Consul
+//! tells by itself. A bad change is refused with one clear line and the old settings stay; what needs a restart is
+//! named and stays, too.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ConfigErrors, Settings, Sources};
+use crate::config::{ConfigErrors, FileSource, Settings, Sources};
+use crate::consul::{Answer, Watch};
+use crate::health::Component;
 use crate::logging::{LogError, LogHandle};
+use crate::metrics::register;
 
 /// Beginnings of the keys that change without a restart.
-const LIVE: [&str; 2] = ["limits.", "log.filter"];
+const LIVE: [&str; 5] = ["limits.", "log.filter", "lobby.word_filter", "maintenance.", "trace.sample_ratio"];
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -24,6 +30,19 @@ pub struct Live {
     given: Arc<Settings>,
     log: Option<LogHandle>,
     read: Arc<dyn Fn() -> Sources + Send + Sync>,
+    /// The file as it was at the start.
+    first: Arc<Option<String>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What the sources have said so far.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The newest of Consul.
+    remote: Option<FileSource>,
+    waiting: Vec<&'static str>,
+    /// Why the newest is not in force.
+    refused: Option<String>,
 }
 
 /// What a reload did.
@@ -38,10 +57,17 @@ pub struct Reloaded {
 /// Why the old settings stay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    #[error("{0}")]
+    #[error("{}", .0.one_line())]
     Config(#[from] ConfigErrors),
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+/// Where reloads are counted and shown.
+struct Report {
+    component: Component,
+    reloads: IntCounterVec,
+    refused: IntGauge,
 }
 
 impl Live {
@@ -51,9 +77,17 @@ impl Live {
         log: Option<LogHandle>,
         read: impl Fn() -> Sources + Send + Sync + 'static,
     ) -> Live {
-        let given = Settings::load(settings.role, &read()).unwrap_or_else(|_| settings.clone());
+        let sources = read();
+        let given = Settings::load(settings.role, &sources).unwrap_or_else(|_| settings.clone());
         let current = watch::Sender::new(Arc::new(settings));
-        Live { current: Arc::new(current), given: Arc::new(given), log, read: Arc::new(read) }
+        Live {
+            current: Arc::new(current),
+            given: Arc::new(given),
+            log,
+            read: Arc::new(read),
+            first: Arc::new(sources.file_text()),
+            heard: Arc::default(),
+        }
     }
 
     pub fn settings(&self) -> Arc<Settings> {
@@ -65,21 +99,61 @@ impl Live {
         self.current.subscribe()
     }
 
+    /// The settings in force as TOML, secrets hidden, with what is not in force above them.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        {
+            let heard = self.heard();
+            if let Some(why) = &heard.refused {
+                page.push_str(&format!("# the newest settings are refused: {why}\n"));
+            }
+            if !heard.waiting.is_empty() {
+                page.push_str(&format!(
+                    "# changed, and waiting for a restart: {}\n",
+                    heard.waiting.join(", ")
+                ));
+            }
+        }
+        page.push_str(&format!(
+            "# without a restart change: {}\n",
+            LIVE.map(|key| key.trim_end_matches('.')).join(", ")
+        ));
+        page.push_str(&self.settings().effective());
+        page
+    }
+
     /// Reads all sources again and puts in force what can change.
     ///
     /// # Errors
     /// What is wrong with the new settings; none of them is in force then.
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
-        self.take(&(self.read)())
+        let remote = self.heard().remote.clone();
+        self.take(&(self.read)().with_remote(remote))
     }
 
     fn take(&self, sources: &Sources) -> Result<Reloaded, ReloadError> {
+        let taken = self.put_in_force(sources);
+        let mut heard = self.heard();
+        match &taken {
+            Ok(reloaded) => {
+                heard.refused = None;
+                heard.waiting.clone_from(&reloaded.waiting);
+            }
+            Err(error) => heard.refused = Some(error.to_string()),
+        }
+        taken
+    }
+
+    fn put_in_force(&self, sources: &Sources) -> Result<Reloaded, ReloadError> {
         let old = self.settings();
         let wanted = Settings::load(old.role, sources)?;
         let mut next = Settings::clone(&old);
         next.limits = wanted.limits.clone();
         // A broker counts addresses against what it was started with.
         next.limits.connections_per_address_max = old.limits.connections_per_address_max;
+        next.lobby.word_filter.clone_from(&wanted.lobby.word_filter);
+        next.maintenance.clone_from(&wanted.maintenance);
+        next.trace.sample_ratio = wanted.trace.sample_ratio;
         next.log.filter.clone_from(&wanted.log.filter);
         let changed = old.different_keys(&next);
         if changed.contains(&"log.filter")
@@ -100,30 +174,125 @@ impl Live {
         Ok(Reloaded { changed, waiting })
     }
 
-    /// Reloads at every SIGHUP and every change of the file, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut hangups = Hangups::new();
-        let mut seen = (self.read)().file_text();
-        loop {
-            let hung_up = tokio::select! {
-                () = stop.cancelled() => return,
-                () = hangups.next() => true,
-                () = tokio::time::sleep(LOOK_EVERY) => false,
-            };
-            let sources = (self.read)();
-            let text = sources.file_text();
-            if !hung_up && text == seen {
-                continue;
+    /// Reloads at every SIGHUP, every change of the file and every change in Consul, until `stop`.
+    pub async fn run(self, registry: &Registry, component: Component, stop: CancellationToken) {
+        let report = Report::new(registry, component);
+        if let Some(log) = &self.log {
+            log.count_in(registry);
+        }
+        let (found, mut from_consul) = mpsc::channel(1);
+        let settings = self.settings();
+        let consul = match Watch::new(&settings.consul) {
+            Ok(watch) => follow(watch, found),
+            Err(why) => {
+                tracing::error!("Consul is not asked for settings: {why}");
+                follow(None, found)
             }
-            seen = text;
-            match self.take(&sources) {
-                Ok(Reloaded { changed, waiting }) => {
-                    tracing::info!(?changed, "settings were read again");
-                    if !waiting.is_empty() {
-                        tracing::warn!(?waiting, "these settings change only with a restart");
+        };
+        tokio::pin!(consul);
+        let place = PathBuf::from(format!("consul {}", settings.consul.key));
+        let mut hangups = Hangups::new();
+        let mut seen = Option::clone(&self.first);
+        let mut unreachable = false;
+        loop {
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                () = &mut consul => return,
+                Some(answer) = from_consul.recv() => Some(answer),
+                () = hangups.next() => None,
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    let text = (self.read)().file_text();
+                    if text == seen {
+                        continue;
                     }
+                    seen = text;
+                    None
                 }
-                Err(error) => tracing::error!("the new settings are refused, the old ones stay: {error}"),
+            };
+            let outcome = match answer {
+                None => self.reload(),
+                Some(Answer::Value(text)) => {
+                    if std::mem::take(&mut unreachable) {
+                        tracing::info!("Consul is in reach again");
+                    }
+                    let remote = text.map(|text| FileSource { path: place.clone(), text: Ok(text) });
+                    if remote == self.heard().remote {
+                        report.in_touch();
+                        continue;
+                    }
+                    self.heard().remote = remote;
+                    self.reload()
+                }
+                Some(Answer::Failed(why)) => {
+                    if !std::mem::replace(&mut unreachable, true) {
+                        tracing::warn!("Consul cannot be asked for settings, those in force stay: {why}");
+                    }
+                    report.component.degraded(format!("Consul cannot be asked: {why}"));
+                    continue;
+                }
+            };
+            report.tell(&outcome);
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Passes on what Consul has, for ever.
+async fn follow(watch: Option<Watch>, found: mpsc::Sender<Answer>) {
+    let Some(mut watch) = watch else { return std::future::pending().await };
+    loop {
+        let answer = watch.next().await;
+        if found.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Report {
+    fn new(registry: &Registry, component: Component) -> Report {
+        component.ok();
+        Report {
+            component,
+            reloads: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new("mlms_settings_reloads_total", "Settings that were read again, by outcome."),
+                    &["outcome"],
+                ),
+            ),
+            refused: register(
+                registry,
+                IntGauge::new("mlms_settings_refused", "1 while the newest settings are refused, else 0."),
+            ),
+        }
+    }
+
+    /// Consul answers, and has nothing new.
+    fn in_touch(&self) {
+        if self.refused.get() == 0 {
+            self.component.ok();
+        }
+    }
+
+    fn tell(&self, outcome: &Result<Reloaded, ReloadError>) {
+        match outcome {
+            Ok(Reloaded { changed, waiting }) => {
+                self.reloads.with_label_values(&["taken"]).inc();
+                self.refused.set(0);
+                self.component.ok();
+                tracing::info!(?changed, "settings were read again");
+                if !waiting.is_empty() {
+                    tracing::warn!(?waiting, "these settings change only with a restart");
+                }
+            }
+            Err(error) => {
+                self.reloads.with_label_values(&["refused"]).inc();
+                self.refused.set(1);
+                self.component.degraded(format!("the newest settings are refused: {error}"));
+                tracing::error!("the new settings are refused, the old ones stay: {error}");
             }
         }
     }
@@ -160,64 +329,4 @@ impl Hangups {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::config::{FileSource, ProcessRole, SharedFlags};
-
-    /// Settings of a standalone process from a file whose text can be changed.
-    fn live(text: &str) -> (Live, Arc<Mutex<String>>) {
-        let file = Arc::new(Mutex::new(text.to_owned()));
-        let shared = Arc::clone(&file);
-        let read = move || {
-            let text = Ok(shared.lock().unwrap().clone());
-            Sources::of([], &SharedFlags::default())
-                .with_file(FileSource { path: PathBuf::from("mlms.toml"), text })
-        };
-        let settings = Settings::load(ProcessRole::Standalone, &read()).unwrap();
-        (Live::new(settings, None, read), file)
-    }
-
-    #[test]
-    fn limits_and_the_log_change_and_the_rest_waits() {
-        let (live, file) = live("[limits]\nchats_per_s = 5\n");
-        let mut watch = live.watch();
-        assert_eq!(live.reload().unwrap(), Reloaded::default());
-        assert!(!watch.has_changed().unwrap());
-        *file.lock().unwrap() = "heartbeat_ms = 9000\n[limits]\nchats_per_s = 7\nconnections_per_address_max = 9\n[log]\nfilter = \"debug\"\n".to_owned();
-        let reloaded = live.reload().unwrap();
-        assert_eq!(reloaded.changed, ["log.filter", "limits.chats_per_s"]);
-        assert_eq!(reloaded.waiting, ["heartbeat_ms", "limits.connections_per_address_max"]);
-        let settings = watch.borrow_and_update().clone();
-        assert_eq!((settings.limits.chats_per_s, settings.log.filter.as_str()), (7, "debug"));
-        assert_eq!(settings.heartbeat, Duration::from_millis(25_000));
-        assert_eq!(settings.limits.connections_per_address_max, 100);
-    }
-
-    #[test]
-    fn a_bad_file_is_refused_and_the_old_settings_stay() {
-        let (live, file) = live("[limits]\nchats_per_s = 5\n");
-        for bad in ["[limits]\nchats_per_s = \"many\"\n", "[limits]\nchat_per_s = 9\n", "[limits\n"] {
-            *file.lock().unwrap() = bad.to_owned();
-            let error = live.reload().unwrap_err().to_string();
-            assert!(error.contains("mlms.toml"), "{error}");
-            assert_eq!(live.settings().limits.chats_per_s, 5);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_changed_file_is_noticed_and_an_unchanged_one_is_not() {
-        let (live, file) = live("");
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(live.clone().run(stop.clone()));
-        let mut watch = live.watch();
-        assert!(tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.is_err());
-        *file.lock().unwrap() = "[limits]\nmembers_per_lobby_max = 12\n".to_owned();
-        tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.unwrap().unwrap();
-        assert_eq!(watch.borrow().limits.members_per_lobby_max, 12);
-        stop.cancel();
-        task.await.unwrap();
-    }
-}
+mod tests;

@@ -1,14 +1,24 @@
 //! The process's log: lines for people or JSON for machines, on standard error (standard output belongs to the
-//! commands' answers). The filter can be changed while the process runs.
+//! commands' answers), and GELF to a server besides. The filter can be changed while the process runs.
+
+mod gelf;
+mod line;
 
 use std::any::Any;
+use std::time::Duration;
 
+use prometheus::Registry;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{EnvFilter, Layer, Registry as Spans, fmt};
 
 use crate::config::{LogFormat, LogSettings};
+use gelf::Gelf;
+use line::Lines;
+
+/// How long the end of a process waits for lines on their way to a server.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +34,8 @@ pub enum LogError {
 /// Changes the log of a running process.
 #[derive(Debug, Clone)]
 pub struct LogHandle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<EnvFilter, Spans>,
+    gelf: Option<Gelf>,
 }
 
 impl LogHandle {
@@ -35,6 +46,20 @@ impl LogHandle {
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
         self.filter.reload(parse(filter)?).map_err(|_| LogError::Gone)
     }
+
+    /// Puts the log's own counters on the metrics page.
+    pub(crate) fn count_in(&self, registry: &Registry) {
+        if let Some(gelf) = &self.gelf {
+            gelf.count_in(registry);
+        }
+    }
+
+    /// Waits, for a bounded time, until what was logged has been sent.
+    pub fn flush(&self) {
+        if let Some(gelf) = &self.gelf {
+            gelf.flush(FLUSH);
+        }
+    }
 }
 
 /// Starts the log of this process, and sends panics into it.
@@ -43,16 +68,18 @@ impl LogHandle {
 /// When the filter cannot be parsed, or logging was started before.
 pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
-    let lines = match settings.format {
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
-    };
-    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogError::Twice)?;
+    let gelf = settings.gelf.as_ref().map(Gelf::start);
+    let text =
+        (settings.format == LogFormat::Text).then(|| fmt::layer().with_writer(std::io::stderr).boxed());
+    let lines = Lines { json: settings.format == LogFormat::Json, gelf: gelf.clone() };
+    let lines = (lines.json || lines.gelf.is_some()).then_some(lines);
+    let subscriber = tracing_subscriber::registry().with(filter).with(text).with(lines);
+    subscriber.try_init().map_err(|_| LogError::Twice)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panic: {}", panic_message(panic.payload()));
     }));
-    Ok(LogHandle { filter: handle })
+    Ok(LogHandle { filter: handle, gelf })
 }
 
 /// What a panic said.
@@ -64,3 +91,6 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::builder().parse(filter).map_err(|error| LogError::Filter(filter.to_owned(), error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

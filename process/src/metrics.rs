@@ -64,6 +64,11 @@ impl Metrics {
         std::iter::once(&self.own).chain(&parts).flat_map(Registry::gather).collect()
     }
 
+    /// Everything that the page shows; a name comes once a part.
+    pub(crate) fn all(&self) -> Vec<MetricFamily> {
+        self.families().into_iter().chain(self.system.gather()).collect()
+    }
+
     /// The Prometheus text page.
     ///
     /// # Errors
@@ -71,7 +76,7 @@ impl Metrics {
     pub fn render(&self) -> prometheus::Result<String> {
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         // A family stands once on the page: parts of one kind give the same names with other labels.
-        for mut family in self.families().into_iter().chain(self.system.gather()) {
+        for mut family in self.all() {
             match families.get_mut(family.name()) {
                 Some(first) => first.mut_metric().append(&mut family.take_metric()),
                 None => {

@@ -1,5 +1,7 @@
 //! What several tests of this crate need.
 
+pub(crate) mod consul;
+
 use std::path::{Path, PathBuf};
 
 /// A folder of its own that goes away with the test.

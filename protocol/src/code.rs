@@ -69,6 +69,8 @@ codes! {
         Overloaded = "overloaded",
         /// The journal is out of reach.
         Degraded = "degraded",
+        /// No lobby is created for a while.
+        Maintenance = "maintenance",
         Timeout = "timeout",
         Internal = "internal",
     }
@@ -202,7 +204,7 @@ mod tests {
             assert_eq!(ErrorCode::parse(code.as_str()), Some(*code));
             assert_eq!(serde_json::to_string(code).expect("serializes"), format!("\"{code}\""));
         }
-        assert_eq!(ErrorCode::ALL.len(), 22);
+        assert_eq!(ErrorCode::ALL.len(), 23);
         assert_eq!(ErrorCode::parse("nonsense"), None);
     }
 

@@ -13,6 +13,7 @@ use mlms_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::Recorded;
+use super::filter::WordFilter;
 use super::standing::Rank;
 use super::{Caller, State};
 
@@ -26,6 +27,10 @@ pub(crate) struct Rules {
     pub empty_ttl: Duration,
     /// Who may create lobbies; `None`: everybody.
     pub creators: Option<Vec<Role>>,
+    /// Words that no lobby lets through, whatever its own list says.
+    pub words: Arc<WordFilter>,
+    /// No lobby is created, for this reason.
+    pub maintenance: Option<Arc<str>>,
 }
 
 /// Whom an unsequenced event is for, among the members who are connected.
@@ -147,7 +152,7 @@ impl State {
         match command {
             LobbyCommand::Leave => Ok(self.decide_leave(member()?, alone)),
             LobbyCommand::Send(send) if caller.system => Ok(self.send_from(None, send, now)),
-            LobbyCommand::Send(send) => self.decide_send(member()?, rank, send, now),
+            LobbyCommand::Send(send) => self.decide_send(member()?, rank, send, now, rules),
             LobbyCommand::Typing => self.decide_typing(member()?, rank, now),
             LobbyCommand::Look => Ok(Decision::Look { full: true }),
             LobbyCommand::Update(update) => self.decide_update(caller, rank, update, rules),

@@ -20,6 +20,8 @@ const INVITES_MAX: usize = 100;
 /// Most uses of one invite, and its longest life: a year.
 const USES_MAX: u32 = 10_000;
 const FOR_S_MAX: u64 = 365 * 24 * 3_600;
+/// When to try again to create a lobby during maintenance.
+const MAINTENANCE_RETRY_MS: u64 = 60_000;
 
 /// What opens a lobby.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -149,6 +151,10 @@ impl State {
         let named = rules.creators.as_ref().is_none_or(|roles| roles.iter().any(|role| caller.has(*role)));
         if !named && !caller.system {
             return refuse(ErrorCode::Forbidden, "you may not create lobbies here");
+        }
+        if let Some(message) = &rules.maintenance {
+            let refusal = Refusal::new(ErrorCode::Maintenance, message.as_ref());
+            return Err(refusal.retry_after(MAINTENANCE_RETRY_MS));
         }
         settings
             .check(rules.limits.members_per_lobby_max)

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::{PassingEvent, Rules, Target, refuse};
 use super::dedupe::Recorded;
+use super::filter::WordFilter;
 use super::standing::Rank;
 use super::{Caller, Decision, Passing, State};
 
@@ -47,22 +48,6 @@ impl Voices {
     }
 }
 
-/// Whether a text holds a word of the filter, whatever its case. A word that ends in `*` stands for all that begin so.
-fn is_filtered(text: &str, filter: &[String]) -> bool {
-    if filter.is_empty() {
-        return false;
-    }
-    let text = text.to_lowercase();
-    let mut words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let filter: Vec<String> = filter.iter().map(|word| word.to_lowercase()).collect();
-    words.any(|word| {
-        filter.iter().any(|banned| match banned.strip_suffix('*') {
-            Some(begin) => word.starts_with(begin),
-            None => word == banned,
-        })
-    })
-}
-
 fn is_blank(body: &Body) -> bool {
     body.as_text().map_or_else(|| *body == Body::json(&serde_json::Value::Null), |text| text.is_empty())
 }
@@ -74,11 +59,12 @@ impl State {
         rank: Rank,
         send: &Send,
         now: Millis,
+        rules: &Rules,
     ) -> Result<Decision, Refusal> {
         // Who is muted goes on playing.
         self.check_voice(member, rank, !send.kind.is_game(), now)?;
         if send.kind.is_chat() {
-            self.check_words(&send.body)?;
+            self.check_words(&send.body, rules)?;
             let slow_mode_s = self.settings.slow_mode_s;
             if slow_mode_s > 0 && rank < Rank::Moderator {
                 if send.class != Class::Durable {
@@ -142,9 +128,12 @@ impl State {
         if talk { self.restrictions.check_mute(&member.user, now) } else { Ok(()) }
     }
 
-    fn check_words(&self, body: &Body) -> Result<(), Refusal> {
+    fn check_words(&self, body: &Body, rules: &Rules) -> Result<(), Refusal> {
         let text = body.as_text().unwrap_or_default();
-        if is_filtered(&text, &self.settings.word_filter) {
+        if rules.words.finds(&text) {
+            return refuse(ErrorCode::Rejected, "the service's word filter does not let that through");
+        }
+        if WordFilter::new(&self.settings.word_filter).finds(&text) {
             return refuse(ErrorCode::Rejected, "the lobby's word filter does not let that through");
         }
         Ok(())
@@ -187,7 +176,7 @@ impl State {
                     if text.len() > rules.limits.chat_bytes_max {
                         return refuse(ErrorCode::TooLarge, "the chat is too long");
                     }
-                    self.check_words(body)?;
+                    self.check_words(body, rules)?;
                 }
                 Change::Edited { of, by: caller.user.clone(), body: body.clone() }
             }

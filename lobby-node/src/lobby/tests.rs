@@ -49,6 +49,8 @@ impl Table {
                 grace: Duration::from_secs(60),
                 empty_ttl: Duration::from_secs(60),
                 creators: None,
+                words: Arc::default(),
+                maintenance: None,
             },
             log: Vec::new(),
         }

@@ -24,6 +24,14 @@ pub struct ConfigErrors {
     pub mistakes: Vec<Mistake>,
 }
 
+impl ConfigErrors {
+    /// All mistakes on one line, for a log.
+    pub fn one_line(&self) -> String {
+        let mistakes: Vec<String> = self.mistakes.iter().map(ToString::to_string).collect();
+        mistakes.join(" | ")
+    }
+}
+
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.mistakes.len();

@@ -87,7 +87,7 @@ impl Override {
 }
 
 /// A configuration file, read or not.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSource {
     pub path: PathBuf,
     /// The text, or why it could not be read.
@@ -111,6 +111,8 @@ impl FileSource {
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     file: Option<FileSource>,
+    /// What Consul has: a file too, of more weight than the first.
+    remote: Option<FileSource>,
     environment: Vec<(String, Result<String, OsString>)>,
     flags: Vec<Override>,
 }
@@ -137,7 +139,8 @@ impl Sources {
         let named = environment.iter().find(|(name, _)| name == FILE_VARIABLE);
         let named = named.and_then(|(_, value)| value.clone().ok()).filter(|path| !path.is_empty());
         let path = flags.config.clone().or(named.map(PathBuf::from));
-        Sources { file: path.map(|path| FileSource::read(&path)), environment, flags: flags.overrides() }
+        let file = path.map(|path| FileSource::read(&path));
+        Sources { file, remote: None, environment, flags: flags.overrides() }
     }
 
     /// What the file says; none: there is no file, or it cannot be read.
@@ -152,10 +155,17 @@ impl Sources {
         self
     }
 
+    /// Takes this text as what Consul has.
+    #[must_use]
+    pub(crate) fn with_remote(mut self, remote: Option<FileSource>) -> Sources {
+        self.remote = remote;
+        self
+    }
+
     /// Puts everything given into the settings, the weightiest last; tells which keys were given.
     pub(super) fn apply(&self, settings: &mut Settings, mistakes: &mut Vec<Mistake>) -> GivenKeys {
         let mut taker = Taker { settings, mistakes, given: GivenKeys::new() };
-        if let Some(file) = &self.file {
+        for file in self.file.iter().chain(&self.remote) {
             taker.take_file(file);
         }
         for (name, value) in &self.environment {

@@ -12,7 +12,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::mistake::{Wrong, wrong};
 use super::value::{self, Given};
-use super::{AllowedOrigins, JwksSource, LogFormat, MayCreate, Settings, TokenAlgorithm};
+use super::{
+    AllowedOrigins, GelfTarget, JwksSource, LogFormat, MayCreate, Settings, StatsdTags, TokenAlgorithm,
+    TraceEncoding, Transport,
+};
 
 /// How a setting is shown as a TOML value; None: it is not set.
 type Show = fn(&Settings) -> Option<String>;
@@ -175,6 +178,81 @@ fn redis_prefix(given: Given<'_>) -> Result<String, Wrong> {
     } else {
         // Braces would move every key of a cluster into one slot.
         wrong("the prefix does not fit", "give at most 64 characters of A-Z a-z 0-9 : . _ -, no braces")
+    }
+}
+
+/// Longest list of words, and longest word of it in characters.
+const WORDS_MAX: usize = 10_000;
+const WORD_CHARS_MAX: usize = 64;
+
+fn words(given: Given<'_>) -> Result<Vec<String>, Wrong> {
+    let words = value::list(given)?;
+    let mend = "give at most 10000 words of 1 to 64 letters and digits; a last * stands for every ending";
+    let fits = |word: &str| {
+        let bare = word.strip_suffix('*').unwrap_or(word);
+        !bare.is_empty() && bare.chars().count() <= WORD_CHARS_MAX && bare.chars().all(char::is_alphanumeric)
+    };
+    if words.len() > WORDS_MAX {
+        return wrong(format!("{} words are given", words.len()), mend);
+    }
+    match words.iter().position(|word| !fits(word)) {
+        Some(at) => wrong(format!("word {} does not fit", at + 1), mend),
+        None => Ok(words.into_iter().map(str::to_owned).collect()),
+    }
+}
+
+fn notice(given: Given<'_>) -> Result<String, Wrong> {
+    match value::text(given)? {
+        text if text.is_empty() || text.len() > 500 || text.chars().any(char::is_control) => {
+            wrong("does not fit", "give one line of 1 to 500 bytes")
+        }
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// A path in Consul's store; what would have to be escaped in a URL is refused.
+fn consul_key(given: Given<'_>) -> Result<String, Wrong> {
+    let text = value::text(given)?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
+    if !text.is_empty() && text.len() <= 512 && !text.starts_with('/') && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        wrong(
+            "is no key",
+            "give a path of A-Z a-z 0-9 . _ - /, not beginning with /, for example mlms/settings",
+        )
+    }
+}
+
+fn gelf_target(given: Given<'_>) -> Result<GelfTarget, Wrong> {
+    let text = value::text(given)?;
+    let (transport, address) = match text.split_once("://") {
+        Some(("udp", address)) => (Transport::Udp, address),
+        Some(("tcp", address)) => (Transport::Tcp, address),
+        _ => return wrong("is no such address", "give udp://host:port or tcp://host:port"),
+    };
+    value::reachable_address(Given::Text(address)).map(|address| GelfTarget { transport, address })
+}
+
+fn header_lines(given: Given<'_>) -> Result<Vec<SecretString>, Wrong> {
+    let lines = value::list(given)?;
+    let fits = |line: &str| {
+        let Some((name, value)) = line.split_once('=') else { return false };
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        is_name && value.bytes().all(|b| (b' '..=b'~').contains(&b))
+    };
+    match lines.iter().position(|line| !fits(line)) {
+        Some(at) => wrong(format!("line {} is no header", at + 1), "give name=value, of printable ASCII"),
+        None => Ok(lines.into_iter().map(|line| line.to_owned().into()).collect()),
+    }
+}
+
+fn statsd_prefix(given: Given<'_>) -> Result<String, Wrong> {
+    let text = value::text(given)?;
+    if text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        Ok(text.to_owned())
+    } else {
+        wrong("does not fit", "give at most 64 characters of A-Z a-z 0-9 . _ -")
     }
 }
 
@@ -427,6 +505,51 @@ pub(super) const TABLE: &[Setting] = &[
         },
     ),
     setting(
+        "lobby.word_filter",
+        "Words that no chat of any lobby may hold, beside each lobby's own list; bad* stands for every word that\nbegins so. Changes while the process runs.",
+        |s, given| put(&mut s.lobby.word_filter, words(given)),
+        |s| Some(toml_list(s.lobby.word_filter.iter().map(String::as_str))),
+    ),
+    setting(
+        "maintenance.on",
+        "No lobby is created while it is true, and all players get a notice. Changes while the process runs.",
+        |s, given| put(&mut s.maintenance.on, value::boolean(given)),
+        |s| Some(s.maintenance.on.to_string()),
+    ),
+    setting(
+        "maintenance.message",
+        "What the notice says. Changes while the process runs.",
+        |s, given| put(&mut s.maintenance.message, notice(given)),
+        |s| Some(toml_text(&s.maintenance.message)),
+    ),
+    setting(
+        "consul.url",
+        "Consul whose key-value store is watched for settings: http:// or https://. Not set: only the file counts.",
+        |s, given| put_some(&mut s.consul.url, value::web_url(given, &["http", "https"], "http://127.0.0.1:8500")),
+        |s| s.consul.url.as_deref().map(toml_text),
+    )
+    .example("\"http://127.0.0.1:8500\""),
+    setting(
+        "consul.key",
+        "Key that holds settings as TOML, as the file does; they weigh more than the file and less than the\nenvironment. What needs a restart waits for one that finds it in the file.",
+        |s, given| put(&mut s.consul.key, consul_key(given)),
+        |s| Some(toml_text(&s.consul.key)),
+    ),
+    setting(
+        "consul.token",
+        "Token by which Consul lets the key be read.",
+        |s, given| put_some(&mut s.consul.token, value::secret(given)),
+        |s| hidden(&s.consul.token),
+    )
+    .example("\"\"")
+    .secret(),
+    setting(
+        "consul.wait_seconds",
+        "Seconds that one question to Consul waits for a change.",
+        |s, given| put(&mut s.consul.wait, seconds(given, 1, 600)),
+        |s| Some(s.consul.wait.as_secs().to_string()),
+    ),
+    setting(
         "log.filter",
         "What is logged: a level, or levels a part, for example \"info,mlms_broker=debug\".",
         |s, given| put(&mut s.log.filter, log_filter(given)),
@@ -441,6 +564,81 @@ pub(super) const TABLE: &[Setting] = &[
             put(&mut s.log.format, value::choice(given, &formats))
         },
         |s| Some(toml_text(if s.log.format == LogFormat::Json { "json" } else { "text" })),
+    ),
+    setting(
+        "log.gelf",
+        "Graylog server that gets every line as GELF besides standard error: udp://host:port or tcp://host:port.",
+        |s, given| put_some(&mut s.log.gelf, gelf_target(given)),
+        |s| {
+            s.log.gelf.as_ref().map(|target| {
+                let scheme = if target.transport == Transport::Udp { "udp" } else { "tcp" };
+                toml_text(&format!("{scheme}://{}", target.address))
+            })
+        },
+    )
+    .example("\"udp://graylog.internal:12201\""),
+    setting(
+        "trace.otlp_url",
+        "Collector that takes spans as OTLP over HTTP; without a path /v1/traces is asked. Not set: nothing is traced.",
+        |s, given| put_some(&mut s.trace.otlp_url, value::web_url(given, &["http", "https"], "http://collector.internal:4318")),
+        |s| s.trace.otlp_url.as_deref().map(toml_text),
+    )
+    .example("\"http://collector.internal:4318\""),
+    setting(
+        "trace.encoding",
+        "\"protobuf\" or \"json\": how spans are written.",
+        |s, given| {
+            let encodings = [("protobuf", TraceEncoding::Protobuf), ("json", TraceEncoding::Json)];
+            put(&mut s.trace.encoding, value::choice(given, &encodings))
+        },
+        |s| Some(toml_text(if s.trace.encoding == TraceEncoding::Json { "json" } else { "protobuf" })),
+    ),
+    setting(
+        "trace.headers",
+        "Header lines of the requests to the collector, for example \"authorization=Bearer …\".",
+        |s, given| put(&mut s.trace.headers, header_lines(given)),
+        |s| if s.trace.headers.is_empty() { Some("[]".to_owned()) } else { Some(format!("[{HIDDEN}]")) },
+    )
+    .secret(),
+    setting(
+        "trace.sample_ratio",
+        "Share of the sessions and requests without a traceparent that are traced, 0 to 1. One with a traceparent says\nitself whether it is. Changes while the process runs.",
+        |s, given| put(&mut s.trace.sample_ratio, value::ratio(given)),
+        |s| Some(format!("{:?}", s.trace.sample_ratio)),
+    ),
+    setting(
+        "trace.messages_per_s_max",
+        "Messages and requests traced a second and process; further ones go on untraced.",
+        |s, given| put(&mut s.trace.messages_per_s_max, value::number(given, 1, 1_000_000)),
+        |s| Some(s.trace.messages_per_s_max.to_string()),
+    ),
+    setting(
+        "statsd.address",
+        "host:port of a statsd server that gets all metrics over UDP, besides /metrics. Not set: none.",
+        |s, given| put_some(&mut s.statsd.address, value::reachable_address(given)),
+        |s| s.statsd.address.as_deref().map(toml_text),
+    )
+    .example("\"127.0.0.1:8125\""),
+    setting(
+        "statsd.prefix",
+        "Put before every name, for example \"game1.\".",
+        |s, given| put(&mut s.statsd.prefix, statsd_prefix(given)),
+        |s| Some(toml_text(&s.statsd.prefix)),
+    ),
+    setting(
+        "statsd.period_seconds",
+        "Seconds between two reports.",
+        |s, given| put(&mut s.statsd.period, seconds(given, 1, 3_600)),
+        |s| Some(s.statsd.period.as_secs().to_string()),
+    ),
+    setting(
+        "statsd.tags",
+        "\"dogstatsd\": labels as tags (|#name:value); \"names\": labels' values in the metric's name.",
+        |s, given| {
+            let tags = [("dogstatsd", StatsdTags::Dogstatsd), ("names", StatsdTags::Names)];
+            put(&mut s.statsd.tags, value::choice(given, &tags))
+        },
+        |s| Some(toml_text(if s.statsd.tags == StatsdTags::Names { "names" } else { "dogstatsd" })),
     ),
     limit!(frame_bytes_max, 1_024, 16_777_216, "Bytes of the largest frame accepted from a client."),
     limit!(chat_bytes_max, 1, 16_777_216, "Bytes of the longest chat text."),

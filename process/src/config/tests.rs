@@ -81,8 +81,25 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
         ("lobby.grace_seconds", "5"),
         ("lobby.empty_seconds", "6"),
         ("lobby.create", "admin,server"),
+        ("lobby.word_filter", "spam,bad*"),
+        ("maintenance.on", "true"),
+        ("maintenance.message", "back at nine"),
+        ("consul.url", "http://consul:8500"),
+        ("consul.key", "games/one"),
+        ("consul.token", "hunter2"),
+        ("consul.wait_seconds", "60"),
         ("log.filter", "info,mlms_broker=debug"),
         ("log.format", "json"),
+        ("log.gelf", "tcp://graylog:12201"),
+        ("trace.otlp_url", "http://collector:4318"),
+        ("trace.encoding", "json"),
+        ("trace.headers", "authorization=Bearer hunter2"),
+        ("trace.sample_ratio", "0.25"),
+        ("trace.messages_per_s_max", "7"),
+        ("statsd.address", "statsd:8125"),
+        ("statsd.prefix", "game1."),
+        ("statsd.period_seconds", "3"),
+        ("statsd.tags", "names"),
     ];
     let limits: Vec<_> =
         TABLE.iter().filter(|one| one.key.starts_with("limits.")).map(|one| (one.key, "1234")).collect();
@@ -107,7 +124,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
     let file: String = all
         .iter()
         .map(|(key, value)| {
-            let bare = value.parse::<u64>().is_ok() || matches!(*value, "true" | "false");
+            let bare = value.parse::<f64>().is_ok() || matches!(*value, "true" | "false");
             if bare { format!("{key} = {value}\n") } else { format!("{key} = '{value}'\n") }
         })
         .collect();
@@ -116,7 +133,12 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
     let open = all.iter().filter(|(key, _)| !TABLE.iter().any(|one| one.key == *key && one.secret));
     let flags: Vec<String> = open.map(|(key, value)| format!("--set={key}={value}")).collect();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let secrets = [("MLMS_CLUSTER_KEY", KEY), ("MLMS_JWT_HS256_SECRET", "x")];
+    let secrets = [
+        ("MLMS_CLUSTER_KEY", KEY),
+        ("MLMS_JWT_HS256_SECRET", "x"),
+        ("MLMS_CONSUL_TOKEN", "x"),
+        ("MLMS_TRACE_HEADERS", "a=b"),
+    ];
     let by_flags = standalone("", &secrets, &flags);
 
     assert_eq!(by_environment.effective(), by_file.effective());
@@ -338,8 +360,8 @@ fn the_default_file_says_what_the_defaults_are() {
         })
         .collect();
     let found = mistakes(ProcessRole::LobbyNode, &in_force, &[], &[]);
-    assert_eq!(found.len(), 3, "{found:#?}");
-    for key in ["cluster.key", "jwt.hs256_secret", "jwt.public_key_file"] {
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for key in ["cluster.key", "jwt.hs256_secret", "consul.token", "jwt.public_key_file"] {
         assert!(found.iter().any(|one| one.contains(key)), "{key}: {found:#?}");
     }
 }

@@ -69,6 +69,22 @@ where
     }
 }
 
+/// A share from 0 to 1.
+pub(super) fn ratio(given: Given<'_>) -> Result<f64, Wrong> {
+    let mend = "give a number from 0 to 1, for example 0.01";
+    let digits = match given {
+        Given::Text(text) => text.trim().to_owned(),
+        Given::Toml(DeValue::Integer(integer)) if integer.radix() == 10 => integer.as_str().to_owned(),
+        Given::Toml(DeValue::Float(float)) => float.as_str().to_owned(),
+        Given::Toml(other) => return wrong(format!("is {}, not a number", article(other)), mend),
+    };
+    match digits.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        Ok(_) => wrong(format!("{} is out of range", quoted(&digits)), mend),
+        Err(_) => wrong(format!("{} is not a number", quoted(&digits)), mend),
+    }
+}
+
 /// A list: a TOML array of texts, or one text with commas.
 pub(super) fn list(given: Given<'_>) -> Result<Vec<&str>, Wrong> {
     let Given::Toml(DeValue::Array(values)) = given else {

@@ -51,6 +51,34 @@ fn the_word_filter_looks_at_whole_words_in_any_case() {
 }
 
 #[test]
+fn the_services_own_words_are_refused_in_every_lobby() {
+    let mut table = check("ann create -> updated joined:ann:host");
+    table.rules.words = Arc::new(WordFilter::new(&["Spam".to_owned(), "bäd*".to_owned()]));
+    assert_eq!(table.run("ann chat SPAM!"), "rejected");
+    assert_eq!(table.run("ann chat BÄDLY"), "rejected");
+    assert_eq!(table.run("ann chat spammer"), "message");
+    assert_eq!(table.run("ann edit 3 spam"), "rejected");
+    table.rules.words = Arc::default();
+    assert_eq!(table.run("ann chat spam"), "message");
+}
+
+#[test]
+fn during_maintenance_no_lobby_begins_and_those_that_are_there_go_on() {
+    let mut table = check("ann create -> updated joined:ann:host");
+    table.rules.maintenance = Some("back at nine".into());
+    assert_eq!(table.run("bob join"), "joined:bob:player");
+    assert_eq!(table.run("bob chat hi"), "message");
+    table.run("ann close");
+    assert_eq!(table.run("bob create"), "maintenance");
+    let mut fresh = Table::new();
+    fresh.rules.maintenance = Some("back at nine".into());
+    assert_eq!(fresh.run("ann create"), "maintenance");
+    assert_eq!(fresh.run("ann join"), "not_found");
+    fresh.rules.maintenance = None;
+    assert_eq!(fresh.run("ann create"), "updated joined:ann:host");
+}
+
+#[test]
 fn a_message_is_edited_by_its_author_and_deleted_by_whoever_moderates() {
     let table = check(
         "ann create -> updated joined:ann:host
