@@ -1,9 +1,12 @@
 //! One part of a run: its clients on one thread, over one epoll instance, without a runtime, so that a delivery costs
 //! little more than its `recv`. `run.rs` starts parts; they meet only in `Shared`. Members of a lobby share a part.
 
+mod answering;
 mod arriving;
+mod churn;
 mod client;
 mod coming;
+mod frames;
 mod game;
 mod lobby;
 mod message;
@@ -22,6 +25,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -41,6 +45,10 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 /// The generator looks at its own punctuality this often.
 const PROBE: Micros = 10_000;
 
+/// What a client's dice are for, beside its streams.
+const LEAVES: u16 = 0x100;
+const DISCONNECTS: u16 = 0x101;
+
 /// The wake-up for precise times, beside the clients' tokens.
 const CLOCK: Token = Token(usize::MAX);
 
@@ -55,6 +63,9 @@ pub(crate) struct Shared {
     pub(crate) deliveries: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) faults: AtomicU64,
+    /// Times of deliveries in the last second, in microseconds.
+    pub(crate) p50: AtomicU64,
+    pub(crate) p99: AtomicU64,
     /// Parts that wait for what is under way.
     pub(crate) settling: AtomicU64,
 }
@@ -68,6 +79,7 @@ pub(crate) struct Order {
     /// By client; only those of the part are used.
     pub(crate) credentials: HashMap<u32, Credential>,
     pub(crate) targets: Vec<Target>,
+    pub(crate) tls: Arc<ClientConfig>,
     pub(crate) sources: Sources,
     pub(crate) start: Instant,
     pub(crate) shared: Arc<Shared>,
@@ -95,6 +107,8 @@ pub(crate) struct PartResult {
     pub(crate) cpu_seconds: f64,
     /// Bytes that were compared with what had been sent.
     pub(crate) checked_bytes: u64,
+    /// When the phases were over, or stopped.
+    pub(crate) over_at: Micros,
     pub(crate) ended_at: Micros,
 }
 
@@ -150,6 +164,9 @@ pub(crate) struct Engine {
     start: Instant,
     shared: Arc<Shared>,
     targets: Vec<Target>,
+    tls: Arc<ClientConfig>,
+    /// By the urls of tickets.
+    nodes: HashMap<String, Target>,
     sources: Sources,
     poll: Poll,
     clock_fd: OwnedFd,
@@ -177,11 +194,13 @@ pub(crate) struct Engine {
     /// Memory that is used again and again.
     text: Vec<u8>,
     frame: Vec<u8>,
+    unpacked: Vec<u8>,
 }
 
 impl Engine {
     pub(crate) fn new(order: Order) -> std::io::Result<Engine> {
-        let Order { scenario, run, part, parts, mut credentials, targets, sources, start, shared } = order;
+        let Order { scenario, run, part, parts, mut credentials, targets, tls, sources, start, shared } =
+            order;
         let plan = Plan::new(&scenario, parts);
         let mut places = HashMap::new();
         let (mut clients, mut lobbies) = (Vec::new(), Vec::new());
@@ -198,7 +217,10 @@ impl Engine {
                     user_text: serde_json::to_vec(user).unwrap_or_default(),
                     credential,
                     is_slow: plan::is_slow(&scenario, *number),
-                    streams: streams(&scenario, rank),
+                    is_msgpack: plan::speaks_msgpack(&scenario, *number),
+                    leaves: plan::dice(&scenario, *number, LEAVES),
+                    disconnects: plan::dice(&scenario, *number, DISCONNECTS),
+                    streams: streams(&scenario, *number, rank),
                     ..Client::default()
                 });
             }
@@ -223,6 +245,8 @@ impl Engine {
             start,
             shared,
             targets,
+            tls,
+            nodes: HashMap::new(),
             sources,
             poll,
             clock_fd,
@@ -245,11 +269,16 @@ impl Engine {
             last_arrival: 0,
             text: Vec::new(),
             frame: Vec::new(),
+            unpacked: Vec::new(),
         })
     }
 
     /// Runs all phases, waits for what is under way, and judges.
     pub(crate) fn run(mut self) -> PartResult {
+        // All parts begin at the same time, and nothing happens before it: the clock would stand still.
+        while let Some(early) = self.start.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(early);
+        }
         let begun_cpu = thread_cpu();
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut events = Events::with_capacity(1_024);
@@ -267,6 +296,7 @@ impl Engine {
             self.turn_phase();
             if !self.is_over && (self.now >= end || self.shared.stop.load(Ordering::Relaxed)) {
                 self.is_over = true;
+                self.result.over_at = self.now;
                 self.shared.settling.fetch_add(1, Ordering::Relaxed);
                 let patience = if self.now >= end {
                     self.generator.settle_seconds
@@ -310,7 +340,6 @@ impl Engine {
     }
 
     fn clock(&self) -> Micros {
-        // A start in the future is 0 until it has come.
         self.start.elapsed().as_micros() as Micros
     }
 
@@ -353,7 +382,9 @@ impl Engine {
                 self.arm(self.now.max(due + PROBE), 0, Tick::Probe);
             }
             Tick::Second => {
-                self.measure.end_second(self.joined);
+                let (p50, p99) = self.measure.end_second(self.joined);
+                self.shared.p50.store(p50, Ordering::Relaxed);
+                self.shared.p99.store(p99, Ordering::Relaxed);
                 self.sweep();
                 self.arm(due + 1_000_000, 0, Tick::Second);
             }
@@ -362,8 +393,8 @@ impl Engine {
             Tick::Rejoin { connection } => self.rejoin(whose, connection),
             Tick::Send { stream } => self.send_due(due, whose, stream),
             Tick::Retry { connection } => self.retry(whose, connection),
-            Tick::Leave => self.churn_leave(whose),
-            Tick::Disconnect => self.churn_disconnect(whose),
+            Tick::Leave => self.churn_leave(due, whose),
+            Tick::Disconnect => self.churn_disconnect(due, whose),
             Tick::Comeback { connection } => self.come_back(whose, connection),
             Tick::SlowRead { connection } => self.slow_read(whose, connection),
             Tick::Game => self.play(whose),
@@ -428,12 +459,18 @@ impl Engine {
     }
 }
 
-fn streams(scenario: &Scenario, rank: usize) -> Vec<Stream> {
+fn streams(scenario: &Scenario, client: u32, rank: usize) -> Vec<Stream> {
     let sends = |count: Option<u32>| count.is_none_or(|count| rank < count as usize);
     let senders = scenario.senders.iter().enumerate().filter(|(_, sender)| sends(sender.per_lobby));
     let actions = scenario.game.as_ref().map(|_| sending::GAME_STREAM);
     let numbers = senders.map(|(sender, _)| sender as u8).chain(actions);
-    numbers.map(|sender| Stream { sender, next: 0, is_scheduled: sender == sending::GAME_STREAM }).collect()
+    let stream = |sender: u8| Stream {
+        sender,
+        next: 0,
+        is_scheduled: sender == sending::GAME_STREAM,
+        dice: plan::dice(scenario, client, u16::from(sender)),
+    };
+    numbers.map(stream).collect()
 }
 
 /// Whether a stream's messages do not go to their sender.

@@ -1,19 +1,20 @@
-//! What a run shows while it goes on: bars and rates on a terminal, a plain line now and then elsewhere.
+//! What a run shows while it goes on: bars, rates and times on a terminal, a plain line now and then elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::engine::Shared;
 use crate::part::Running;
 use crate::plan::PhasePlan;
+use crate::scenario::Scenario;
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Sums of all parts.
+/// Sums of all parts; of times the worst.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) connected: u64,
@@ -23,13 +24,17 @@ pub(crate) struct Totals {
     errors: u64,
     faults: u64,
     settling: u64,
+    p50: u64,
+    p99: u64,
 }
 
 impl Totals {
     pub(crate) fn of(parts: &[Running]) -> Totals {
-        let sum = |of: fn(&Shared) -> &AtomicU64| -> u64 {
-            parts.iter().map(|part| of(&part.shared).load(Ordering::Relaxed)).sum()
+        let values = |of: fn(&Shared) -> &AtomicU64| {
+            parts.iter().map(move |part| of(&part.shared).load(Ordering::Relaxed))
         };
+        let sum = |of: fn(&Shared) -> &AtomicU64| -> u64 { values(of).sum() };
+        let most = |of: fn(&Shared) -> &AtomicU64| values(of).max().unwrap_or(0);
         Totals {
             connected: sum(|shared| &shared.connected),
             joined: sum(|shared| &shared.joined),
@@ -38,13 +43,41 @@ impl Totals {
             errors: sum(|shared| &shared.errors),
             faults: sum(|shared| &shared.faults),
             settling: sum(|shared| &shared.settling),
+            p50: most(|shared| &shared.p50),
+            p99: most(|shared| &shared.p99),
+        }
+    }
+}
+
+/// The lines of a terminal: time, clients, and what goes on.
+struct Bars {
+    time: ProgressBar,
+    clients: ProgressBar,
+    rates: ProgressBar,
+}
+
+impl Bars {
+    fn new(seconds: f64, clients: u64) -> Bars {
+        let all = MultiProgress::new();
+        let line = |length: u64, template: &str| {
+            let bar = all.add(ProgressBar::new(length));
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+            bar
+        };
+        Bars {
+            time: line((seconds * 10.0) as u64, "time    {bar:40.cyan/blue} {percent:>3}%  {msg}"),
+            clients: line(clients, "clients {bar:40.green/blue} {msg}"),
+            rates: line(1, "        {msg}"),
         }
     }
 }
 
 pub(crate) struct Live {
-    bar: Option<ProgressBar>,
+    bars: Option<Bars>,
     seconds: f64,
+    clients: u32,
     before: (Instant, Totals),
     rates: (f64, f64),
     last_line: Option<Instant>,
@@ -52,15 +85,12 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(seconds: f64, is_quiet: bool) -> Live {
-        let bar = (std::io::stderr().is_terminal() && !is_quiet).then(|| {
-            let bar = ProgressBar::new((seconds * 10.0) as u64);
-            let style = ProgressStyle::with_template("{bar:40.cyan/blue} {percent:>3}%  {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
-            bar
-        });
+    pub(crate) fn new(scenario: &Scenario, is_quiet: bool) -> Live {
+        let (seconds, clients) = (scenario.seconds(), scenario.clients.count);
+        let is_terminal = std::io::stderr().is_terminal() && !is_quiet;
+        let bars = is_terminal.then(|| Bars::new(seconds, u64::from(clients)));
         let before = (Instant::now(), Totals::default());
-        Live { bar, seconds, before, rates: (0.0, 0.0), last_line: None, is_quiet }
+        Live { bars, seconds, clients, before, rates: (0.0, 0.0), last_line: None, is_quiet }
     }
 
     /// Shows where the run is, `at` seconds from its start.
@@ -75,28 +105,38 @@ impl Live {
         }
         let micros = (at * 1e6) as u64;
         let phase = phases.iter().find(|phase| (phase.from..phase.to).contains(&micros));
-        let phase =
-            if totals.settling > 0 { "settling" } else { phase.map_or("settling", |phase| &phase.name) };
-        let line = format!(
-            "{phase}: {} of {} connected in a lobby, {:.0} sent/s, {:.0} deliveries/s, {} errors, {} breaches",
-            totals.joined, totals.connected, self.rates.0, self.rates.1, totals.errors, totals.faults
+        let phase = phase.filter(|_| totals.settling == 0).map_or("settling", |phase| &phase.name);
+        let clients =
+            format!("{} in a lobby, {} connected, of {}", totals.joined, totals.connected, self.clients);
+        let ms = |micros: u64| micros as f64 / 1e3;
+        let rates = format!(
+            "{:.0} sent/s, {:.0} deliveries/s, p50 {:.1} ms, p99 {:.1} ms, {} errors, {} breaches",
+            self.rates.0,
+            self.rates.1,
+            ms(totals.p50),
+            ms(totals.p99),
+            totals.errors,
+            totals.faults
         );
-        if let Some(bar) = &self.bar {
-            bar.set_position((at.min(self.seconds) * 10.0) as u64);
-            bar.set_message(line);
+        if let Some(bars) = &self.bars {
+            bars.time.set_position((at.min(self.seconds) * 10.0) as u64);
+            bars.time.set_message(format!("{phase}, {:.0} of {:.0} s", at.min(self.seconds), self.seconds));
+            bars.clients.set_position(totals.joined);
+            bars.clients.set_message(clients);
+            bars.rates.set_message(rates);
             return;
         }
         let due = self.last_line.is_none_or(|last| now.duration_since(last) >= LINE_EVERY);
         if due && at > 0.5 && !self.is_quiet {
             self.last_line = Some(now);
             // Nobody reads it any more: no reason to stop.
-            let _ = writeln!(std::io::stderr(), "{at:6.1} s  {line}");
+            let _ = writeln!(std::io::stderr(), "{at:6.1} s  {phase}: {clients}; {rates}");
         }
     }
 
     pub(crate) fn finish(self) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
+        if let Some(bars) = self.bars {
+            [bars.time, bars.clients, bars.rates].iter().for_each(ProgressBar::finish_and_clear);
         }
     }
 }

@@ -7,6 +7,7 @@ mod json;
 mod limits;
 mod live;
 mod measure;
+mod msgpack;
 mod outcome;
 mod part;
 mod plan;
@@ -16,6 +17,7 @@ mod run;
 mod scenario;
 mod server;
 mod target;
+mod tls;
 mod token;
 mod verdict;
 mod websocket;
@@ -29,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::scenario::{Chaos, PRESETS, Scenario};
 use crate::server::Probe;
+use crate::tls::Trust;
 use crate::token::TokenSource;
 
 #[global_allocator]
@@ -79,9 +82,15 @@ enum Command {
 struct RunArguments {
     /// A preset (see `loadtest presets`) or a scenario file
     scenario: String,
-    /// The service's WebSocket, ws://host:port; several are used in turn
-    #[arg(long, required = true)]
+    /// The service's WebSocket, ws://host:port or wss://host:port; several are used in turn
+    #[arg(long, required = true, value_name = "URL")]
     target: Vec<String>,
+    /// Believe certificates of the authorities in this file too (PEM), for wss://
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Believe any certificate
+    #[arg(long)]
+    insecure: bool,
     /// Sign tokens with this HS256 secret; LOADTEST_SECRET in the environment does the same
     #[arg(long, group = "token")]
     secret: Option<String>,
@@ -127,9 +136,9 @@ struct RunArguments {
     /// What the workers want to hear
     #[arg(long, env = "LOADTEST_WORKER_KEY", default_value = "", hide_env_values = true)]
     worker_key: String,
-    /// A server process of this machine, to measure its processor time and memory
-    #[arg(long)]
-    pid: Vec<i32>,
+    /// A server process of this machine, to measure its processor time and memory: its id, or a file that holds it
+    #[arg(long, value_name = "PID")]
+    pid: Vec<String>,
     /// A server's Prometheus page, for the same
     #[arg(long, value_name = "URL")]
     metrics: Vec<String>,
@@ -199,11 +208,16 @@ impl RunArguments {
             scenario.phases.iter_mut().for_each(|phase| phase.load *= load);
         }
         scenario.chaos.extend(self.chaos);
-        scenario.check().context("with what the flags say")?;
+        scenario.check_all().context("with what the flags say")?;
+        let authorities = match &self.ca {
+            Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),
+            None => None,
+        };
         let processes = self.pid.into_iter().map(Probe::Process);
         Ok(run::Settings {
             scenario,
             targets: self.target,
+            trust: Trust { authorities, is_insecure: self.insecure },
             tokens,
             sources: self.source,
             threads: self.threads.map(usize::from),

@@ -94,6 +94,8 @@ pub(crate) struct Counts {
     /// Ended by the server or the network, where no plan wanted it.
     pub(crate) lost_connections: u64,
     pub(crate) dropped: u64,
+    /// Due while their senders had lost their connections, and not sent later either.
+    pub(crate) unsent: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -111,6 +113,7 @@ impl Counts {
             connect_failures,
             lost_connections,
             dropped,
+            unsent,
             bytes_in,
             bytes_out,
         } = other;
@@ -124,6 +127,7 @@ impl Counts {
         self.connect_failures += connect_failures;
         self.lost_connections += lost_connections;
         self.dropped += dropped;
+        self.unsent += unsent;
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
     }
@@ -233,7 +237,9 @@ impl Measure {
         self.time(Latency::Lag, micros);
     }
 
-    pub(crate) fn end_second(&mut self, joined: u64) {
+    /// Gives the second's times of deliveries: median and 99th percentile.
+    pub(crate) fn end_second(&mut self, joined: u64) -> (Micros, Micros) {
+        let seen = (self.second_times.value_at_percentile(50.0), self.second_times.value_at_percentile(99.0));
         let times = self.second_times.iter_recorded();
         let delivery = Times1(times.map(|step| (step.value_iterated_to(), step.count_at_value())).collect());
         self.second_times.reset();
@@ -241,6 +247,7 @@ impl Measure {
         self.second_before = self.counts;
         let lag_max = std::mem::take(&mut self.lag_max);
         self.seconds.push(Second { counts, joined, delivery, lag_max });
+        seen
     }
 
     pub(crate) fn end_phase(&mut self) {
@@ -272,6 +279,7 @@ fn difference(now: &Counts, before: &Counts) -> Counts {
         connect_failures: now.connect_failures - before.connect_failures,
         lost_connections: now.lost_connections - before.lost_connections,
         dropped: now.dropped - before.dropped,
+        unsent: now.unsent - before.unsent,
         bytes_in: now.bytes_in - before.bytes_in,
         bytes_out: now.bytes_out - before.bytes_out,
     }

@@ -168,6 +168,9 @@ pub(crate) struct Load {
     pub(crate) parts: usize,
     /// Other machines or processes that took part.
     pub(crate) workers: Vec<String>,
+    /// Parts without a result, and why.
+    #[serde(default)]
+    pub(crate) lost: Vec<String>,
     pub(crate) cpu_seconds: f64,
     pub(crate) cpu_us_per_delivery: Option<f64>,
     pub(crate) lag_p99_ms: f64,
@@ -190,6 +193,7 @@ pub(crate) struct Gathered<'a> {
     pub(crate) started_at: u64,
     pub(crate) targets: Vec<String>,
     pub(crate) workers: Vec<String>,
+    pub(crate) lost: Vec<String>,
     pub(crate) interrupted: bool,
     pub(crate) parts: Vec<PartResult>,
     pub(crate) chaos: Vec<Done>,
@@ -198,9 +202,10 @@ pub(crate) struct Gathered<'a> {
 
 impl Outcome {
     pub(crate) fn new(gathered: Gathered<'_>) -> Outcome {
-        let Gathered { scenario, run, started_at, targets, workers, interrupted, parts, chaos, looks } =
+        let Gathered { scenario, run, started_at, targets, workers, lost, interrupted, parts, chaos, looks } =
             gathered;
         let ended = parts.iter().map(|part| part.ended_at).max().unwrap_or(0);
+        let over = parts.iter().map(|part| part.over_at).max().unwrap_or(0);
         let mut merged: Vec<PhaseMeasure> = Vec::new();
         let mut total = PhaseMeasure::default();
         let mut seconds = Vec::new();
@@ -219,7 +224,7 @@ impl Outcome {
         let phases: Vec<Phase> = planned
             .map(|((index, plan), measured)| {
                 // The last one lasts until everything has settled; rates count the planned time.
-                let to = if index + 1 == merged.len() { plan.to.min(ended) } else { plan.to };
+                let to = if index + 1 == merged.len() { plan.to.min(over) } else { plan.to };
                 phase(&plan.name, plan.from, to.max(plan.from), measured, &looks)
             })
             .collect();
@@ -255,6 +260,7 @@ impl Outcome {
             generator: Load {
                 parts: parts.len(),
                 workers,
+                lost,
                 cpu_seconds,
                 cpu_us_per_delivery: each(cpu_seconds),
                 lag_p99_ms: lag.p99,
@@ -288,10 +294,7 @@ fn phase(name: &str, from: Micros, to: Micros, measured: &PhaseMeasure, looks: &
 fn server(looks: &[Look], each: impl Fn(f64) -> Option<f64>) -> Option<Server> {
     let (first, last) = (looks.first()?, looks.last()?);
     let fullest = looks.iter().max_by_key(|look| look.joined)?;
-    // A process that was killed and started anew counts from zero.
-    let steps = looks.windows(2).map(|pair| pair[1].usage.cpu_seconds - pair[0].usage.cpu_seconds);
-    let cpu_seconds = steps.filter(|step| *step > 0.0).sum();
-    let _ = last;
+    let cpu_seconds = last.usage.cpu_seconds - first.usage.cpu_seconds;
     let added = fullest.usage.rss_bytes - first.usage.rss_bytes;
     Some(Server {
         cpu_seconds,

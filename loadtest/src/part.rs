@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use rustls::ClientConfig;
 
 use crate::engine::{Engine, Order, PartResult, Shared};
 use crate::plan::Plan;
 use crate::scenario::Scenario;
 use crate::target::{Sources, Target};
+use crate::tls::Trust;
 use crate::token::Credential;
 
 /// What all parts of a run have in common.
@@ -22,6 +24,9 @@ pub(crate) struct Common {
     pub(crate) targets: Vec<Target>,
     /// As they were given, for workers elsewhere.
     pub(crate) target_urls: Vec<String>,
+    pub(crate) tls: Arc<ClientConfig>,
+    /// What it was made from, for workers elsewhere.
+    pub(crate) trust: Trust,
     pub(crate) sources: Sources,
     pub(crate) source_texts: Vec<String>,
     pub(crate) credentials: Vec<Credential>,
@@ -54,6 +59,7 @@ impl Running {
             parts: common.parts,
             credentials: common.credentials_of(part),
             targets: common.targets.clone(),
+            tls: Arc::clone(&common.tls),
             sources: common.sources.clone(),
             start,
             shared: Arc::clone(&shared),

@@ -1,7 +1,7 @@
 //! From a scenario to who is in which lobby, who sends what, and who comes and goes when. Pure: the same scenario and
 //! number of parts give the same plan, so that every worker of a run computes its own.
 
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 use crate::scenario::{PhaseKind, Scenario};
 
 /// Microseconds from the start of a run.
@@ -58,8 +58,34 @@ impl Plan {
 
 /// Which clients read slowly.
 pub(crate) fn is_slow(scenario: &Scenario, client: u32) -> bool {
-    let share = scenario.slow_readers.share;
-    share > 0.0 && Rng::new(scenario.seed ^ (u64::from(client) << 20) ^ 0x510).unit() < share
+    dice(scenario, client, 0x510).unit() < scenario.slow_readers.share
+}
+
+/// Which clients speak MessagePack.
+pub(crate) fn speaks_msgpack(scenario: &Scenario, client: u32) -> bool {
+    dice(scenario, client, 0x3b6).unit() < scenario.clients.msgpack
+}
+
+/// Numbers for one purpose of one client, which nothing else draws from: they are the same whatever the server does,
+/// and however many parts there are.
+pub(crate) fn dice(scenario: &Scenario, client: u32, purpose: u16) -> Rng {
+    Rng::new(scenario.seed ^ mix((u64::from(client) << 16 | u64::from(purpose)) + 1))
+}
+
+/// When a stream of `rate` a second, last heard at `from`, is heard again: once `work` messages' worth of time has
+/// passed, which the phases' load makes shorter or longer. `None`: not before the end.
+pub(crate) fn next_due(phases: &[PhasePlan], from: Micros, rate: f64, work: f64) -> Option<Micros> {
+    let mut left = work;
+    for phase in phases.iter().filter(|phase| phase.to > from) {
+        let begin = phase.from.max(from);
+        let rate = rate * phase.load;
+        let room = (phase.to - begin) as f64 / 1e6 * rate;
+        if left < room {
+            return Some((begin + micros(left / rate)).max(from + 1));
+        }
+        left -= room;
+    }
+    None
 }
 
 fn lobbies(scenario: &Scenario, parts: usize, rng: &mut Rng) -> Vec<LobbyPlan> {
@@ -164,6 +190,19 @@ mod tests {
         assert_eq!(count(Step::Go, 12.0, 14.0), 90);
         assert!(plan.steps.is_sorted_by_key(|(at, ..)| *at));
         assert_eq!(plan.end(), micros(14.0));
+    }
+
+    #[test]
+    fn the_load_of_each_phase_decides_when_a_stream_is_due() {
+        let phase = |from, to, load| PhasePlan { name: String::new(), from, to, load };
+        let phases =
+            [phase(0, 1_000_000, 1.0), phase(1_000_000, 3_000_000, 0.0), phase(3_000_000, 4_000_000, 3.0)];
+        let due = |from, work| next_due(&phases, from, 2.0, work);
+        assert_eq!(due(0, 1.0), Some(500_000));
+        // Half a message's worth is left of the first phase, and nothing of the second.
+        assert_eq!(due(750_000, 2.0), Some(3_250_000));
+        assert_eq!((due(3_500_000, 4.0), due(9_000_000, 0.1)), (None, None));
+        assert_eq!(due(10, 0.0), Some(11), "time goes on");
     }
 
     #[test]

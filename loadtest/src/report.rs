@@ -124,12 +124,19 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
     for fault in outcome.faults.first.iter().take(10) {
         writeln!(out, "       {fault}")?;
     }
+    if generator.workers.len() > 1 || generator.parts > 1 {
+        writeln!(
+            out,
+            "       all members of a lobby are in one part: every time is of one clock, none is corrected"
+        )?;
+    }
     for void in &outcome.verdict.void {
         writeln!(out, "VOID   {void}")?;
     }
     let decision = match outcome.verdict.decision {
         Decision::Passed => "passed",
         Decision::Failed => "FAILED",
+        Decision::Void if !generator.lost.is_empty() => "VOID: a part of the run was lost",
         Decision::Void => {
             "VOID: the generator was the bottleneck; give it more cores, more workers or less to do"
         }
@@ -141,7 +148,7 @@ fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
     let counts = &phase.counts;
     writeln!(
         out,
-        "{} ({:.0} to {:.0} s): {} joined, {} sent ({:.0}/s), {} delivered ({:.0}/s), {} errors, {} failed connects, {} lost connections",
+        "{} ({:.0} to {:.0} s): {} joined, {} sent ({:.0}/s), {} delivered ({:.0}/s), {} errors, {} failed connects, {} lost connections, {} not sent",
         phase.name,
         phase.from,
         phase.to,
@@ -152,7 +159,8 @@ fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
         phase.per_second(counts.deliveries + counts.caught_up),
         counts.errors,
         counts.connect_failures,
-        counts.lost_connections
+        counts.lost_connections,
+        counts.unsent
     )?;
     for (latency, times) in phase.times.iter().filter(|(latency, _)| **latency != Latency::Lag) {
         writeln!(

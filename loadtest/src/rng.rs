@@ -1,7 +1,7 @@
 //! Numbers that a seed decides, the same in every release: plans, arrivals and message sizes come from here.
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rng(u64);
 
 /// One step of SplitMix64's output function.

@@ -1,6 +1,5 @@
 //! `loadtest run`: prepares tokens and addresses, starts the parts, injects faults, watches, and writes the reports.
 
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,14 +12,18 @@ use crate::part::{Common, Running};
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::scenario::{Chaos, Scenario};
-use crate::server::{self, Probe};
+use crate::server::{self, Probe, Servers, Usage};
 use crate::target::{Sources, Target};
+use crate::tls::Trust;
 use crate::token::TokenSource;
 use crate::verdict::{Decision, Verdict};
 use crate::worker;
 
 /// Time for threads and workers to get ready before the first connection.
 const HEAD_START: Duration = Duration::from_millis(200);
+
+/// How long a target may take to answer at all.
+const REACH_WITHIN: Duration = Duration::from_secs(5);
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -31,6 +34,7 @@ const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 pub(crate) struct Settings {
     pub(crate) scenario: Scenario,
     pub(crate) targets: Vec<String>,
+    pub(crate) trust: Trust,
     pub(crate) tokens: TokenSource,
     pub(crate) sources: Vec<String>,
     pub(crate) threads: Option<usize>,
@@ -47,23 +51,23 @@ pub(crate) struct Settings {
 /// The scenario cannot be run: a bad target, no tokens, nobody there.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
     let scenario = &settings.scenario;
-    let targets =
+    let mut targets =
         settings.targets.iter().map(|url| Target::resolve(url)).collect::<anyhow::Result<Vec<_>>>()?;
+    if settings.workers.is_empty() {
+        targets.iter_mut().try_for_each(|target| target.reach(REACH_WITHIN))?;
+        crate::limits::raise_files(scenario.clients.count)?;
+    }
     let Some(target) = targets.first() else { bail!("name a --target") };
+    let tls = settings.trust.config()?;
     for probe in &settings.probes {
         server::look_at(probe)?;
     }
     let sources = Sources::new(&settings.sources, target, scenario.clients.count)?;
-    crate::limits::raise_files(scenario.clients.count)?;
-    for target in targets.iter().filter(|_| settings.workers.is_empty()) {
-        TcpStream::connect_timeout(&target.address, Duration::from_secs(5))
-            .with_context(|| format!("{} cannot be reached", target.authority))?;
-    }
     let started_at =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let run = format!("lt{}", base36(Rng::new(started_at.as_nanos() as u64).next() % 36u64.pow(6)));
     let ttl = Duration::from_secs_f64(scenario.seconds()) + TOKEN_SPARE;
-    let credentials = settings.tokens.credentials(target, &run, scenario.clients.count, ttl)?;
+    let credentials = settings.tokens.credentials(target, &tls, &run, scenario.clients.count, ttl)?;
 
     let parts = if settings.workers.is_empty() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -83,20 +87,27 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
         parts,
         targets,
         target_urls: settings.targets.clone(),
+        tls,
+        trust: settings.trust.clone(),
         sources,
         source_texts: settings.sources.clone(),
         credentials,
     };
-    let first_look = server::look(&settings.probes);
+    let mut servers = Servers::new(settings.probes.clone());
+    let first_look = servers.look();
+    let prepared = worker::prepare(
+        &settings.workers[..parts.min(settings.workers.len())],
+        &settings.worker_key,
+        &common,
+    )?;
     let start = Instant::now() + HEAD_START;
-    let mut running = Vec::new();
-    for part in 0..parts {
-        running.push(match settings.workers.get(part) {
-            None => Running::here(&common, part, start)?,
-            Some(address) => worker::start(address, &settings.worker_key, &common, part, start)?,
-        });
-    }
-    let watched = watch(&settings, running, start, first_look).await?;
+    let running = match prepared.is_empty() {
+        true => {
+            (0..parts).map(|part| Running::here(&common, part, start)).collect::<anyhow::Result<Vec<_>>>()?
+        }
+        false => prepared.into_iter().map(|part| part.go(start)).collect::<anyhow::Result<Vec<_>>>()?,
+    };
+    let watched = watch(&settings, running, start, servers, first_look).await?;
     let ever_connected: u64 = watched.parts.iter().map(|part| part.ever_connected).sum();
     if ever_connected == 0 && !watched.interrupted {
         let why = watched.parts.iter().find_map(|part| part.first_failure.clone());
@@ -108,6 +119,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
         started_at: started_at.as_millis() as u64,
         targets: settings.targets.clone(),
         workers: settings.workers.clone(),
+        lost: watched.lost,
         interrupted: watched.interrupted,
         parts: watched.parts,
         chaos: watched.chaos,
@@ -123,6 +135,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
 
 struct Watched {
     parts: Vec<crate::engine::PartResult>,
+    /// Why parts have no result.
+    lost: Vec<String>,
     chaos: Vec<Done>,
     looks: Vec<Look>,
     interrupted: bool,
@@ -133,16 +147,17 @@ async fn watch(
     settings: &Settings,
     running: Vec<Running>,
     start: Instant,
-    first_look: Option<server::Usage>,
+    servers: Servers,
+    first_look: Usage,
 ) -> anyhow::Result<Watched> {
     let plan = Plan::new(&settings.scenario, 1);
-    let mut live = Live::new(settings.scenario.seconds(), settings.is_quiet);
+    let mut live = Live::new(&settings.scenario, settings.is_quiet);
     let mut waiting: Vec<Chaos> = settings.scenario.chaos.clone();
     waiting.sort_by(|one, other| one.at.total_cmp(&other.at));
     let mut waiting = waiting.into_iter().peekable();
     let mut under_way = tokio::task::JoinSet::new();
     let mut interrupted = false;
-    let mut looks: Vec<Look> = first_look.map(|usage| Look { at: 0, joined: 0, usage }).into_iter().collect();
+    let mut looks = Looks::new(servers, first_look);
     let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminations = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interval = tokio::time::interval(LOOK_EVERY);
@@ -176,20 +191,76 @@ async fn watch(
         let totals = Totals::of(&running);
         let at = start.elapsed();
         live.show(at.as_secs_f64(), &plan.phases, &totals);
-        if !settings.probes.is_empty()
-            && let Some(usage) = server::look(&settings.probes)
-        {
-            looks.push(Look { at: at.as_micros() as u64, joined: totals.joined, usage });
-        }
+        looks.look(at, totals.joined).await?;
     }
     live.finish();
+    let looks = looks.finish(start.elapsed()).await?;
     let mut chaos = Vec::new();
     while let Some(done) = under_way.join_next().await {
         chaos.push(done.context("a fault")?);
     }
     chaos.sort_by(|one: &Done, other| one.at.total_cmp(&other.at));
-    let parts = running.into_iter().map(Running::join).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Watched { parts, chaos, looks, interrupted })
+    let (mut parts, mut lost) = (Vec::new(), Vec::new());
+    for outcome in running.into_iter().map(Running::join) {
+        match outcome {
+            Ok(part) => parts.push(part),
+            Err(error) => lost.push(format!("{error:#}")),
+        }
+    }
+    if parts.is_empty() {
+        bail!("{}", lost.join("; "));
+    }
+    Ok(Watched { parts, lost, chaos, looks, interrupted })
+}
+
+/// Looks at the servers, one at a time on a thread of its own: one that does not answer holds up no fault.
+struct Looks {
+    taken: Vec<Look>,
+    idle: Option<Servers>,
+    under_way: Option<tokio::task::JoinHandle<(Servers, Usage)>>,
+    begun: (Duration, u64),
+}
+
+impl Looks {
+    fn new(servers: Servers, first: Usage) -> Looks {
+        let taken = match servers.is_empty() {
+            true => Vec::new(),
+            false => vec![Look { at: 0, joined: 0, usage: first }],
+        };
+        Looks { taken, idle: Some(servers), under_way: None, begun: (Duration::ZERO, 0) }
+    }
+
+    /// Takes what the last look saw, when it is through, and begins the next.
+    async fn look(&mut self, at: Duration, joined: u64) -> anyhow::Result<()> {
+        if self.under_way.as_ref().is_some_and(|look| look.is_finished()) {
+            self.take().await?;
+        }
+        if let Some(mut servers) = self.idle.take_if(|servers| !servers.is_empty()) {
+            self.begun = (at, joined);
+            self.under_way = Some(tokio::task::spawn_blocking(move || {
+                let usage = servers.look();
+                (servers, usage)
+            }));
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self) -> anyhow::Result<()> {
+        let Some(look) = self.under_way.take() else { return Ok(()) };
+        let (servers, usage) = look.await.context("a look at the servers")?;
+        let (at, joined) = self.begun;
+        self.taken.push(Look { at: at.as_micros() as u64, joined, usage });
+        self.idle = Some(servers);
+        Ok(())
+    }
+
+    /// The last look, at the end.
+    async fn finish(mut self, at: Duration) -> anyhow::Result<Vec<Look>> {
+        self.take().await?;
+        self.look(at, 0).await?;
+        self.take().await?;
+        Ok(self.taken)
+    }
 }
 
 fn base36(mut number: u64) -> String {

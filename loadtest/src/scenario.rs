@@ -1,23 +1,15 @@
-//! What a load test does: the schema of scenario files, their defaults, and what is wrong with one. The presets are
-//! such files too. `loadtest/README.md` is the reference for whoever writes one.
+//! What a load test does: the schema of scenario files and their defaults. `scenario/reading.rs` reads them,
+//! `scenario/check.rs` says what is wrong with one; the presets are such files too. `loadtest/README.md` is the reference.
 
+mod check;
 mod presets;
+mod reading;
 mod threshold;
 
-use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::presets::PRESETS;
 pub(crate) use self::threshold::{Check, Latency, Threshold};
-
-/// Most clients of one scenario.
-const CLIENTS_MAX: u32 = 1_000_000;
-
-/// Most streams of messages of one scenario.
-const SENDERS_MAX: usize = 16;
-
-/// Longest body, in bytes.
-const BYTES_MAX: u32 = 60_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +52,9 @@ pub(crate) struct Clients {
     /// Ask `POST /v1/connect` for a ticket first, and connect where it points.
     #[serde(default)]
     pub(crate) tickets: bool,
+    /// The share of clients that speak `mlms.v1.msgpack`; the others speak `mlms.v1.json`.
+    #[serde(default)]
+    pub(crate) msgpack: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -349,180 +344,8 @@ impl Default for Generator {
 }
 
 impl Scenario {
-    /// Reads a preset by name, or a file, with `KEY=VALUE` overrides on top; `KEY` is a path like `phases.1.seconds`.
-    pub(crate) fn load(name: &str, overrides: &[String]) -> anyhow::Result<Scenario> {
-        let text = match PRESETS.iter().find(|preset| preset.name == name) {
-            Some(preset) => preset.text.to_owned(),
-            None => std::fs::read_to_string(name).with_context(|| {
-                let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
-                format!("{name} is neither a preset ({}) nor a file that can be read", names.join(", "))
-            })?,
-        };
-        Scenario::parse(&text, overrides).with_context(|| format!("scenario {name}"))
-    }
-
-    pub(crate) fn parse(text: &str, overrides: &[String]) -> anyhow::Result<Scenario> {
-        let mut table: toml::Value = toml::from_str::<toml::Table>(text).map(toml::Value::Table)?;
-        for given in overrides {
-            let (path, value) = given.split_once('=').with_context(|| format!("{given}: write KEY=VALUE"))?;
-            set(&mut table, path, value).with_context(|| given.clone())?;
-        }
-        let scenario: Scenario = table.try_into()?;
-        scenario.check()?;
-        Ok(scenario)
-    }
-
     /// Seconds of all phases.
     pub(crate) fn seconds(&self) -> f64 {
         self.phases.iter().map(|phase| phase.seconds).sum()
-    }
-
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
-        ensure!((1..=CLIENTS_MAX).contains(&self.clients.count), "clients.count is 1 to {CLIENTS_MAX}");
-        ensure!(!self.lobbies.sizes.is_empty(), "lobbies.sizes names no size");
-        for size in &self.lobbies.sizes {
-            ensure!(size.members > 0, "a lobby has at least one member");
-            ensure!(size.weight > 0.0 && size.weight.is_finite(), "a weight is above 0");
-        }
-        ensure!(
-            self.lobbies.settings.is_none() || self.clients.enter == Enter::User,
-            "lobbies.settings needs clients.enter = \"user\": the other way creates lobbies without settings"
-        );
-        ensure!(self.senders.len() < SENDERS_MAX, "there are less than {SENDERS_MAX} senders");
-        for sender in &self.senders {
-            let (least, most) = sender.bytes.range();
-            ensure!(most <= BYTES_MAX && least <= most, "bytes are at most {BYTES_MAX}, the least first");
-            ensure!(sender.under_way > 0 || rate(sender.rate), "a sender's rate is 0 to 100000");
-            ensure!(sender.under_way <= 1_000, "under_way is at most 1000");
-            ensure!(
-                sender.key.is_none() || sender.class() == Class::Ephemeral,
-                "a key goes with the class ephemeral only"
-            );
-            if sender.to != To::All {
-                ensure!(
-                    sender.class() != Class::Durable,
-                    "a message to others is not durable: name its class"
-                );
-            }
-        }
-        if let Some(game) = &self.game {
-            ensure!(rate(game.actions_per_s), "game.actions_per_s is 0 to 100000");
-            ensure!(seconds(game.seconds), "game.seconds is above 0");
-        }
-        ensure!(rate(self.churn.leave_per_minute), "churn.leave_per_minute is 0 to 100000");
-        ensure!(rate(self.churn.disconnect_per_minute), "churn.disconnect_per_minute is 0 to 100000");
-        ensure!(self.churn.away_ms[0] <= self.churn.away_ms[1], "churn.away_ms: the least first");
-        ensure!((0.0..=1.0).contains(&self.slow_readers.share), "slow_readers.share is 0 to 1");
-        ensure!(!self.phases.is_empty(), "there is no phase");
-        for phase in &self.phases {
-            ensure!(seconds(phase.seconds), "phase {}: seconds are above 0", phase.name);
-            ensure!(rate(phase.load), "phase {}: load is 0 to 100000", phase.name);
-            let share = phase.clients.unwrap_or(1.0);
-            ensure!((0.0..=1.0).contains(&share), "phase {}: clients are a share, 0 to 1", phase.name);
-        }
-        let names: std::collections::BTreeSet<&str> = self.phases.iter().map(|phase| &*phase.name).collect();
-        ensure!(names.len() == self.phases.len(), "two phases have the same name");
-        for threshold in &self.thresholds {
-            let Some(phase) = &threshold.phase else { continue };
-            ensure!(names.contains(&**phase), "the threshold {threshold} names a phase that there is not");
-        }
-        for chaos in &self.chaos {
-            ensure!(
-                chaos.at >= 0.0 && chaos.at < self.seconds(),
-                "chaos at {}: not within the run",
-                chaos.at
-            );
-            let given = [chaos.pid.is_some(), chaos.pid_file.is_some(), chaos.command.is_some()];
-            ensure!(
-                given.iter().filter(|given| **given).count() == 1,
-                "chaos: one of pid, pid_file, command"
-            );
-            ensure!(
-                (chaos.action == Action::Command) == chaos.command.is_some(),
-                "chaos: the action is another"
-            );
-        }
-        ensure!(self.generator.window >= 16, "generator.window is at least 16");
-        ensure!(self.generator.connects_in_flight > 0, "generator.connects_in_flight is at least 1");
-        ensure!(
-            (0.0..=3_600.0).contains(&self.generator.settle_seconds),
-            "generator.settle_seconds is 0 to 3600"
-        );
-        Ok(())
-    }
-}
-
-fn rate(value: f64) -> bool {
-    (0.0..=100_000.0).contains(&value)
-}
-
-fn seconds(value: f64) -> bool {
-    value > 0.0 && value <= 10_000_000.0
-}
-
-/// Puts a value at a dotted path; the value is TOML, or else a string.
-fn set(table: &mut toml::Value, path: &str, value: &str) -> anyhow::Result<()> {
-    let parsed =
-        toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut it| it.remove("value"));
-    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let mut place = table;
-    for key in path.split('.') {
-        place = match place {
-            toml::Value::Table(table) => {
-                table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            }
-            toml::Value::Array(items) => {
-                let index: usize = key.parse().with_context(|| format!("{key} is no number of an entry"))?;
-                let count = items.len();
-                items.get_mut(index).with_context(|| format!("entry {index} of {count}"))?
-            }
-            _ => bail!("{key} has nothing inside"),
-        };
-    }
-    *place = value;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEAST: &str = "name = 'x'\nclients.count = 4\nlobbies.sizes = [{ members = 2 }]\n[[phases]]\nname = 'hold'\nseconds = 1\n";
-
-    #[test]
-    fn every_preset_is_sound() {
-        for preset in PRESETS {
-            let scenario = Scenario::load(preset.name, &[]).unwrap();
-            assert_eq!(scenario.name, preset.name);
-            assert!(!scenario.description.is_empty() && !scenario.thresholds.is_empty(), "{}", preset.name);
-        }
-    }
-
-    #[test]
-    fn overrides_reach_any_place() {
-        let overrides =
-            ["clients.count=9", "phases.0.seconds=2.5", "thresholds=['errors <= 0']", "name=other"];
-        let scenario = Scenario::parse(LEAST, &overrides.map(str::to_owned)).unwrap();
-        assert_eq!((scenario.clients.count, scenario.phases[0].seconds), (9, 2.5));
-        assert_eq!((&*scenario.name, scenario.thresholds.len()), ("other", 1));
-    }
-
-    #[test]
-    fn mistakes_are_told() {
-        for (given, told) in [
-            ("clients.count=0", "clients.count"),
-            ("clients.cuont=1", "cuont"),
-            ("phases.0.seconds=0", "seconds"),
-            ("phases.7.seconds=1", "entry 7"),
-            ("thresholds=['delivery.p99_ms < x']", "delivery.p99_ms < x"),
-            ("thresholds=['storm: errors <= 0']", "names a phase"),
-            ("chaos=[{ at = 5, action = 'kill', pid = 1 }]", "not within the run"),
-            ("senders=[{ rate = 1, to = 'others' }]", "durable"),
-            ("lobbies.settings.capacity=3", "enter"),
-            ("nonsense", "KEY=VALUE"),
-        ] {
-            let error = format!("{:#}", Scenario::parse(LEAST, &[given.to_owned()]).unwrap_err());
-            assert!(error.contains(told), "{given}: {error}");
-        }
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Where a server's numbers come from.
 #[derive(Clone, Debug)]
 pub(crate) enum Probe {
-    Process(i32),
+    /// A process id, or a file that holds one, so that a server that is started anew is found again.
+    Process(String),
     /// `http://host:port/path`.
     Metrics(String),
 }
@@ -23,25 +24,66 @@ pub(crate) struct Usage {
     pub(crate) rss_bytes: f64,
 }
 
-/// Sums the servers' usage. A server that is gone counts nothing.
-pub(crate) fn look(probes: &[Probe]) -> Option<Usage> {
-    let found: Vec<Usage> = probes.iter().filter_map(|probe| look_at(probe).ok()).collect();
-    (!found.is_empty()).then(|| Usage {
-        cpu_seconds: found.iter().map(|usage| usage.cpu_seconds).sum(),
-        rss_bytes: found.iter().map(|usage| usage.rss_bytes).sum(),
-    })
+/// The servers, looked at again and again.
+pub(crate) struct Servers(Vec<Server>);
+
+struct Server {
+    probe: Probe,
+    /// Processor time of its earlier processes: one that is started anew counts from zero.
+    before: f64,
+    last: Usage,
+}
+
+impl Servers {
+    pub(crate) fn new(probes: Vec<Probe>) -> Servers {
+        let server = |probe| Server { probe, before: 0.0, last: Usage::default() };
+        Servers(probes.into_iter().map(server).collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sums all servers' usage. One that does not answer has its last processor time and no memory. May take seconds.
+    pub(crate) fn look(&mut self) -> Usage {
+        self.0.iter_mut().fold(Usage::default(), |sum, server| {
+            server.take(look_at(&server.probe).ok());
+            Usage {
+                cpu_seconds: sum.cpu_seconds + server.before + server.last.cpu_seconds,
+                rss_bytes: sum.rss_bytes + server.last.rss_bytes,
+            }
+        })
+    }
+}
+
+impl Server {
+    fn take(&mut self, found: Option<Usage>) {
+        match found {
+            Some(usage) => {
+                if usage.cpu_seconds < self.last.cpu_seconds {
+                    self.before += self.last.cpu_seconds;
+                }
+                self.last = usage;
+            }
+            None => self.last.rss_bytes = 0.0,
+        }
+    }
 }
 
 /// # Errors
 /// The server cannot be looked at.
 pub(crate) fn look_at(probe: &Probe) -> anyhow::Result<Usage> {
     match probe {
-        Probe::Process(pid) => process(*pid).with_context(|| format!("process {pid}")),
+        Probe::Process(pid) => process(pid).with_context(|| format!("process {pid}")),
         Probe::Metrics(url) => page(url).with_context(|| url.clone()),
     }
 }
 
-fn process(pid: i32) -> anyhow::Result<Usage> {
+fn process(pid: &str) -> anyhow::Result<Usage> {
+    let pid: i32 = match pid.parse() {
+        Ok(pid) => pid,
+        Err(_) => std::fs::read_to_string(pid)?.trim().parse().context("the file holds no process id")?,
+    };
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in brackets may hold anything; the fields behind it are numbers. See proc(5).
     let fields: Vec<&str> = stat.rsplit_once(") ").context("no stat")?.1.split(' ').collect();
@@ -85,9 +127,21 @@ mod tests {
 
     #[test]
     fn this_process_can_be_looked_at() {
-        let usage = look_at(&Probe::Process(std::process::id() as i32)).unwrap();
+        let usage = look_at(&Probe::Process(std::process::id().to_string())).unwrap();
         assert!(usage.rss_bytes > 1e6 && usage.cpu_seconds >= 0.0, "{usage:?}");
-        assert_eq!(look(&[Probe::Process(-5)]), None);
+        assert!(look_at(&Probe::Process("-5".to_owned())).is_err());
+    }
+
+    #[test]
+    fn a_server_that_is_silent_or_started_anew_costs_no_more_than_it_used() {
+        let mut server =
+            Server { probe: Probe::Process("1".to_owned()), before: 0.0, last: Usage::default() };
+        let mut total = |cpu: Option<f64>| {
+            server.take(cpu.map(|cpu_seconds| Usage { cpu_seconds, rss_bytes: 1.0 }));
+            server.before + server.last.cpu_seconds
+        };
+        let totals = [Some(5.0), None, Some(7.0), None, Some(1.0), Some(2.0)].map(&mut total);
+        assert_eq!(totals, [5.0, 5.0, 7.0, 7.0, 8.0, 9.0]);
     }
 
     #[test]

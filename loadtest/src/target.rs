@@ -1,8 +1,13 @@
 //! Where the load goes, and from which addresses of this machine it comes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// Connections from one loopback address: even twice as many, in a storm, stay below the service's default.
 const PER_LOOPBACK_ADDRESS: u32 = 45;
@@ -13,31 +18,82 @@ pub(crate) struct Target {
     /// As it stands in `Host`.
     pub(crate) authority: String,
     pub(crate) address: SocketAddr,
+    /// The host's others.
+    addresses: Vec<SocketAddr>,
+    /// Who must show a certificate; `None`: no TLS.
+    pub(crate) name: Option<ServerName<'static>>,
     /// Of the WebSocket, without a query.
     pub(crate) path: String,
 }
 
+/// What is read and written, with TLS or without.
+pub(crate) trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
 impl Target {
-    /// Reads `ws://host:port[/path]` and looks the host up.
+    /// Reads `ws://host[:port][/path]` or `wss://…` and looks the host up.
     pub(crate) fn resolve(url: &str) -> anyhow::Result<Target> {
-        let rest = match url.split_once("://") {
-            Some(("ws" | "http", rest)) => rest,
-            Some(("wss" | "https", _)) => {
-                bail!(
-                    "{url}: TLS would measure the generator; connect behind it, or through a local TLS proxy"
-                )
-            }
-            _ => bail!("{url}: write ws://host:port"),
+        let (port, rest) = match url.split_once("://") {
+            Some(("ws" | "http", rest)) => (80, rest),
+            Some(("wss" | "https", rest)) => (443, rest),
+            _ => bail!("{url}: write ws://host:port or wss://host:port"),
         };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         ensure!(!authority.is_empty() && !authority.contains('@'), "{url}: write ws://host:port");
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let path = if path.is_empty() || path == "/" { "/ws" } else { path };
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let lookup = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        let mut found = lookup.to_socket_addrs().with_context(|| format!("{url}: the host is not known"))?;
-        let address = found.next().with_context(|| format!("{url}: the host has no address"))?;
-        Ok(Target { authority: authority.to_owned(), address, path: path.to_owned() })
+        let lookup = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
+        let found = lookup.to_socket_addrs().with_context(|| format!("{url}: the host is not known"))?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        // Of loopback's addresses only 127.0.0.1 has neighbours to connect from.
+        let best = addresses.iter().find(|address| address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let address =
+            *best.or(addresses.first()).with_context(|| format!("{url}: the host has no address"))?;
+        let host = lookup.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+        let name = match port {
+            443 => Some(
+                ServerName::try_from(host.to_owned()).with_context(|| format!("{url}: no host's name"))?,
+            ),
+            _ => None,
+        };
+        Ok(Target { authority: authority.to_owned(), address, addresses, name, path: path.to_owned() })
+    }
+
+    /// Finds an address of the host that answers.
+    ///
+    /// # Errors
+    /// None does.
+    pub(crate) fn reach(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let first = TcpStream::connect_timeout(&self.address, patience);
+        let Err(error) = first else { return Ok(()) };
+        let others = self.addresses.iter().filter(|address| **address != self.address);
+        let reached = others
+            .copied()
+            .find(|address| TcpStream::connect_timeout(address, patience).is_ok())
+            .ok_or(error)
+            .with_context(|| format!("{} cannot be reached", self.authority));
+        self.address = reached?;
+        Ok(())
+    }
+
+    /// A connection for requests before the run.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn stream(
+        &self,
+        tls: &Arc<ClientConfig>,
+        patience: Duration,
+    ) -> anyhow::Result<Box<dyn Stream>> {
+        let stream = TcpStream::connect_timeout(&self.address, patience)
+            .with_context(|| format!("{} cannot be reached", self.authority))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        let Some(name) = &self.name else { return Ok(Box::new(stream)) };
+        let connection = ClientConnection::new(Arc::clone(tls), name.clone()).context("TLS")?;
+        Ok(Box::new(StreamOwned::new(connection, stream)))
     }
 }
 
@@ -89,9 +145,13 @@ mod tests {
         assert_eq!((&*target.path, &*target.authority), ("/ws", "127.0.0.1:8080"));
         assert_eq!(Target::resolve("ws://127.0.0.1:8080/a/ws?x=1").unwrap().path, "/a/ws");
         assert_eq!(Target::resolve("ws://[::1]:81/").unwrap().address, "[::1]:81".parse().unwrap());
-        for bad in ["127.0.0.1:8080", "ws://", "wss://127.0.0.1:1", "ws://127.0.0.1:x", "ftp://a"] {
+        for bad in ["127.0.0.1:8080", "ws://", "ws://127.0.0.1:x", "ftp://a"] {
             assert!(Target::resolve(bad).is_err(), "{bad}");
         }
+        let target = Target::resolve("wss://localhost").unwrap();
+        assert_eq!(target.address, "127.0.0.1:443".parse().unwrap());
+        assert_eq!(target.name, Some("localhost".try_into().unwrap()));
+        assert!(Target::resolve("ws://localhost:1").unwrap().name.is_none());
     }
 
     #[test]

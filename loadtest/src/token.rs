@@ -2,19 +2,20 @@
 //! the service's guests endpoint.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::target::Target;
+use crate::target::{Stream, Target};
 
 /// Who a client is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,7 @@ impl TokenSource {
     pub(crate) fn credentials(
         &self,
         target: &Target,
+        tls: &Arc<ClientConfig>,
         run: &str,
         count: u32,
         ttl: Duration,
@@ -64,7 +66,7 @@ impl TokenSource {
             TokenSource::Command(command) => {
                 (0..count).map(|number| run_command(command, &user(number))).collect()
             }
-            TokenSource::Guests => guests(target, run, count),
+            TokenSource::Guests => guests(target, tls, run, count),
         }
     }
 }
@@ -96,12 +98,13 @@ fn run_command(command: &str, user: &str) -> anyhow::Result<Credential> {
 }
 
 /// One request after the other over one connection; the service counts guests by address.
-fn guests(target: &Target, run: &str, count: u32) -> anyhow::Result<Vec<Credential>> {
-    let stream = TcpStream::connect_timeout(&target.address, Duration::from_secs(10))
-        .with_context(|| format!("{} cannot be reached", target.authority))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream);
+fn guests(
+    target: &Target,
+    tls: &Arc<ClientConfig>,
+    run: &str,
+    count: u32,
+) -> anyhow::Result<Vec<Credential>> {
+    let mut reader = BufReader::new(target.stream(tls, Duration::from_secs(10))?);
     let mut credentials = Vec::new();
     for number in 0..count {
         let body = json!({"name": format!("{run}-{number}")}).to_string();
@@ -115,10 +118,14 @@ fn guests(target: &Target, run: &str, count: u32) -> anyhow::Result<Vec<Credenti
         match status {
             200 | 201 => {}
             404 | 405 => {
-                bail!("the service gives no tokens to guests; give --secret, --tokens or --token-command")
+                bail!(
+                    "the service gives no tokens to guests; give --secret-file, --tokens or --token-command"
+                )
             }
+            // Its limit is a minute's; who gives the secret need not wait.
             429 => bail!(
-                "the service gives no more tokens to guests for now ({number} of {count}); give --secret"
+                "the service gives no more tokens to guests for now ({number} of {count}): sign them with \
+                 --secret-file (mlms standalone keeps its secret in DATA_DIR/jwt-secret), or take fewer --clients"
             ),
             other => bail!("the guests endpoint answers {other}: {body}"),
         }
@@ -128,7 +135,7 @@ fn guests(target: &Target, run: &str, count: u32) -> anyhow::Result<Vec<Credenti
     Ok(credentials)
 }
 
-fn answer(reader: &mut BufReader<TcpStream>) -> anyhow::Result<(u16, Value)> {
+fn answer(reader: &mut BufReader<Box<dyn Stream>>) -> anyhow::Result<(u16, Value)> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP answer")?;
@@ -156,11 +163,15 @@ fn answer(reader: &mut BufReader<TcpStream>) -> anyhow::Result<(u16, Value)> {
 mod tests {
     use super::*;
 
+    fn tls() -> Arc<ClientConfig> {
+        crate::tls::Trust { is_insecure: true, ..Default::default() }.config().unwrap()
+    }
+
     #[test]
     fn a_minted_token_names_its_user() {
         let target = Target::resolve("ws://127.0.0.1:1").unwrap();
         let source = TokenSource::Secret("a secret of thirty-two characters".to_owned());
-        let made = source.credentials(&target, "r1", 2, Duration::from_secs(60)).unwrap();
+        let made = source.credentials(&target, &tls(), "r1", 2, Duration::from_secs(60)).unwrap();
         assert_eq!(made[1].user, "r1-1");
         assert_eq!(credential(&made[1].token).unwrap(), made[1]);
     }
@@ -170,9 +181,9 @@ mod tests {
         let target = Target::resolve("ws://127.0.0.1:1").unwrap();
         let claims = URL_SAFE_NO_PAD.encode(br#"{"sub":"ann"}"#);
         let source = TokenSource::Command(format!("echo x.{claims}.{{user}}"));
-        let made = source.credentials(&target, "r1", 1, Duration::from_secs(60)).unwrap();
+        let made = source.credentials(&target, &tls(), "r1", 1, Duration::from_secs(60)).unwrap();
         assert_eq!(made, [Credential { user: "ann".to_owned(), token: format!("x.{claims}.r1-0") }]);
         let source = TokenSource::Command("exit 3".to_owned());
-        assert!(source.credentials(&target, "r1", 1, Duration::from_secs(60)).is_err());
+        assert!(source.credentials(&target, &tls(), "r1", 1, Duration::from_secs(60)).is_err());
     }
 }

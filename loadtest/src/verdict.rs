@@ -91,7 +91,8 @@ fn void(outcome: &Outcome) -> Vec<String> {
             format!("phase {name}: the generator was {p99:.1} ms late at the 99th percentile; more than {bound} ms makes a run void")
         })
     };
-    outcome.phases.iter().filter_map(late).collect()
+    let lost = outcome.generator.lost.iter().map(|why| format!("a part of the run was lost: {why}"));
+    outcome.phases.iter().filter_map(late).chain(lost).collect()
 }
 
 fn test(threshold: &Threshold, outcome: &Outcome) -> Tested {
@@ -100,9 +101,14 @@ fn test(threshold: &Threshold, outcome: &Outcome) -> Tested {
         None => Some(&outcome.total),
     };
     let value = phase.and_then(|phase| value(threshold.check, phase, outcome));
-    let passed = value.is_some_and(|value| threshold.holds(value));
+    // What a run was to bring by its end says nothing when there was no end.
+    let is_total =
+        matches!(threshold.check, Check::Count("games_missing" | "games_finished" | "achievements_missing"));
+    let value = value.filter(|_| !(outcome.interrupted && is_total));
+    let passed = value.map_or(outcome.interrupted, |value| threshold.holds(value));
     let text = match value {
         Some(value) => format!("measured {}", rounded(value)),
+        None if outcome.interrupted => "not judged, as the run was interrupted".to_owned(),
         None => "there was nothing to measure".to_owned(),
     };
     Tested { name: threshold.to_string(), value, passed, text }
@@ -124,6 +130,7 @@ fn value(check: Check, phase: &Phase, outcome: &Outcome) -> Option<f64> {
             "connect_failures" => counts.connect_failures as f64,
             "lost_connections" => counts.lost_connections as f64,
             "dropped" => counts.dropped as f64,
+            "unsent" => counts.unsent as f64,
             "retries" => counts.retries as f64,
             "sent_per_s" => phase.per_second(counts.sent),
             "ok_per_s" => phase.per_second(counts.ok),

@@ -7,6 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 /// Longest answer to an upgrade that is waited for.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// Subprotocols: text frames, and binary ones.
+pub(crate) const JSON: &str = "mlms.v1.json";
+pub(crate) const MSGPACK: &str = "mlms.v1.msgpack";
+
 /// Longest frame that is taken.
 pub(crate) const FRAME_BYTES_MAX: u64 = 64 << 20;
 
@@ -99,23 +103,33 @@ pub(crate) fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mas
 pub(crate) struct Upgrade {
     pub(crate) request: Vec<u8>,
     accept: String,
+    protocol: &'static str,
 }
 
 impl Upgrade {
-    pub(crate) fn new(authority: &str, path: &str, token: &str, nonce: [u8; 16]) -> Upgrade {
+    pub(crate) fn new(
+        authority: &str,
+        path: &str,
+        token: &str,
+        protocol: &'static str,
+        nonce: [u8; 16],
+    ) -> Upgrade {
         let key = STANDARD.encode(nonce);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: mlms.v1.json\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {protocol}\r\n\
              Authorization: Bearer {token}\r\nUser-Agent: loadtest/{}\r\n\r\n",
             env!("CARGO_PKG_VERSION")
         );
-        Upgrade { request: request.into_bytes(), accept: accept(&key) }
+        Upgrade { request: request.into_bytes(), accept: accept(&key), protocol }
     }
 
     /// Whether the answer completes this handshake.
     pub(crate) fn is_accepted(&self, answer: &Answer<'_>) -> bool {
-        answer.status == 101 && answer.header("sec-websocket-accept") == Some(self.accept.as_str())
+        let protocol = answer.header("sec-websocket-protocol");
+        answer.status == 101
+            && answer.header("sec-websocket-accept") == Some(self.accept.as_str())
+            && (protocol == Some(self.protocol) || (protocol.is_none() && self.protocol == JSON))
     }
 }
 

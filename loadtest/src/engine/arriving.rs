@@ -1,128 +1,18 @@
-//! What comes from the server: bytes into frames, frames into replies and events, each held against the rules.
+//! Events of the server, each held against the rules; a delivery is the hot road.
 
+use mlms_checker::Fault;
 use mlms_checker::online::fingerprint;
-use mlms_checker::{Fault, Position};
 use serde_json::Value;
 
-use super::client::{Pending, Stage, What};
+use super::client::Stage;
 use super::message::Message;
 use super::{Engine, Tick, sending};
 use crate::json::{Frame, number, unquoted};
 use crate::scenario::{Class, Latency, To};
-use crate::websocket::{Opcode, header};
 
 impl Engine {
-    /// A socket has bytes.
-    pub(super) fn readable(&mut self, place: usize, scratch: &mut [u8], is_ending: bool) {
-        let Some(client) = self.clients.get(place) else { return };
-        if client.is_slow && matches!(client.stage, Stage::In | Stage::Leaving) {
-            return;
-        }
-        // A short reading means that the socket is dry (epoll(7)); only the end has no event of its own.
-        while self.read_once(place, scratch) {}
-        if is_ending {
-            while self.clients[place].socket.is_some() && self.read_once(place, scratch) {}
-            if self.clients[place].socket.is_some() && self.clients[place].stage.is_open() {
-                self.read_once(place, scratch);
-            }
-        }
-    }
-
-    /// Takes bytes of one connection, which may hold parts of frames.
-    pub(super) fn arrived(&mut self, place: usize, bytes: &[u8]) {
-        let client = &mut self.clients[place];
-        client.last_heard = self.now;
-        let Some(socket) = &mut client.socket else { return };
-        if socket.inbox.is_empty() {
-            let used = self.frames(place, bytes);
-            if let (Some(used), Some(socket)) = (used, &mut self.clients[place].socket) {
-                socket.inbox.extend_from_slice(&bytes[used..]);
-            }
-            return;
-        }
-        socket.inbox.extend_from_slice(bytes);
-        let inbox = std::mem::take(&mut socket.inbox);
-        let used = self.frames(place, &inbox);
-        if let (Some(used), Some(socket)) = (used, &mut self.clients[place].socket) {
-            socket.inbox = inbox;
-            socket.inbox.drain(..used);
-            if socket.inbox.is_empty() {
-                socket.inbox = Vec::new();
-            }
-        }
-    }
-
-    /// Gives the bytes that were whole; `None`: this connection is over.
-    fn frames(&mut self, place: usize, bytes: &[u8]) -> Option<usize> {
-        let mut at = 0;
-        if self.clients[place].stage.is_handshake() {
-            at = self.answered(place, bytes)?;
-            if at == 0 {
-                return Some(0);
-            }
-        }
-        let connection = self.clients[place].connection;
-        loop {
-            let rest = &bytes[at..];
-            let header = match header(rest) {
-                Ok(Some(header)) if rest.len() >= header.length + header.payload => header,
-                Ok(_) => return Some(at),
-                Err(reason) => {
-                    self.broken(place, reason);
-                    return None;
-                }
-            };
-            let payload = &rest[header.length..header.length + header.payload];
-            at += header.length + header.payload;
-            match header.opcode {
-                Opcode::Text if header.is_final => self.text_frame(place, payload),
-                Opcode::Text | Opcode::Continuation => self.fragment(place, payload, header.is_final),
-                Opcode::Binary => self.broken(place, "a binary frame on a session of JSON"),
-                Opcode::Ping => self.pong(place, payload),
-                Opcode::Pong => {}
-                Opcode::Close => {
-                    let code = payload.first_chunk().map_or(1005, |bytes| u16::from_be_bytes(*bytes));
-                    self.lost(place, &format!("close {code}"));
-                }
-            }
-            if self.clients[place].connection != connection {
-                return None;
-            }
-        }
-    }
-
-    fn fragment(&mut self, place: usize, payload: &[u8], is_final: bool) {
-        let Some(socket) = &mut self.clients[place].socket else { return };
-        socket.fragments.extend_from_slice(payload);
-        if is_final {
-            let whole = std::mem::take(&mut socket.fragments);
-            self.text_frame(place, &whole);
-        }
-    }
-
-    /// The server spoke against the protocol.
-    fn broken(&mut self, place: usize, reason: &str) {
-        let number = self.clients[place].number;
-        self.result.faults.add("protocol", 1, || format!("client {number}: {reason}"));
-        self.lost(place, "protocol error");
-    }
-
-    fn text_frame(&mut self, place: usize, payload: &[u8]) {
-        let Some(frame) = Frame::read(payload) else {
-            return self.broken(place, "a frame that is no object");
-        };
-        match frame.ev {
-            Some(b"\"message\"") => self.message(place, &frame),
-            Some(event) => self.event(place, event, &frame, payload),
-            None => match frame.id.and_then(number) {
-                Some(id) => self.reply(place, id as u32, &frame),
-                None => self.broken(place, "a frame with neither event nor id"),
-            },
-        }
-    }
-
     /// The hot road: one delivery.
-    fn message(&mut self, place: usize, frame: &Frame<'_>) {
+    pub(super) fn message(&mut self, place: usize, frame: &Frame<'_>) {
         let client = &mut self.clients[place];
         let lobby = &mut self.lobbies[client.lobby];
         if frame.lobby.and_then(unquoted).is_none_or(|name| name != lobby.name.as_bytes()) {
@@ -222,7 +112,7 @@ impl Engine {
         }
     }
 
-    fn event(&mut self, place: usize, event: &[u8], frame: &Frame<'_>, payload: &[u8]) {
+    pub(super) fn event(&mut self, place: usize, event: &[u8], frame: &Frame<'_>, payload: &[u8]) {
         match event {
             b"\"welcome\"" => self.welcome(place, payload),
             b"\"snapshot\"" => self.snapshot(place, payload),
@@ -293,32 +183,6 @@ impl Engine {
         }
     }
 
-    /// Takes a position: of a snapshot, or of the ok of a join or resume. False: it is none.
-    fn position(&mut self, place: usize, value: &Value, status: &str) -> bool {
-        let (Some(epoch), Some(seq)) = (value["epoch"].as_u64(), value["seq"].as_u64()) else {
-            self.broken(place, "a position without epoch and seq");
-            return false;
-        };
-        let client = &mut self.clients[place];
-        let lobby = &mut self.lobbies[client.lobby];
-        lobby.saw_epoch(epoch);
-        let position = Position { epoch, seq };
-        let fault = match status {
-            "resumed" => {
-                let missed = value["missed"].as_u64().unwrap_or(0);
-                client.member.chain.chain().resumed(position, missed, None)
-            }
-            _ => client.member.chain.entered(position),
-        };
-        if let Err(fault) = fault {
-            self.fault(place, &fault);
-        }
-        if let Some(messages) = value["state"]["messages"].as_array() {
-            self.observe(place, messages);
-        }
-        true
-    }
-
     /// Takes messages of a snapshot or a history: what is there has happened.
     pub(super) fn observe(&mut self, place: usize, events: &[Value]) {
         for event in events {
@@ -347,161 +211,10 @@ impl Engine {
             self.measure.reason(code);
         }
     }
-
-    /// A join got an error. It is tried again when that can help, and now and then when not.
-    fn join_refused(&mut self, place: usize, code: &str, retry_ms: Option<u64>) {
-        self.measure.reason(format!("join {code}"));
-        match retry_ms {
-            Some(_) => self.measure.counts.retries += 1,
-            None => self.measure.counts.errors += 1,
-        }
-        let client = &mut self.clients[place];
-        client.stage = Stage::Out;
-        let connection = client.connection;
-        let wait = 1_000 * retry_ms.unwrap_or(2_000) + self.rng.below(100_000);
-        self.arm(self.now + wait, place, Tick::Rejoin { connection });
-    }
-
-    fn reply(&mut self, place: usize, id: u32, frame: &Frame<'_>) {
-        let Some(pending) = self.clients[place].take_pending(id) else {
-            let number = self.clients[place].number;
-            return self
-                .result
-                .faults
-                .add("protocol", 1, || format!("client {number} got a reply to nothing: id {id}"));
-        };
-        let refusal = frame.err.map(|text| serde_json::from_slice::<Value>(text).unwrap_or_default());
-        if refusal.is_none() && frame.ok.is_none() {
-            return self.broken(place, "a reply with neither ok nor err");
-        }
-        if let What::Send(message) = pending.what {
-            return self.sent(place, message, frame, refusal.as_ref());
-        }
-        let ok: Value = frame.ok.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default();
-        let Pending { what, begun, .. } = pending;
-        match (what, refusal) {
-            (What::Send(_), _) => {}
-            (What::Join, None) => {
-                let status = ok["status"].as_str().unwrap_or("joined").to_owned();
-                if self.position(place, &ok, &status) {
-                    self.note_host(place, &ok);
-                    self.entered(place, Some(begun));
-                }
-            }
-            (What::Resume, None) => self.resumed(place, &ok["lobbies"][0], begun),
-            (What::Leave, None) => {
-                let client = &mut self.clients[place];
-                client.stage = Stage::Out;
-                client.left_at = Some(self.now);
-                self.joined -= 1;
-                self.lobbies[client.lobby].gone(&mut client.member);
-                self.arm_comeback(place);
-            }
-            (What::History, None) => {
-                if let Some(events) = ok["events"].as_array() {
-                    self.observe(place, events);
-                }
-            }
-            (What::Game(it), refusal) => self.moved(place, it, refusal.as_ref()),
-            (What::Join | What::Resume, Some(error)) => {
-                self.join_refused(place, &told(&error), error["retry_ms"].as_u64());
-            }
-            (What::Leave, Some(error)) => {
-                self.clients[place].stage = Stage::In;
-                self.refused("leave", &error);
-            }
-            (What::History, Some(error)) => self.refused("history", &error),
-        }
-    }
-
-    pub(super) fn refused(&mut self, what: &str, error: &Value) {
-        self.measure.reason(format!("{what} {}", told(error)));
-        match error["retry_ms"].is_null() {
-            true => self.measure.counts.errors += 1,
-            false => self.measure.counts.retries += 1,
-        }
-    }
-
-    fn resumed(&mut self, place: usize, answer: &Value, begun: u64) {
-        if answer["err"].is_object() {
-            let code = answer["err"]["code"].as_str().unwrap_or("?").to_owned();
-            // It fell asleep or was closed meanwhile: join it anew.
-            return match &*code {
-                "not_found" | "lobby_closed" | "not_member" => self.join(place),
-                _ => self.join_refused(place, &code, answer["err"]["retry_ms"].as_u64()),
-            };
-        }
-        let status = answer["status"].as_str().unwrap_or("?").to_owned();
-        if self.position(place, answer, &status) {
-            self.note_host(place, answer);
-            self.entered(place, Some(begun));
-        }
-    }
-
-    /// The reply to a message.
-    fn sent(&mut self, place: usize, message: Message, frame: &Frame<'_>, refusal: Option<&Value>) {
-        let class = sending::class(&self.scenario, message.stream);
-        let lobby = self.clients[place].lobby;
-        let Some(error) = refusal else {
-            self.measure.counts.ok += 1;
-            self.measure.time(Latency::Ok, self.now.saturating_sub(message.intended));
-            match class {
-                Class::Durable => self.acknowledged(place, message, frame.ok.unwrap_or_default()),
-                Class::Ordered => self.lobbies[lobby].ordered_ok(message.key(), message.index),
-                Class::Ephemeral => {}
-            }
-            if !self.hears_itself(message.stream)
-                && self.scenario.senders[usize::from(message.stream)].under_way > 0
-            {
-                self.arm(self.now, place, Tick::Send { stream: message.stream });
-            }
-            return;
-        };
-        self.measure.reason(told(error));
-        if class == Class::Durable
-            && let Some(retry_ms) = error["retry_ms"].as_u64()
-        {
-            self.measure.counts.retries += 1;
-            let wait = 1_000 * retry_ms.max(1) + self.rng.below(20_000);
-            return self.retry_later(place, message, wait);
-        }
-        self.measure.counts.errors += 1;
-        // Not a refusal: it may have happened.
-        let is_unknown = matches!(error["code"].as_str(), Some("timeout" | "internal"));
-        match class {
-            Class::Durable if is_unknown => {}
-            Class::Durable => {
-                let event = self.event_of(place, message);
-                if let Err(fault) = self.lobbies[lobby].rules.refused(event) {
-                    self.fault(place, &fault);
-                }
-            }
-            Class::Ordered => self.lobbies[lobby].ordered_not_ok(message.key(), message.index),
-            Class::Ephemeral => {}
-        }
-        if self.scenario.senders.get(usize::from(message.stream)).is_some_and(|sender| sender.under_way > 0) {
-            self.arm(self.now + 100_000, place, Tick::Send { stream: message.stream });
-        }
-    }
-
-    fn acknowledged(&mut self, place: usize, message: Message, ok: &[u8]) {
-        let mut seq = None;
-        crate::json::fields(ok, |key, value| {
-            if key == b"seq" {
-                seq = number(value);
-            }
-        });
-        let Some(seq) = seq else { return self.broken(place, "the ok of a durable message has no seq") };
-        let event = self.event_of(place, message);
-        let lobby = self.clients[place].lobby;
-        if let Err(fault) = self.lobbies[lobby].rules.acked(event, seq) {
-            self.fault(place, &fault);
-        }
-    }
 }
 
 /// An error's code, with its words where the code alone says little.
-fn told(error: &Value) -> String {
+pub(super) fn told(error: &Value) -> String {
     let code = error["code"].as_str().unwrap_or("?");
     match (code, error["message"].as_str()) {
         ("bad_request" | "forbidden" | "conflict" | "internal", Some(message)) => {

@@ -1,12 +1,12 @@
 //! What the engine knows of one client: its connection, its place in its lobby, and what it waits for.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::lobby::Member;
 use super::message::Message;
 use super::socket::Socket;
 use crate::plan::Micros;
+use crate::rng::Rng;
 use crate::token::Credential;
 use crate::websocket::Upgrade;
 
@@ -44,16 +44,6 @@ impl Stage {
     }
 }
 
-/// Where the next connection goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Dial {
-    pub(crate) address: SocketAddr,
-    pub(crate) authority: String,
-    /// With its query.
-    pub(crate) path: String,
-    pub(crate) bearer: String,
-}
-
 /// A command without its reply yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
@@ -88,6 +78,7 @@ pub(crate) struct Stream {
     pub(crate) sender: u8,
     pub(crate) next: u64,
     pub(crate) is_scheduled: bool,
+    pub(crate) dice: Rng,
 }
 
 #[derive(Default)]
@@ -98,6 +89,12 @@ pub(crate) struct Client {
     /// The user id as JSON text.
     pub(crate) user_text: Vec<u8>,
     pub(crate) is_slow: bool,
+    pub(crate) is_msgpack: bool,
+    /// When it leaves, and when it loses its connection, by plan.
+    pub(crate) leaves: Rng,
+    pub(crate) disconnects: Rng,
+    /// How long it stays away next.
+    pub(crate) away: Micros,
     /// The plan wants it here.
     pub(crate) is_wanted: bool,
     /// It may not come back.
@@ -105,6 +102,8 @@ pub(crate) struct Client {
     /// Away because the plan says so: no loss.
     pub(crate) is_away: bool,
     pub(crate) has_come: bool,
+    /// Its streams and its churn have their times.
+    pub(crate) is_scheduled: bool,
     pub(crate) stage: Stage,
     pub(crate) socket: Option<Socket>,
     /// Counts connections, so that late timers know theirs.

@@ -1,16 +1,16 @@
-//! How clients come and go: connecting, tickets, handshakes, lost connections and the way back, churn and storms.
+//! How clients get their connections and lose them: tickets, handshakes, storms, and the way back.
 
 use std::sync::atomic::Ordering;
 
 use mio::Token;
 
-use super::client::{Dial, Stage, What};
+use super::client::{Stage, What};
 use super::socket::{Got, Socket};
 use super::{Engine, Tick, is_to_others};
 use crate::plan::Micros;
 use crate::scenario::{Enter, Latency};
 use crate::target::Target;
-use crate::websocket::{Answer, Opcode, Upgrade, write_frame};
+use crate::websocket::{Answer, JSON, MSGPACK, Opcode, Upgrade, write_frame};
 
 /// Longest wait between two attempts.
 const BACKOFF_MAX: Micros = 5_000_000;
@@ -18,11 +18,15 @@ const BACKOFF_MAX: Micros = 5_000_000;
 /// A handshake without an answer is given up after this.
 const PATIENCE: Micros = 30_000_000;
 
+/// Urls of tickets whose addresses are remembered.
+const NODES_MAX: usize = 1_000;
+
 impl Engine {
     /// The plan wants a client.
     pub(super) fn come(&mut self, place: usize, at: Micros) {
+        self.clients[place].is_wanted = true;
+        self.schedule(place, at);
         let client = &mut self.clients[place];
-        client.is_wanted = true;
         if matches!(client.stage, Stage::Off) && !client.is_refused {
             client.attempts = 0;
             self.begin(place, at);
@@ -52,7 +56,7 @@ impl Engine {
     }
 
     /// Begins a connection that was to begin at `at`.
-    fn begin(&mut self, place: usize, at: Micros) {
+    pub(super) fn begin(&mut self, place: usize, at: Micros) {
         let client = &mut self.clients[place];
         client.begun = at;
         client.connection += 1;
@@ -70,7 +74,9 @@ impl Engine {
             self.dials.push_back((place, connection));
             return;
         }
-        let target = self.targets[client.number as usize % self.targets.len()].clone();
+        // Where one target does not answer another may.
+        let turn = client.number as usize + client.attempts as usize;
+        let target = self.targets[turn % self.targets.len()].clone();
         let Some(credential) = client.credential.clone() else { return };
         let by_lobby = self.enters_by_lobby(place);
         let lobby = &self.lobbies[client.lobby].name;
@@ -86,10 +92,9 @@ impl Engine {
             Stage::Ticket { request: request.into_bytes() }
         } else {
             let path = if by_lobby { format!("{}?lobby={lobby}", target.path) } else { target.path.clone() };
-            let bearer = credential.token;
-            self.upgrade(&Dial { address: target.address, authority: target.authority.clone(), path, bearer })
+            self.upgrade(place, &target.authority, &path, &credential.token)
         };
-        self.open(place, target.address, stage);
+        self.open(place, &target, stage);
     }
 
     /// The first time by `?lobby=`; afterwards with a resume.
@@ -98,17 +103,18 @@ impl Engine {
         self.scenario.clients.enter == Enter::Lobby && !client.has_come
     }
 
-    fn upgrade(&mut self, dial: &Dial) -> Stage {
+    fn upgrade(&mut self, place: usize, authority: &str, path: &str, bearer: &str) -> Stage {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&self.rng.next().to_le_bytes());
         nonce[8..].copy_from_slice(&self.rng.next().to_le_bytes());
-        Stage::Upgrade(Upgrade::new(&dial.authority, &dial.path, &dial.bearer, nonce))
+        let protocol = if self.clients[place].is_msgpack { MSGPACK } else { JSON };
+        Stage::Upgrade(Upgrade::new(authority, path, bearer, protocol, nonce))
     }
 
-    fn open(&mut self, place: usize, address: std::net::SocketAddr, stage: Stage) {
+    fn open(&mut self, place: usize, target: &Target, stage: Stage) {
         let client = &mut self.clients[place];
         let source = self.sources.of(client.number);
-        match Socket::open(address, source, client.is_slow, self.poll.registry(), Token(place)) {
+        match Socket::open(target, &self.tls, source, client.is_slow, self.poll.registry(), Token(place)) {
             Ok(socket) => {
                 client.socket = Some(socket);
                 client.stage = stage;
@@ -193,19 +199,31 @@ impl Engine {
 
     fn ticket(&mut self, place: usize, body: &[u8]) {
         let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let target =
-            answer["url"].as_str().and_then(|url| Target::resolve(url).ok().map(|target| (target, url)));
-        let (Some((target, url)), Some(ticket)) = (target, answer["ticket"].as_str()) else {
+        let (Some(url), Some(ticket)) = (answer["url"].as_str(), answer["ticket"].as_str()) else {
             return self.connect_failed(place, "ticket: neither url nor ticket", None);
         };
-        let query = url.split_once('?').map_or(String::new(), |(_, query)| format!("?{query}"));
-        let path = format!("{}{query}", target.path);
-        let dial =
-            Dial { address: target.address, authority: target.authority, path, bearer: ticket.to_owned() };
-        let stage = self.upgrade(&dial);
+        let (base, query) =
+            url.split_once('?').map_or((url, String::new()), |(base, query)| (base, format!("?{query}")));
+        let Some(target) = self.node(base) else {
+            return self.connect_failed(place, "ticket: its url leads nowhere", None);
+        };
+        let stage = self.upgrade(place, &target.authority, &format!("{}{query}", target.path), ticket);
         self.in_flight -= 1;
         self.clients[place].socket = None;
-        self.open(place, dial.address, stage);
+        self.open(place, &target, stage);
+    }
+
+    /// Where a ticket's url leads; names are looked up once, as that holds up everybody.
+    fn node(&mut self, url: &str) -> Option<Target> {
+        if let Some(target) = self.nodes.get(url) {
+            return Some(target.clone());
+        }
+        let target = Target::resolve(url).ok()?;
+        if self.nodes.len() >= NODES_MAX {
+            self.nodes.clear();
+        }
+        self.nodes.insert(url.to_owned(), target.clone());
+        Some(target)
     }
 
     fn connect_failed(&mut self, place: usize, reason: &str, retry_after: Option<u64>) {
@@ -364,69 +382,10 @@ impl Engine {
             self.arm(self.now, place, Tick::SlowRead { connection });
         }
         if first {
-            self.begin_streams(place);
-            self.arm_churn(place);
+            self.begin_closed_streams(place);
         }
         self.flush_backlog(place);
         self.player_entered(place);
-    }
-
-    fn arm_churn(&mut self, place: usize) {
-        let churn = self.scenario.churn.clone();
-        for (rate, tick) in
-            [(churn.leave_per_minute, Tick::Leave), (churn.disconnect_per_minute, Tick::Disconnect)]
-        {
-            if rate > 0.0 {
-                let wait = self.rng.exponential(60e6 / rate) as Micros;
-                self.arm(self.now + wait, place, tick);
-            }
-        }
-    }
-
-    fn arm_churn_again(&mut self, place: usize, rate: f64, tick: Tick) -> bool {
-        let wait = self.rng.exponential(60e6 / rate) as Micros;
-        self.arm(self.now + wait, place, tick);
-        !self.is_over && matches!(self.clients[place].stage, Stage::In)
-    }
-
-    pub(super) fn churn_leave(&mut self, place: usize) {
-        if !self.arm_churn_again(place, self.scenario.churn.leave_per_minute, Tick::Leave) {
-            return;
-        }
-        let lobby = self.lobby_name(place);
-        if self.command(place, What::Leave, &format!("\"op\":\"leave\",\"lobby\":\"{lobby}\"")) {
-            self.clients[place].stage = Stage::Leaving;
-        }
-    }
-
-    pub(super) fn churn_disconnect(&mut self, place: usize) {
-        if self.arm_churn_again(place, self.scenario.churn.disconnect_per_minute, Tick::Disconnect) {
-            self.drop_connection(place);
-            self.arm_comeback(place);
-        }
-    }
-
-    /// Away by plan for a while.
-    pub(super) fn arm_comeback(&mut self, place: usize) {
-        let [least, most] = self.scenario.churn.away_ms;
-        let wait = 1_000 * (least + self.rng.below(most - least + 1));
-        let client = &mut self.clients[place];
-        client.is_away = true;
-        let connection = client.connection;
-        self.arm(self.now + wait, place, Tick::Comeback { connection });
-    }
-
-    pub(super) fn come_back(&mut self, place: usize, connection: u32) {
-        let client = &mut self.clients[place];
-        if client.connection != connection || !client.is_wanted || client.is_refused {
-            return;
-        }
-        client.is_away = false;
-        match client.stage {
-            Stage::Off => self.begin(place, self.now),
-            Stage::Out => self.join(place),
-            _ => {}
-        }
     }
 
     /// Once a second: handshakes and sessions that have been silent for too long.
@@ -461,10 +420,11 @@ impl Engine {
         let Some(socket) = self.clients[place].socket.as_mut() else { return false };
         match socket.read(scratch) {
             Ok(Got::Bytes(count)) => {
+                let has_records = socket.has_records();
                 self.now = self.clock();
                 self.measure.counts.bytes_in += count as u64;
                 self.arrived(place, &scratch[..count]);
-                count == scratch.len()
+                count == scratch.len() || has_records
             }
             Ok(Got::Dry) => false,
             Ok(Got::End) => {
@@ -485,5 +445,9 @@ impl Engine {
 }
 
 fn kind(error: &std::io::Error) -> String {
-    error.kind().to_string()
+    match error.kind() {
+        // TLS says more than that.
+        std::io::ErrorKind::Other | std::io::ErrorKind::InvalidData => error.to_string(),
+        kind => kind.to_string(),
+    }
 }

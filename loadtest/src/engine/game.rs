@@ -186,7 +186,9 @@ impl Engine {
             return;
         }
         for place in self.lobbies[lobby].members.clone() {
-            let offset = (self.rng.unit() * 1e6 / game.actions_per_s) as Micros;
+            let actions = self.clients[place].streams.iter_mut().find(|stream| stream.sender == GAME_STREAM);
+            let share = actions.map_or(0.0, |stream| stream.dice.unit());
+            let offset = (share * 1e6 / game.actions_per_s) as Micros;
             self.arm(self.now + offset, place, Tick::Action { round });
         }
     }

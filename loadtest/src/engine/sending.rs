@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::client::{Pending, Stage, What};
 use super::message::Message;
 use super::{Engine, Tick, is_to_others};
-use crate::plan::Micros;
+use crate::msgpack;
+use crate::plan::{Micros, next_due};
 use crate::scenario::{Arrivals, Class, Scenario};
 use crate::websocket::{Opcode, write_frame};
 use mlms_checker::online::fingerprint;
@@ -46,11 +47,16 @@ impl Engine {
         sent
     }
 
-    /// Writes one text frame.
+    /// Writes one frame, in the client's encoding.
     fn transmit(&mut self, place: usize, text: &[u8]) -> bool {
         let mask = self.rng.next() as u32;
         self.frame.clear();
-        write_frame(&mut self.frame, Opcode::Text, text, mask);
+        if self.clients[place].is_msgpack {
+            let bytes = msgpack::from_json(text).expect("what we write is JSON");
+            write_frame(&mut self.frame, Opcode::Binary, &bytes, mask);
+        } else {
+            write_frame(&mut self.frame, Opcode::Text, text, mask);
+        }
         let client = &mut self.clients[place];
         let Some(socket) = client.socket.as_mut().filter(|_| client.stage.is_open()) else { return false };
         self.measure.counts.bytes_out += self.frame.len() as u64;
@@ -108,33 +114,38 @@ impl Engine {
         }
     }
 
-    /// A client is in for the first time: its streams begin, each at a time of its own.
-    pub(super) fn begin_streams(&mut self, place: usize) {
+    /// The first message of each stream gets its time.
+    pub(super) fn schedule_streams(&mut self, place: usize, at: Micros) {
+        for index in 0..self.clients[place].streams.len() {
+            let stream = &mut self.clients[place].streams[index];
+            let Some(sender) = self.scenario.senders.get(usize::from(stream.sender)) else { continue };
+            if sender.under_way > 0 {
+                continue;
+            }
+            stream.is_scheduled = true;
+            let work = match sender.arrivals {
+                Arrivals::Even => stream.dice.unit(),
+                Arrivals::Poisson => stream.dice.exponential(1.0),
+            };
+            let number = stream.sender;
+            if let Some(due) = next_due(&self.phases, at, sender.rate, work) {
+                self.arm(due, place, Tick::Send { stream: number });
+            }
+        }
+    }
+
+    /// A client is in for the first time: streams of the closed model begin.
+    pub(super) fn begin_closed_streams(&mut self, place: usize) {
         for index in 0..self.clients[place].streams.len() {
             let stream = &mut self.clients[place].streams[index];
             if std::mem::replace(&mut stream.is_scheduled, true) {
                 continue;
             }
             let number = stream.sender;
-            let sender = &self.scenario.senders[usize::from(number)];
-            if sender.under_way > 0 {
-                for _ in 0..sender.under_way {
-                    self.arm(self.now, place, Tick::Send { stream: number });
-                }
-                continue;
+            for _ in 0..self.scenario.senders[usize::from(number)].under_way {
+                self.arm(self.now, place, Tick::Send { stream: number });
             }
-            let interval = 1e6 / (sender.rate * self.load());
-            let due = if interval.is_finite() {
-                self.now + (self.rng.unit() * interval) as Micros
-            } else {
-                self.next_phase()
-            };
-            self.arm(due, place, Tick::Send { stream: number });
         }
-    }
-
-    fn next_phase(&self) -> Micros {
-        self.phases[self.phase].to
     }
 
     /// The time of a stream's next message has come; `due` is the intended one.
@@ -143,7 +154,7 @@ impl Engine {
             return;
         }
         let sender = &self.scenario.senders[usize::from(number)];
-        let (rate, arrivals, under_way) = (sender.rate * self.load(), sender.arrivals, sender.under_way);
+        let (rate, arrivals, under_way) = (sender.rate, sender.arrivals, sender.under_way);
         if under_way > 0 {
             // Closed model: the next one comes with the arrival of this one.
             let is_ready = matches!(self.clients[place].stage, Stage::In) && self.load() > 0.0;
@@ -153,18 +164,14 @@ impl Engine {
             }
             return;
         }
-        if rate <= 0.0 {
-            let due = self.next_phase().max(self.now + 1_000);
-            // Not all at the same time.
-            let spread = (1e6 / sender.rate).min(1e9);
-            let offset = (self.rng.unit() * spread) as Micros;
-            return self.arm(due + offset, place, Tick::Send { stream: number });
-        }
-        let gap = match arrivals {
-            Arrivals::Even => 1e6 / rate,
-            Arrivals::Poisson => self.rng.exponential(1e6 / rate),
+        let stream = self.clients[place].streams.iter_mut().find(|stream| stream.sender == number);
+        let work = match (arrivals, stream) {
+            (Arrivals::Poisson, Some(stream)) => stream.dice.exponential(1.0),
+            _ => 1.0,
         };
-        self.arm(due + (gap as Micros).max(1), place, Tick::Send { stream: number });
+        if let Some(next) = next_due(&self.phases, due, rate, work) {
+            self.arm(next, place, Tick::Send { stream: number });
+        }
         self.measure.lag(self.now.saturating_sub(due));
         self.send_next(place, number, due);
     }
@@ -175,7 +182,11 @@ impl Engine {
         let is_in = matches!(client.stage, Stage::In)
             && client.socket.as_ref().is_some_and(|socket| socket.waiting() < OUTBOX_BYTES_MAX);
         let durable = class(&self.scenario, number) == Class::Durable;
-        if !is_in && (!durable || client.is_away || !client.is_wanted) {
+        let is_expected = client.has_come && client.is_wanted && !client.is_away;
+        let is_kept = durable && is_expected;
+        if !is_in && !is_kept {
+            // Who was to be there could not send it: no latency tells of it, so it is counted.
+            self.measure.counts.unsent += u64::from(is_expected);
             return;
         }
         let Some(stream) = client.streams.iter_mut().find(|stream| stream.sender == number) else { return };

@@ -230,6 +230,7 @@ fn phase_rows(phase: &Phase) -> Markup {
                     (deliveries) " delivered (" (short(phase.per_second(deliveries))) "/s), " (counts.errors) " errors, "
                     (counts.retries) " retries, " (counts.connect_failures) " failed connects, "
                     (counts.lost_connections) " lost connections"
+                    @if counts.unsent > 0 { ", " (counts.unsent) " not sent while disconnected" }
                     @if counts.dropped > 0 { ", " (counts.dropped) " dropped" }
                     @if let Some(us) = phase.server_cpu_us_per_delivery { ", server " (short(us)) " µs a delivery" }
                     @if !reasons.is_empty() { br; span class="quiet" { (reasons.join(", ")) } }
@@ -292,7 +293,7 @@ fn machine(outcome: &Outcome) -> Markup {
                     }
                     tr { th { "generator" } td {
                         (generator.parts) " part" @if generator.parts != 1 { "s" }
-                        @if !generator.workers.is_empty() { " on " (generator.workers.join(", ")) } ", "
+                        @if !generator.workers.is_empty() { " on " (generator.workers.join(", ")) } @if generator.parts > 1 { " (all members of a lobby in one, so that every time is of one clock)" } ", "
                         (format!("{:.1}", generator.cpu_seconds)) " s of processor time, " (us(generator.cpu_us_per_delivery))
                         " a delivery; late by " (format!("{:.2}", generator.lag_p99_ms)) " ms at the 99th percentile, "
                         (format!("{:.1}", generator.lag_max_ms)) " ms at most; " (short(generator.checked_bytes as f64)) " bytes of bodies compared"

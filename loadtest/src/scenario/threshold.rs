@@ -49,11 +49,12 @@ pub(crate) enum Check {
 }
 
 /// Counts and rates, as thresholds name them.
-const COUNTS: [&str; 14] = [
+const COUNTS: [&str; 15] = [
     "errors",
     "connect_failures",
     "lost_connections",
     "dropped",
+    "unsent",
     "retries",
     "sent_per_s",
     "ok_per_s",
