@@ -1,6 +1,7 @@
 //! One part of a run: its clients on one thread, over one epoll instance, without a runtime, so that a delivery costs
 //! little more than its `recv`. `run.rs` starts parts; they meet only in `Shared`. Members of a lobby share a part.
 
+mod agreement;
 mod answering;
 mod arriving;
 mod churn;
@@ -99,7 +100,7 @@ pub(crate) struct PartResult {
     pub(crate) games_finished: u64,
     /// Losses of connections: when it was lost, when the client was back, in microseconds of the run.
     pub(crate) outages: Vec<(Micros, Option<Micros>)>,
-    /// Silences of lobbies with traffic that were longer than a second: their begin and end.
+    /// Silences of lobbies longer than a second while something was due: their begin and end.
     pub(crate) silences: Vec<(Micros, Micros)>,
     pub(crate) ever_connected: u64,
     /// The first reason for which a connection failed.
@@ -177,6 +178,8 @@ pub(crate) struct Engine {
     phase: usize,
     clients: Vec<Client>,
     lobbies: Vec<Lobby>,
+    /// When nodes said that they could not reach what they need.
+    degraded: Vec<(Micros, Micros)>,
     /// Places of clients by number.
     places: HashMap<u32, usize>,
     measure: Measure,
@@ -257,6 +260,7 @@ impl Engine {
             phase: 0,
             clients,
             lobbies,
+            degraded: Vec::new(),
             places,
             measure: Measure::new(),
             result: PartResult::default(),

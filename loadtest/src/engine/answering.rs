@@ -43,7 +43,7 @@ impl Engine {
                 client.stage = Stage::Out;
                 client.left_at = Some(self.now);
                 self.joined -= 1;
-                self.lobbies[client.lobby].gone(&mut client.member);
+                self.lobbies[client.lobby].gone(&mut client.member, client.number);
                 self.arm_comeback(place);
             }
             (What::History, None) => {
@@ -156,7 +156,7 @@ impl Engine {
         };
         let client = &mut self.clients[place];
         let lobby = &mut self.lobbies[client.lobby];
-        lobby.saw_epoch(epoch);
+        lobby.saw_epoch(epoch, self.now);
         let position = Position { epoch, seq };
         let fault = match status {
             "resumed" => {

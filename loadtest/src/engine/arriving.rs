@@ -8,7 +8,15 @@ use super::client::Stage;
 use super::message::Message;
 use super::{Engine, Tick, sending};
 use crate::json::{Frame, number, unquoted};
+use crate::plan::Micros;
 use crate::scenario::{Class, Latency, To};
+
+/// Silences of lobbies that are told: from a second on, the first ones.
+pub(super) const SILENCE_MIN: Micros = 1_000_000;
+pub(super) const SILENCES_MAX: usize = 10_000;
+
+/// Spans in which nodes were degraded, the first ones.
+const SPANS_MAX: usize = 1_000;
 
 impl Engine {
     /// The hot road: one delivery.
@@ -26,7 +34,7 @@ impl Engine {
         let mut faults: [Option<Fault>; 2] = [None, None];
         if let Some(seq) = frame.seq.and_then(number) {
             let epoch = frame.epoch.and_then(number).unwrap_or(0);
-            lobby.saw_epoch(epoch);
+            lobby.saw_epoch(epoch, self.now);
             if client.left_at.is_none() {
                 faults[0] = client.member.chain.delivered(epoch, seq, self.now).err();
             }
@@ -55,12 +63,12 @@ impl Engine {
         if frame.seq.is_none() {
             let is_ordered = class == Class::Ordered;
             faults[0] = lobby
-                .heard(&mut client.member, client.number, message.key(), message.index, is_ordered)
+                .heard(&mut client.member, client.number, message.key(), message.index, is_ordered, self.now)
                 .err();
         }
-        if let Some(since) = lobby.last_delivery.replace(self.now)
-            && self.now - since > 1_000_000
-            && self.result.silences.len() < 10_000
+        if let Some(since) = lobby.broke_silence(self.now)
+            && self.now.saturating_sub(since) > SILENCE_MIN
+            && self.result.silences.len() < SILENCES_MAX
         {
             self.result.silences.push((since, self.now));
         }
@@ -132,8 +140,12 @@ impl Engine {
             b"\"notice\"" => {
                 let value: Value = serde_json::from_slice(payload).unwrap_or_default();
                 self.measure.reason(format!("notice {}", value["code"].as_str().unwrap_or("?")));
-                if value["code"] == "degraded" {
-                    self.lobbies.iter_mut().for_each(|lobby| lobby.is_disturbed = true);
+                let (now, spans) = (self.now, self.degraded.len());
+                match (value["code"].as_str(), self.degraded.last_mut()) {
+                    (Some("degraded"), Some((_, Micros::MAX))) => {}
+                    (Some("degraded"), _) if spans < SPANS_MAX => self.degraded.push((now, Micros::MAX)),
+                    (Some("recovered"), Some((_, to))) => *to = now,
+                    _ => {}
                 }
             }
             b"\"error\"" => self.error(place, payload),
@@ -143,7 +155,7 @@ impl Engine {
                 let epoch = frame.epoch.and_then(number).unwrap_or(0);
                 let client = &mut self.clients[place];
                 let lobby = &mut self.lobbies[client.lobby];
-                lobby.saw_epoch(epoch);
+                lobby.saw_epoch(epoch, self.now);
                 let first = match client.left_at {
                     Some(_) => None,
                     None => client.member.chain.delivered(epoch, seq, self.now).err(),

@@ -277,7 +277,7 @@ impl Engine {
             self.joined -= 1;
         }
         let lobby = &mut self.lobbies[client.lobby];
-        lobby.gone(&mut client.member);
+        lobby.gone(&mut client.member, client.number);
         client.connection += 1;
         client.left_at = None;
         // Unanswered messages: the durable ones are sent again, the others may or may not have happened.

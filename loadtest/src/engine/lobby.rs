@@ -7,14 +7,25 @@ use mlms_checker::Fault;
 use mlms_checker::online::{LobbyRules, MemberRules};
 use serde::{Deserialize, Serialize};
 
+use super::agreement::{Agreement, Heard};
 use super::game::Round;
 use crate::plan::Micros;
+use crate::rng::mix;
 
 /// Sends of a stream whose order among the lobby's others is remembered.
 const ORDINALS_MAX: usize = 1_024;
 
 /// Losses of a part that are looked into; more are not judged apart.
 const HOLES_MAX: usize = 100_000;
+
+/// Changes of owner that are remembered, the first ones.
+const CHANGES_MAX: usize = 10_000;
+
+/// A change of owner, or of what a node can reach, explains what was sent so long before it was seen …
+const EXPLAINS_BEFORE: Micros = 60_000_000;
+
+/// … and so long after it.
+const EXPLAINS_AFTER: Micros = 10_000_000;
 
 /// Breaches that are told in full.
 const TOLD_MAX: usize = 50;
@@ -55,8 +66,8 @@ impl Faults {
 #[derive(Default)]
 struct Track {
     next: u64,
-    /// The lobby's count at each of the last sends.
-    ordinals: VecDeque<u64>,
+    /// The lobby's count and the time at each of the last sends.
+    ordinals: VecDeque<(u64, Micros)>,
     last_ok: Option<u64>,
     /// Refused, or without an answer: nobody is owed them.
     not_ok: BTreeSet<u64>,
@@ -67,6 +78,14 @@ struct Track {
 
 impl Track {
     fn ordinal(&self, index: u64) -> Option<u64> {
+        Some(self.last(index)?.0)
+    }
+
+    fn sent_at(&self, index: u64) -> Option<Micros> {
+        Some(self.last(index)?.1)
+    }
+
+    fn last(&self, index: u64) -> Option<(u64, Micros)> {
         let first = self.next - self.ordinals.len() as u64;
         self.ordinals.get(usize::try_from(index.checked_sub(first)?).ok()?).copied()
     }
@@ -85,6 +104,8 @@ pub(crate) struct Member {
     loose: MemberRules,
     /// The lobby's count of ordered sends when the member came in.
     entered_at: u64,
+    /// Of this connection: ordered messages, for their order among all senders'.
+    heard: Heard,
 }
 
 /// Ordered messages that were passed over.
@@ -93,6 +114,8 @@ struct Hole {
     member: u32,
     from: u64,
     to: u64,
+    /// When the first of them was sent, where that is remembered.
+    sent_at: Option<Micros>,
 }
 
 pub(crate) struct Lobby {
@@ -101,15 +124,20 @@ pub(crate) struct Lobby {
     pub(crate) members: Vec<usize>,
     pub(crate) rules: LobbyRules,
     pub(crate) epoch: u64,
-    /// The owner changed, or a node said that it was degraded: ordered messages may have died with it.
-    pub(crate) is_disturbed: bool,
-    pub(crate) last_delivery: Option<Micros>,
+    /// When another owner was seen: ordered messages may have died with the one before.
+    changes: Vec<Micros>,
+    last_delivery: Option<Micros>,
+    /// When the first message was due that nobody has heard of since the last delivery.
+    owed_since: Option<Micros>,
     pub(crate) round: Round,
     /// Where a reading of the history was asked for at the end.
     pub(crate) audited_to: u64,
     ordinal: u64,
     tracks: HashMap<u64, Track>,
     holes: Vec<Hole>,
+    agreement: Agreement,
+    /// Ordered messages that a member got in another order than others: when, and who.
+    disorders: Vec<(Micros, u32)>,
 }
 
 impl Lobby {
@@ -119,31 +147,53 @@ impl Lobby {
             members: Vec::new(),
             rules: LobbyRules::new(window),
             epoch: 0,
-            is_disturbed: false,
+            changes: Vec::new(),
             last_delivery: None,
+            owed_since: None,
             round: Round::default(),
             audited_to: 0,
             ordinal: 0,
             tracks: HashMap::new(),
             holes: Vec::new(),
+            agreement: Agreement::default(),
+            disorders: Vec::new(),
         }
     }
 
     /// An epoch was read anywhere.
-    pub(crate) fn saw_epoch(&mut self, epoch: u64) {
+    pub(crate) fn saw_epoch(&mut self, epoch: u64, now: Micros) {
         if self.epoch != 0 && epoch != self.epoch {
-            self.is_disturbed = true;
+            self.agreement.begin_anew();
+            if self.changes.len() < CHANGES_MAX {
+                self.changes.push(now);
+            }
         }
         self.epoch = self.epoch.max(epoch);
     }
 
+    /// A message is due, whether or not it can be sent.
+    pub(crate) fn owes(&mut self, due: Micros) {
+        self.owed_since.get_or_insert(due);
+    }
+
+    /// A message came; gives since when the lobby had been silent though something was due.
+    pub(crate) fn broke_silence(&mut self, now: Micros) -> Option<Micros> {
+        let last = self.last_delivery.replace(now)?;
+        Some(self.owed_since.take()?.max(last))
+    }
+
+    /// A silence that nothing ended.
+    pub(crate) fn silent_since(&self) -> Option<Micros> {
+        Some(self.owed_since?.max(self.last_delivery?))
+    }
+
     /// Before an ordered message leaves.
-    pub(crate) fn ordered_sent(&mut self, key: u64, sender: u32, index: u64, to_others: bool) {
+    pub(crate) fn ordered_sent(&mut self, key: u64, sender: u32, index: u64, to_others: bool, now: Micros) {
         self.ordinal += 1;
         let track = self.tracks.entry(key).or_default();
         (track.sender, track.to_others) = (sender, to_others);
         track.next = index + 1;
-        track.ordinals.push_back(self.ordinal);
+        track.ordinals.push_back((self.ordinal, now));
         if track.ordinals.len() > ORDINALS_MAX {
             track.ordinals.pop_front();
         }
@@ -168,9 +218,11 @@ impl Lobby {
         // Only the chain's own state counts here: the loose rules hear no seqs.
         let _ = member.loose.entered(mlms_checker::Position { epoch: 0, seq: 0 });
         member.entered_at = self.ordinal;
+        member.heard = Heard::default();
     }
 
-    pub(crate) fn gone(&self, member: &mut Member) {
+    pub(crate) fn gone(&mut self, member: &mut Member, number: u32) {
+        self.agreement.gone(number);
         member.chain.chain().detached();
         member.loose.chain().detached();
     }
@@ -183,30 +235,63 @@ impl Lobby {
         key: u64,
         index: u64,
         is_ordered: bool,
+        now: Micros,
     ) -> Result<(), Fault> {
         let next = member.loose.heard(key);
         member.loose.unsequenced(key, index)?;
         if !is_ordered {
             return Ok(());
         }
+        let is_for_all = self.tracks.get(&key).is_some_and(|track| !track.to_others);
+        if is_for_all
+            && !self.agreement.heard(number, &mut member.heard, mix(key ^ index.rotate_left(32)))
+            && self.disorders.len() < HOLES_MAX
+        {
+            self.disorders.push((now, number));
+        }
         let from = match next {
             Some(next) => next,
             None => self.tracks.get(&key).map_or(index, |track| first_owed(track, member.entered_at, index)),
         };
         if from < index && self.holes.len() < HOLES_MAX {
-            self.holes.push(Hole { key, member: number, from, to: index });
+            let sent_at = self.tracks.get(&key).and_then(|track| track.sent_at(from));
+            self.holes.push(Hole { key, member: number, from, to: index, sent_at });
         }
         Ok(())
     }
 
-    /// At the end: ordered messages that never came, `(owed, excused)`. `live`: members that are connected, with their
-    /// places and numbers.
-    pub(crate) fn lost(&self, live: &[(&Member, u32)], mut tell: impl FnMut(u32, u64, String)) -> u64 {
+    /// Whether a change of owner, or a degraded node, explains what went wrong with a message; one of a time that is not
+    /// remembered is explained by any.
+    fn is_excused(&self, sent_at: Option<Micros>, degraded: &[(Micros, Micros)]) -> bool {
+        let changes = self.changes.iter().map(|at| (*at, *at));
+        changes.chain(degraded.iter().copied()).any(|(from, to)| {
+            sent_at.is_none_or(|at| {
+                from <= at.saturating_add(EXPLAINS_BEFORE) && at <= to.saturating_add(EXPLAINS_AFTER)
+            })
+        })
+    }
+
+    /// At the end: members who got ordered messages in another order than others, where no other owner explains it.
+    pub(crate) fn disordered(&self, degraded: &[(Micros, Micros)]) -> impl Iterator<Item = u32> {
+        self.disorders
+            .iter()
+            .filter(|(at, _)| !self.is_excused(Some(*at), degraded))
+            .map(|(_, member)| *member)
+    }
+
+    /// At the end: tells of ordered messages that never came, and gives how many of them went with an owner. `live`:
+    /// members that are connected, with their numbers. `degraded`: when nodes said that they could not reach others.
+    pub(crate) fn lost(
+        &self,
+        live: &[(&Member, u32)],
+        degraded: &[(Micros, Micros)],
+        mut tell: impl FnMut(u32, u64, String),
+    ) -> u64 {
         let mut excused = 0;
-        let mut judge = |member: u32, track: &Track, from: u64, to: u64| {
+        let mut judge = |member: u32, track: &Track, from: u64, to: u64, sent_at: Option<Micros>| {
             let owed = if from < to { track.owed(from, to) } else { 0 };
             if owed == 0 {
-            } else if self.is_disturbed {
+            } else if self.is_excused(sent_at, degraded) {
                 excused += owed;
             } else {
                 tell(
@@ -218,7 +303,7 @@ impl Lobby {
         };
         for hole in &self.holes {
             if let Some(track) = self.tracks.get(&hole.key) {
-                judge(hole.member, track, hole.from, hole.to);
+                judge(hole.member, track, hole.from, hole.to, hole.sent_at);
             }
         }
         for (key, track) in &self.tracks {
@@ -231,7 +316,7 @@ impl Lobby {
                     Some(next) => next,
                     None => first_owed(track, member.entered_at, last + 1),
                 };
-                judge(*number, track, from, last + 1);
+                judge(*number, track, from, last + 1, track.sent_at(from));
             }
         }
         excused
@@ -253,18 +338,18 @@ mod tests {
 
     fn losses(lobby: &Lobby, member: &Member) -> (u64, u64) {
         let mut told = 0;
-        let excused = lobby.lost(&[(member, 9)], |_, count, _| told += count);
+        let excused = lobby.lost(&[(member, 9)], &[], |_, count, _| told += count);
         (told, excused)
     }
 
     /// A lobby with a member, into which client 1 sent `count` ordered messages after it came in.
     fn talked(count: u64) -> (Lobby, Member) {
         let mut lobby = Lobby::new("l".to_owned(), 64);
-        lobby.ordered_sent(7, 1, 0, false);
+        lobby.ordered_sent(7, 1, 0, false, 0);
         let mut member = Member::default();
         lobby.entered(&mut member);
         for index in 1..=count {
-            lobby.ordered_sent(7, 1, index, false);
+            lobby.ordered_sent(7, 1, index, false, index * 1_000_000);
             lobby.ordered_ok(7, index);
         }
         (lobby, member)
@@ -275,7 +360,7 @@ mod tests {
         let (mut lobby, mut member) = talked(5);
         assert_eq!(losses(&lobby, &member), (5, 0));
         for index in [2, 4] {
-            lobby.heard(&mut member, 9, 7, index, true).unwrap();
+            lobby.heard(&mut member, 9, 7, index, true, 0).unwrap();
         }
         assert_eq!(losses(&lobby, &member), (3, 0), "1, 3 and 5");
     }
@@ -284,7 +369,7 @@ mod tests {
     fn what_was_sent_before_the_join_is_not_owed() {
         let (mut lobby, mut member) = talked(2);
         for index in [0, 1, 2] {
-            lobby.heard(&mut member, 9, 7, index, true).unwrap();
+            lobby.heard(&mut member, 9, 7, index, true, 0).unwrap();
         }
         assert_eq!(losses(&lobby, &member), (0, 0));
     }
@@ -292,22 +377,60 @@ mod tests {
     #[test]
     fn refused_messages_and_those_of_a_dead_owner_are_excused() {
         let (mut lobby, mut member) = talked(4);
-        lobby.heard(&mut member, 9, 7, 1, true).unwrap();
-        lobby.heard(&mut member, 9, 7, 4, true).unwrap();
+        lobby.heard(&mut member, 9, 7, 1, true, 0).unwrap();
+        lobby.heard(&mut member, 9, 7, 4, true, 0).unwrap();
         lobby.ordered_not_ok(7, 2);
         assert_eq!(losses(&lobby, &member), (1, 0));
-        lobby.saw_epoch(1);
-        lobby.saw_epoch(2);
+        // The first that is missing was sent at two seconds.
+        let late = 2_000_000 + EXPLAINS_BEFORE;
+        lobby.saw_epoch(1, 1);
+        lobby.saw_epoch(2, late + 1);
+        assert_eq!(losses(&lobby, &member), (1, 0), "that change came too late to explain it");
+        lobby.saw_epoch(3, late);
         assert_eq!(losses(&lobby, &member), (0, 1));
+    }
+
+    #[test]
+    fn a_node_that_is_degraded_excuses_what_was_sent_meanwhile() {
+        let (lobby, member) = talked(2);
+        let told = |span| {
+            let mut told = 0;
+            lobby.lost(&[(&member, 9)], &[span], |_, count, _| told += count);
+            told
+        };
+        // The first of the two was sent at one second.
+        assert_eq!((told((0, Micros::MAX)), told((500_000, 700_000))), (0, 0));
+        assert_eq!(told((2_000_000 + EXPLAINS_BEFORE, Micros::MAX)), 2);
+    }
+
+    #[test]
+    fn a_lobby_is_silent_only_while_something_is_due() {
+        let mut lobby = Lobby::new("l".to_owned(), 64);
+        assert_eq!(lobby.broke_silence(1), None);
+        assert_eq!(lobby.broke_silence(5_000), None, "nothing was due");
+        lobby.owes(6_000);
+        lobby.owes(7_000);
+        assert_eq!(lobby.silent_since(), Some(6_000));
+        assert_eq!(lobby.broke_silence(8_000), Some(6_000));
+        assert_eq!(lobby.silent_since(), None);
     }
 
     #[test]
     fn order_and_duplicates_are_the_checkers() {
         let (mut lobby, mut member) = talked(3);
-        lobby.heard(&mut member, 9, 7, 2, true).unwrap();
-        assert_eq!(lobby.heard(&mut member, 9, 7, 2, true).unwrap_err().rule.name(), "duplicate");
-        assert_eq!(lobby.heard(&mut member, 9, 7, 1, true).unwrap_err().rule.name(), "sender_order");
-        lobby.gone(&mut member);
-        assert_eq!(lobby.heard(&mut member, 9, 7, 3, true).unwrap_err().rule.name(), "before_join");
+        lobby.heard(&mut member, 9, 7, 2, true, 0).unwrap();
+        let (mut other, disordered) = (Member::default(), |lobby: &Lobby| lobby.disordered(&[]).count());
+        lobby.entered(&mut other);
+        lobby.ordered_sent(8, 2, 0, false, 0);
+        lobby.heard(&mut other, 10, 8, 0, true, 0).unwrap();
+        lobby.heard(&mut other, 10, 7, 2, true, 0).unwrap();
+        assert_eq!(disordered(&lobby), 0);
+        lobby.heard(&mut member, 9, 8, 0, true, 0).unwrap();
+        lobby.heard(&mut other, 10, 7, 3, true, 0).unwrap();
+        assert_eq!(disordered(&lobby), 1, "two senders' messages, in two orders");
+        assert_eq!(lobby.heard(&mut member, 9, 7, 2, true, 0).unwrap_err().rule.name(), "duplicate");
+        assert_eq!(lobby.heard(&mut member, 9, 7, 1, true, 0).unwrap_err().rule.name(), "sender_order");
+        lobby.gone(&mut member, 9);
+        assert_eq!(lobby.heard(&mut member, 9, 7, 3, true, 0).unwrap_err().rule.name(), "before_join");
     }
 }

@@ -179,6 +179,7 @@ impl Engine {
     /// Sends the next message of a stream, or keeps it for the client's return.
     pub(super) fn send_next(&mut self, place: usize, number: u8, intended: Micros) {
         let client = &mut self.clients[place];
+        self.lobbies[client.lobby].owes(intended);
         let is_in = matches!(client.stage, Stage::In)
             && client.socket.as_ref().is_some_and(|socket| socket.waiting() < OUTBOX_BYTES_MAX);
         let durable = class(&self.scenario, number) == Class::Durable;
@@ -244,6 +245,7 @@ impl Engine {
                     message.sender,
                     message.index,
                     is_to_others(&self.scenario, number),
+                    self.now,
                 );
                 None
             }

@@ -1,5 +1,6 @@
 //! The end of a part: waiting until everything that was said has arrived, and the last judgements.
 
+use super::arriving::{SILENCE_MIN, SILENCES_MAX};
 use super::client::{Pending, Stage, What};
 use super::{Engine, PartResult, thread_cpu};
 use crate::plan::Micros;
@@ -75,6 +76,13 @@ impl Engine {
             self.judge(lobby);
         }
         for lobby in &self.lobbies {
+            let silence = lobby.silent_since().map(|since| (since, self.result.over_at));
+            if let Some((since, until)) =
+                silence.filter(|(since, until)| until.saturating_sub(*since) > SILENCE_MIN)
+                && self.result.silences.len() < SILENCES_MAX
+            {
+                self.result.silences.push((since, until));
+            }
             self.result.owner_changes += lobby.rules.owner_changes();
             self.result.achievements_missing += u64::from(lobby.round.awaits());
         }
@@ -115,7 +123,15 @@ impl Engine {
             .map(|client| (&client.member, client.number))
             .collect();
         let faults = &mut self.result.faults;
-        let excused = lobby.lost(&live, |member, count, text| {
+        for member in lobby.disordered(&self.degraded) {
+            faults.add("total_order", 1, || {
+                format!(
+                    "lobby {}, client {member}: got two ordered messages in another order than others",
+                    lobby.name
+                )
+            });
+        }
+        let excused = lobby.lost(&live, &self.degraded, |member, count, text| {
             faults.add("ordered_lost", count, || format!("lobby {}, client {member}: {text}", lobby.name));
         });
         self.result.lost_excused += excused;

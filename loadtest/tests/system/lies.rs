@@ -106,6 +106,15 @@ fn an_ordered_message_that_one_member_misses() {
 }
 
 #[test]
+fn an_ordered_message_that_one_member_gets_later_than_the_others() {
+    let ran = told(Lie::Reorder, "ordered");
+    ran.expect(2);
+    // Whether the next one is of the same sender is chance.
+    let broken = ran.broken();
+    assert!(broken.contains(&"total_order") || broken.contains(&"sender_order"), "{}", ran.text);
+}
+
+#[test]
 fn an_ordered_message_that_comes_twice() {
     caught(Lie::Duplicate, "ordered", "duplicate");
 }

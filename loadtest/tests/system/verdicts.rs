@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use crate::bench::{Folder, Run, loadtest, run};
 use crate::service::Service;
@@ -140,19 +140,24 @@ fn an_interrupted_run_reports_what_there_is() {
     let run = Run::start(
         &scenario(&folder, LIVELY),
         &service.url(),
-        &["--seconds", "600", "--set", "thresholds=[]"],
+        &["--seconds", "600", "--set", "thresholds=['errors <= 0', 'talk: outage.max_ms < 1']"],
     );
-    // Until it is there and counts.
-    let begun = std::time::Instant::now();
-    while service_sessions(&service) < 20 {
-        assert!(begun.elapsed().as_secs() < 30, "nobody comes");
-        std::thread::park_timeout(std::time::Duration::from_millis(50));
-    }
+    until_there(&service);
     run.interrupt();
     let ran = run.finish();
     ran.expect(0);
     assert_eq!(ran.result["interrupted"], true);
+    assert!(ran.text.contains("outage.max_ms < 1: not judged"), "{}", ran.text);
     assert!(ran.result["total"]["counts"]["joins"].as_u64() >= Some(20), "{}", ran.text);
+}
+
+/// Until the clients are there and count.
+fn until_there(service: &Service) {
+    let begun = std::time::Instant::now();
+    while service_sessions(service) < 20 {
+        assert!(begun.elapsed().as_secs() < 30, "nobody comes");
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
 }
 
 fn service_sessions(service: &Service) -> u64 {
@@ -175,13 +180,41 @@ fn help_and_presets_are_there() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("--token-command"));
 }
 
+/// A worker, and its address.
+fn worker() -> (Child, String) {
+    let mut worker = loadtest(&["worker", "--listen", "127.0.0.1:0", "--key", "k"]).spawn().unwrap();
+    let mut line = String::new();
+    let mut told = BufReader::new(worker.stderr.take().unwrap());
+    told.read_line(&mut line).unwrap();
+    // What it says later goes nowhere, and does not stop it.
+    std::thread::spawn(move || told.lines().map_while(Result::ok).for_each(drop));
+    (worker, line.trim().rsplit(' ').next().unwrap().to_owned())
+}
+
+#[test]
+fn a_worker_that_dies_makes_the_run_void_and_the_others_are_reported() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let ((mut one, first), (mut other, second)) = (worker(), worker());
+    let more = ["--worker", &first, "--worker", &second, "--worker-key", "k"];
+    let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
+    until_there(&service);
+    other.kill().unwrap();
+    let ran = run.finish();
+    [&mut one, &mut other].into_iter().for_each(|worker| {
+        // The other one is dead already.
+        let _ = worker.kill();
+        worker.wait().unwrap();
+    });
+    ran.expect(3);
+    assert!(ran.text.contains(&format!("a part of the run was lost: worker {second}")), "{}", ran.text);
+    let total = &ran.result["total"]["counts"];
+    assert!(total["joins"].as_u64() >= Some(8) && total["deliveries"].as_u64() > Some(0), "{}", ran.text);
+}
+
 #[test]
 fn workers_merge_into_one_report_and_two_reports_are_compared() {
     let (service, folder) = (Service::start(), Folder::new());
-    let mut worker = loadtest(&["worker", "--listen", "127.0.0.1:0", "--key", "k"]).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(worker.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let (mut worker, address) = worker();
     let file = scenario(&folder, LIVELY);
     let with_key =
         |key| run(&file, &service.url(), &["--worker", &address, "--worker", &address, "--worker-key", key]);
