@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mlms_process::health::Component;
-use mlms_protocol::{Millis, UserId};
+use mlms_process::trace::{Kind, Span, Tracer};
+use mlms_protocol::{Millis, TraceParent, UserId};
 use mlms_store::amqp::{AmqpError, Subscriber, Subscription};
 use mlms_store::{Award, GAME_KINDS, GameEvent, LocalBatch, Store, StoreError};
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ pub(crate) struct Counter {
     pub(crate) health: Component,
     /// Told when there is a new award.
     pub(crate) wake: mpsc::Sender<()>,
+    pub(crate) tracer: Tracer,
 }
 
 impl Counter {
@@ -40,7 +42,8 @@ impl Counter {
 
     async fn take_local(&self, mut batches: mpsc::Receiver<LocalBatch>) {
         self.health.ok();
-        while let Some(LocalBatch { events, taken }) = batches.recv().await {
+        while let Some(LocalBatch { events, traces, taken }) = batches.recv().await {
+            let _spans = self.trace(traces.iter().map(|(_, trace)| trace));
             let games: Vec<_> = events.iter().filter_map(|event| GameEvent::of(event)).collect();
             for part in games.chunks(BATCH) {
                 self.take(part).await;
@@ -86,6 +89,7 @@ impl Counter {
                 Ok(batch) => batch,
                 Err(error) => return error,
             };
+            let _spans = self.trace(batch.iter().filter_map(|delivery| delivery.trace.as_ref()));
             let mut games = Vec::new();
             for delivery in &batch {
                 match GameEvent::read(&delivery.body) {
@@ -108,6 +112,11 @@ impl Counter {
                 return error;
             }
         }
+    }
+
+    /// Spans of events that are traced; they end with the batch.
+    fn trace<'a>(&self, traces: impl Iterator<Item = &'a TraceParent>) -> Vec<Span> {
+        traces.filter_map(|parent| self.tracer.span("achievements.count", Kind::Consumer, parent)).collect()
     }
 
     /// Counts events and awards what they have earned; does not give up.

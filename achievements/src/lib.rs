@@ -8,6 +8,7 @@ mod replay;
 mod rules;
 
 use mlms_process::health::Component;
+use mlms_process::trace::Tracer;
 use mlms_store::{LocalBatch, Store};
 use prometheus::Registry;
 use tokio::sync::mpsc;
@@ -36,6 +37,8 @@ pub struct Achievements {
     pub rules: Rules,
     pub input: Input,
     pub announce: Announce,
+    /// Takes the spans of events that are traced.
+    pub tracer: Tracer,
     pub registry: Registry,
     pub health: Component,
     /// Ends the service; what is not acknowledged comes again.
@@ -45,11 +48,11 @@ pub struct Achievements {
 impl Achievements {
     /// Runs until it is told to stop, or its input ends.
     pub async fn run(self) {
-        let Achievements { store, rules, input, announce, registry, health, stop } = self;
+        let Achievements { store, rules, input, announce, tracer, registry, health, stop } = self;
         let metrics = metrics::Metrics::new(&registry);
         let (wake, woken) = mpsc::channel(1);
         let counter =
-            counting::Counter { store: store.clone(), rules, metrics: metrics.clone(), health, wake };
+            counting::Counter { store: store.clone(), rules, metrics: metrics.clone(), health, wake, tracer };
         let counting = async {
             tokio::select! {
                 () = stop.cancelled() => {}

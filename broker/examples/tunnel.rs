@@ -14,6 +14,7 @@ use mlms_process::config::{JwtSettings, ProcessRole, Settings};
 use mlms_process::health::{Health, Readiness};
 use mlms_process::jwt::{Minter, Verifier, install_crypto_provider};
 use mlms_process::shutdown::Shutdown;
+use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{Incarnation, NodeName, UserId};
 use prometheus::Registry;
@@ -60,6 +61,7 @@ async fn main() -> Outcome<()> {
         config: BrokerConfig { connections_per_address_max: 10_000, ..BrokerConfig::default() },
         directory,
         verifier: Verifier::new(&jwt)?.0,
+        tracer: Tracer::default(),
         players: None,
         minter: None,
         keys: ClusterKeys::random(),

@@ -13,6 +13,7 @@ use mlms_cluster::view::NodeRecord;
 use mlms_process::health::{Health, Readiness};
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::shutdown::Shutdown;
+use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{LobbyId, NodeName, UserId};
 use tokio::sync::Semaphore;
@@ -26,7 +27,7 @@ use crate::metrics::{Metrics, Route};
 use crate::players::{self, StoreSlot};
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
-use crate::{page, rest, socket};
+use crate::{page, rest, socket, trace};
 
 /// Every answer fits in memory.
 pub(crate) type Body = Full<Bytes>;
@@ -36,6 +37,7 @@ pub(crate) struct Edge {
     pub(crate) config: BrokerConfig,
     pub(crate) directory: Directory,
     pub(crate) verifier: Verifier,
+    pub(crate) tracer: Tracer,
     /// Mints tokens for guests, where that is allowed.
     pub(crate) minter: Option<Minter>,
     pub(crate) keys: ClusterKeys,
@@ -60,7 +62,8 @@ impl Edge {
     /// Answers one request.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
-        let mut response = self.dispatch(request, peer).await;
+        let answer = async |request| self.dispatch(request, peer).await;
+        let mut response = trace::traced(&self.tracer, request, answer).await;
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

@@ -18,6 +18,7 @@ mod refusal;
 mod rest;
 mod sessions;
 mod socket;
+mod trace;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use mlms_process::health::{Component, Gate, Health, Readiness};
 use mlms_process::http::{self, HttpOptions, ListenerMetrics};
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::shutdown::Shutdown;
+use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -49,6 +51,8 @@ pub struct Broker {
     pub config: BrokerConfig,
     pub directory: Directory,
     pub verifier: Verifier,
+    /// Takes the spans of what is traced.
+    pub tracer: Tracer,
     /// Mints tokens for guests; none: `POST /v1/guests` does not exist.
     pub minter: Option<Minter>,
     /// What players have done; none: `/v1/players` does not exist.
@@ -92,6 +96,7 @@ impl Broker {
         let edge = Arc::new(Edge {
             directory: self.directory,
             verifier: self.verifier,
+            tracer: self.tracer,
             minter: self.minter,
             players: self.players,
             keys: self.keys,

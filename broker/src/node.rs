@@ -9,12 +9,14 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mlms_protocol::ticket::ClusterKeys;
+use mlms_protocol::trace::TRACEPARENT;
 use mlms_protocol::{CloseCode, SessionId};
 use serde::Serialize;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::handshake::{self, Handshake, Subprotocol};
+use crate::trace;
 use crate::tunnel::End;
 
 /// How long a node may take to accept a TCP connection.
@@ -183,7 +185,10 @@ async fn connect(address: &str) -> Result<TcpStream, NodeRefusal> {
 /// Sends one request on a connection of its own. At a 101 hyper hands the connection over and its driver ends, at
 /// any other answer it ends because the body is dropped and nobody will send again; so both are awaited here and
 /// no task is left.
-async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Response<()>, NodeRefusal> {
+async fn exchange(stream: TcpStream, mut request: Request<Full<Bytes>>) -> Result<Response<()>, NodeRefusal> {
+    if let Some(context) = trace::header() {
+        request.headers_mut().insert(TRACEPARENT, context);
+    }
     let broken = |_| NodeRefusal::Broken("the connection fails");
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use mlms_protocol::{Class, Encoding, Event, LobbyEvent, LobbyId, Seq, UserId};
+use mlms_protocol::{Class, Encoding, Event, LobbyEvent, LobbyId, Millis, Seq, UserId};
 
 use crate::lobby::{Passing, Target};
 use crate::metrics::Metrics;
@@ -115,6 +116,18 @@ impl Staged {
         self.frames[slot(encoding)].as_ref().expect("flush encodes for every encoding in the audience")
     }
 
+    /// When its owner decided it, where that is said.
+    fn at(&self) -> Option<Millis> {
+        match &self.payload {
+            Payload::Lobby(event) => Some(event.at),
+            Payload::Event(event) => match event.as_ref() {
+                Event::Message(message) => Some(message.at),
+                _ => None,
+            },
+            Payload::Ready => None,
+        }
+    }
+
     fn is_for(&self, seat: u32) -> bool {
         match &self.to {
             To::Everyone => true,
@@ -129,6 +142,12 @@ impl Staged {
             Class::Durable | Class::Ordered => Shed::Never,
         }
     }
+}
+
+/// Seconds from a time that an owner gave until now. The machines' clocks are taken to agree.
+fn since(at: Millis) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(at.0)).as_secs_f64()
 }
 
 fn encode_lobby_event(event: &LobbyEvent, encoding: Encoding) -> Vec<u8> {
@@ -373,6 +392,9 @@ impl Audience {
             if seat.special {
                 self.special.push(index);
             }
+        }
+        if let Some(at) = staged.iter().find_map(Staged::at) {
+            self.metrics.delivery_seconds.observe(since(at));
         }
         staged.clear();
         self.staged = staged;

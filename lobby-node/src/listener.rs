@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mlms_process::http::Held;
 use mlms_protocol::ticket::{Ticket, TicketError};
+use mlms_protocol::trace::TRACEPARENT;
 use mlms_protocol::{CloseCode, Encoding, ErrorCode, Reconnect, SessionId};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
@@ -87,6 +88,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TRACEPARENT)?.to_str().ok()
+}
+
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name);
     values
@@ -134,13 +139,14 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
     }
     let (encoding, named) = choose_encoding(headers);
+    let trace = node.tracer.adopt(traceparent(request.headers()));
     let held = request.extensions_mut().remove::<Held>();
     let upgrade = hyper::upgrade::on(&mut request);
     let task_node = Arc::clone(node);
     node.handshakes.spawn(async move {
         match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => {
-                let passenger = Passenger::from(ticket);
+                let passenger = Passenger { trace, ..Passenger::from(ticket) };
                 task_node
                     .admit(Socket::Tcp(parts.io.into_inner()), parts.read_buf, encoding, passenger, held)
                     .await;
@@ -191,8 +197,9 @@ async fn from_broker(node: &Node, request: Request<Incoming>, purpose: &str) -> 
 
 /// A command that came by REST. The answer is the reply that a socket would get.
 async fn command(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    let trace = node.tracer.adopt(traceparent(request.headers()));
     let body = from_broker(node, request, "command").await?;
-    let answer = crate::seam::carry_out(node, &body).await;
+    let answer = crate::seam::carry_out(node, &body, trace).await;
     let answer = answer.map_err(|text| refusal(StatusCode::BAD_REQUEST, text))?;
     let mut reply = Response::new(Full::new(answer));
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

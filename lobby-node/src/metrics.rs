@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) refusals: IntCounterVec,
     pub(crate) messages: IntCounterVec,
     pub(crate) deliveries: IntCounterVec,
+    pub(crate) delivery_seconds: Histogram,
     pub(crate) shed: IntCounter,
     pub(crate) slow_consumers: IntCounter,
     pub(crate) outbox_bytes: IntGauge,
@@ -71,6 +72,11 @@ impl Metrics {
             refusals: labelled("mlms_refusals_total", "Commands refused, by error code.", "code"),
             messages: labelled("mlms_messages_total", "Messages that lobbies took, by class.", "class"),
             deliveries: labelled("mlms_deliveries_total", "Events written to members, by class.", "class"),
+            delivery_seconds: histogram(
+                "mlms_delivery_seconds",
+                "Time from an owner's decision to the write to a node's members, of the oldest event in each write.",
+                buckets(0.001, 2.0, 14),
+            ),
             shed: counter("mlms_ephemeral_shed_total", "Ephemeral events not sent to slow connections."),
             slow_consumers: counter(
                 "mlms_slow_consumers_total",

@@ -15,11 +15,12 @@ use mlms_process::health::{Health, Readiness};
 use mlms_process::http::{self, Held, HttpOptions, ListenerMetrics};
 use mlms_process::jwt::Verifier;
 use mlms_process::shutdown::Shutdown;
+use mlms_process::trace::{Kind, Tracer};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::{ClusterKeys, TICKET_TTL_MS, Ticket};
 use mlms_protocol::{
     CloseCode, Encoding, Event, Incarnation, Limits, LobbyId, Millis, NodeName, NoticeCode, Reconnect, Role,
-    SessionId, Shard, UserId,
+    SessionId, Shard, TraceParent, UserId,
 };
 use mlms_store::{Award, Outlet, Store};
 use prometheus::Registry;
@@ -92,6 +93,8 @@ pub struct LobbyNode {
     pub outlet: Outlet,
     /// Verifies refreshed tokens (`auth`).
     pub verifier: Verifier,
+    /// Takes the spans of what is traced.
+    pub tracer: Tracer,
     /// Opens tickets.
     pub keys: ClusterKeys,
     /// `None`: sessions come only through [`NodeHandle::admit`].
@@ -114,6 +117,8 @@ pub struct Passenger {
     pub token_expires_at: Millis,
     /// The lobby to join at once.
     pub lobby: Option<LobbyId>,
+    /// The place in a trace that is being recorded.
+    pub trace: Option<TraceParent>,
 }
 
 impl From<Ticket> for Passenger {
@@ -125,6 +130,7 @@ impl From<Ticket> for Passenger {
             roles: ticket.roles,
             token_expires_at: ticket.token_expires_at,
             lobby: ticket.lobby,
+            trace: None,
         }
     }
 }
@@ -199,6 +205,7 @@ pub(crate) struct Node {
     pub(crate) backlog: Backlog,
     pub(crate) links: LinksHandle,
     pub(crate) verifier: Verifier,
+    pub(crate) tracer: Tracer,
     pub(crate) keys: ClusterKeys,
     pub(crate) creates: Creates,
     pub(crate) sealing: Sealing,
@@ -251,6 +258,7 @@ impl LobbyNode {
             backlog: Backlog::new(self.config.backlog_bytes_max),
             links,
             verifier: self.verifier.clone(),
+            tracer: self.tracer.clone(),
             keys: self.keys.clone(),
             handshakes: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -660,7 +668,8 @@ impl Node {
 
     async fn open_session(self: Arc<Self>, arrival: Box<Arrival>) -> Opened {
         let Arrival { socket, read_already, encoding, passenger, held } = *arrival;
-        let Passenger { session, user, name, roles, token_expires_at, lobby } = passenger;
+        let Passenger { session, user, name, roles, token_expires_at, lobby, trace } = passenger;
+        let traced = trace.and_then(|parent| self.tracer.span("session.open", Kind::Server, &parent));
         let metrics = Arc::clone(&self.metrics);
         let (frame_max, outbox_max) = {
             let limits = self.limits();
@@ -678,7 +687,14 @@ impl Node {
         if self.is_draining() {
             handle.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Now, None);
         }
-        let start = session::Start { token_expires_at, lobby };
+        let trace = traced.map(|span| {
+            let span =
+                span.with("mlms.user", handle.caller.user.as_str()).with("mlms.node", self.name.as_str());
+            span.in_log()
+                .in_scope(|| tracing::debug!(session = %handle.caller.session, "a traced session begins"));
+            Box::new(span.context())
+        });
+        let start = session::Start { token_expires_at, lobby, trace };
         Opened { handle, connection: Box::new(connection), start, ended }
     }
 

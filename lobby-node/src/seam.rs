@@ -7,7 +7,8 @@ use bytes::Bytes;
 use mlms_protocol::command::DecodeError;
 use mlms_protocol::reply::encode_reply;
 use mlms_protocol::{
-    Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, SessionId, UserId,
+    Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, SessionId, TraceParent,
+    UserId,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -38,7 +39,11 @@ struct Call<'a> {
 ///
 /// # Errors
 /// The body is no call.
-pub(crate) async fn carry_out(node: &Arc<Node>, body: &[u8]) -> Result<Bytes, &'static str> {
+pub(crate) async fn carry_out(
+    node: &Arc<Node>,
+    body: &[u8],
+    trace: Option<TraceParent>,
+) -> Result<Bytes, &'static str> {
     let call: Call<'_> = serde_json::from_slice(body).map_err(|_| "not a call")?;
     let decoded = Request::decode_internal(Encoding::Json, call.frame.get().as_bytes());
     let (id, outcome) = match decoded {
@@ -50,13 +55,18 @@ pub(crate) async fn carry_out(node: &Arc<Node>, body: &[u8]) -> Result<Bytes, &'
             let session = SessionId::new(&format!("call-{}", uuid::Uuid::now_v7().simple()));
             let session = session.map_err(|_| "no session id can be made")?;
             let caller = Caller { session, user: call.user, name, roles: call.roles, system: call.system };
-            (id, run(node, caller, request).await)
+            (id, run(node, caller, request, trace).await)
         }
     };
     Ok(Bytes::from(encode_reply(id.unwrap_or(0), &outcome, Encoding::Json)))
 }
 
-async fn run(node: &Arc<Node>, caller: Caller, request: Request) -> Result<Answer, Refusal> {
+async fn run(
+    node: &Arc<Node>,
+    caller: Caller,
+    request: Request,
+    trace: Option<TraceParent>,
+) -> Result<Answer, Refusal> {
     let refuse = |text: &str| Err(Refusal::new(ErrorCode::BadRequest, text));
     let Command::Lobby(lobby, mut command) = request.command else {
         return refuse("this needs a session");
@@ -81,7 +91,9 @@ async fn run(node: &Arc<Node>, caller: Caller, request: Request) -> Result<Answe
         None => CommandKey::Counted(caller.session.clone(), 1),
     });
     let (answer, mut answered) = mpsc::channel(1);
+    let trace = node.trace_command("call.command", trace.as_ref(), &caller, &lobby, command.op());
     let envelope = Envelope {
+        trace,
         caller: Arc::new(caller),
         origin: Origin::Call(answer),
         lobby: lobby.clone(),

@@ -12,7 +12,7 @@ use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
     Answer, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, Millis, Reconnect,
-    Refusal, Request,
+    Refusal, Request, TraceParent,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -190,6 +190,8 @@ pub(crate) struct Start {
     pub(crate) token_expires_at: Millis,
     /// The lobby to join at once.
     pub(crate) lobby: Option<LobbyId>,
+    /// What its commands are recorded under.
+    pub(crate) trace: Option<Box<TraceParent>>,
 }
 
 struct Session {
@@ -203,6 +205,8 @@ struct Session {
     expiry: Instant,
     /// Numbers the commands that carry no nonce.
     counted: u64,
+    /// What its commands are recorded under, if it is traced.
+    trace: Option<Box<TraceParent>>,
 }
 
 /// Runs a session to its end.
@@ -231,6 +235,7 @@ pub(crate) async fn run(
         token_expires_at: start.token_expires_at,
         expiry: expiry(start.token_expires_at, node.clock.now()),
         counted: 0,
+        trace: start.trace,
         handle: Arc::clone(&handle),
         node: Arc::clone(&node),
     };
@@ -556,7 +561,11 @@ impl Session {
                 Some(CommandKey::Counted(self.handle.caller.session.clone(), self.counted))
             }
         };
+        let trace = self.trace.as_deref();
+        let trace =
+            self.node.trace_command("session.command", trace, &self.handle.caller, &lobby, command.op());
         let envelope = Envelope {
+            trace,
             caller: Arc::clone(&self.handle.caller),
             origin: Origin::Session(Arc::clone(&self.handle), reply_to),
             lobby: lobby.clone(),

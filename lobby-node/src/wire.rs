@@ -6,7 +6,7 @@ use mlms_cluster::journal::EntryId;
 use mlms_protocol::command::Position;
 use mlms_protocol::{
     Answer, Epoch, LobbyCommand, LobbyEvent, LobbyId, Millis, NodeName, Refusal, Seq, SessionId, Shard,
-    UserId,
+    TraceParent, UserId,
 };
 use mlms_store::Award;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,8 @@ pub(crate) enum ToOwner {
         caller: Caller,
         key: Option<CommandKey>,
         command: LobbyCommand,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<TraceParent>,
     },
     /// All sessions of the sender in the lobby, and the last event that they were given.
     Attach {
@@ -118,6 +120,8 @@ pub(crate) enum FromOwner {
     Event {
         epoch: Epoch,
         event: LobbyEvent,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<TraceParent>,
     },
     Pass {
         epoch: Epoch,

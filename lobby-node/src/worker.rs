@@ -18,6 +18,7 @@ mod shard;
 mod speech;
 mod sweep;
 mod taking;
+mod traced;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,9 +31,11 @@ use futures_util::stream::FuturesUnordered;
 use mlms_cluster::Unavailable;
 use mlms_cluster::journal::{AppendError, EntryId, Loaded};
 use mlms_cluster::view::ShardRecord;
+use mlms_process::trace::Span;
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{
     Answer, Epoch, ErrorCode, Incarnation, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard,
+    TraceParent,
 };
 use mlms_store::{SaveReport, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +56,7 @@ use restoring::Restored;
 use shard::{OwnedShard, ShardSlot};
 
 pub(crate) use moving::Moved;
+pub(crate) use traced::Traced;
 
 /// Commands that may wait for a worker; a session that has one more waits with it, and reads nothing meanwhile.
 pub(crate) const INBOX_MAX: usize = 8_192;
@@ -73,6 +77,7 @@ pub(crate) struct Envelope {
     /// What the database has of the message that the command is about, once it was asked.
     pub found: Option<Option<Arc<LobbyEvent>>>,
     pub deadline: Instant,
+    pub trace: Option<Box<Traced>>,
 }
 
 /// Who is to hear the outcome of a command.
@@ -217,6 +222,8 @@ pub(crate) struct Worker {
     attachments: HashMap<LobbyId, Attachment>,
     /// Lobbies with something staged.
     staged: HashSet<LobbyId>,
+    /// Spans of events that are staged.
+    delivering: Vec<Span>,
     /// Shards with something to append.
     gathered: HashSet<Shard>,
     /// Shards that are being given away.
@@ -267,6 +274,7 @@ impl Worker {
             shards: HashMap::new(),
             attachments: HashMap::new(),
             staged: HashSet::new(),
+            delivering: Vec::new(),
             gathered: HashSet::new(),
             moving: HashSet::new(),
             given: HashMap::new(),
@@ -431,6 +439,7 @@ impl Worker {
                 }
             }
         }
+        self.delivering.clear();
     }
 
     /// Starts an append for every shard that has gathered something and has none under way.
@@ -505,6 +514,11 @@ impl Worker {
 }
 
 /// The payload of one event for peers is the same for all of them.
-fn event_message(lobby: &LobbyId, epoch: mlms_protocol::Epoch, event: &LobbyEvent) -> Bytes {
-    LinkMessage::FromOwner(lobby.clone(), FromOwner::Event { epoch, event: event.clone() }).encode()
+fn event_message(
+    lobby: &LobbyId,
+    epoch: mlms_protocol::Epoch,
+    event: &LobbyEvent,
+    trace: Option<TraceParent>,
+) -> Bytes {
+    LinkMessage::FromOwner(lobby.clone(), FromOwner::Event { epoch, event: event.clone(), trace }).encode()
 }

@@ -86,6 +86,7 @@ impl Frame {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let service = Achievements {
+            tracer: self.tracer.clone(),
             store: store.clone(),
             rules: Rules::load(self.settings.achievement_rules.as_deref())?,
             input,

@@ -17,6 +17,7 @@ use mlms_process::metrics::Metrics;
 use mlms_process::saturation::Saturation;
 use mlms_process::shutdown::Tasks;
 use mlms_process::statsd;
+use mlms_process::trace::{Exporter, Tracer};
 use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
@@ -44,6 +45,8 @@ pub(crate) struct Frame {
     pub(crate) metrics: Metrics,
     /// None where the role needs no users' tokens and no key is set.
     verifier: Option<Verifier>,
+    pub(crate) tracer: Tracer,
+    exporter: Exporter,
     keys: ClusterKeys,
     admin_listener: TcpListener,
     known: Option<operator::Known>,
@@ -80,7 +83,16 @@ impl Frame {
         } else {
             None
         };
+        let service = format!("mlms-{}", settings.role);
+        let resource = [
+            ("service.name", service.as_str()),
+            ("service.version", env!("CARGO_PKG_VERSION")),
+            ("service.instance.id", settings.node.name.as_str()),
+        ];
+        let (tracer, exporter) = Tracer::new(&settings.trace, &resource, metrics.registry())
+            .map_err(|why| anyhow::anyhow!("trace.otlp_url: {why}"))?;
         Ok(Frame {
+            exporter,
             readiness: Readiness::new(),
             settings,
             live,
@@ -89,6 +101,7 @@ impl Frame {
             health,
             metrics,
             verifier,
+            tracer,
             keys,
             admin_listener,
             known: None,
@@ -142,6 +155,7 @@ impl Frame {
             store: store.clone(),
             outlet: outlet.clone(),
             verifier: self.verifier.clone().context("no key for users' tokens is set")?,
+            tracer: self.tracer.clone(),
             keys: self.keys.clone(),
             listener: Some(listener),
             registry: self.metrics.part(&[("node", name.as_str())]),
@@ -167,6 +181,7 @@ impl Frame {
             config: BrokerConfig::from(&self.settings),
             directory: cluster.directory.clone(),
             verifier: self.verifier.clone().context("no key for users' tokens is set")?,
+            tracer: self.tracer.clone(),
             players,
             minter: if self.settings.guests { Minter::new(&self.settings.jwt) } else { None },
             keys: self.keys.clone(),
@@ -185,15 +200,17 @@ impl Frame {
     /// Serves until the process is told to stop, and has stopped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, .. } = self;
-        let Frame { admin_listener, known, live, .. } = self;
+        let Frame { admin_listener, known, live, tracer, exporter, .. } = self;
         let ended = CancellationToken::new();
         let routes = operator::routes(known, shutdown.clone()).merge(operator::config(live.clone()));
+        let sampling = tokio::spawn(follow_ratio(tracer, live.watch(), ended.clone()));
         let reloading = {
             let (registry, component) = (metrics.registry().clone(), health.component("settings"));
             let ended = ended.clone();
             tokio::spawn(async move { live.run(&registry, component, ended).await })
         };
-        let saturation = Saturation::new(&metrics, settings.connections_max);
+        let exporting = tokio::spawn(exporter.run(ended.clone()));
+        let saturation = Saturation::new(&metrics, settings.connections_max, settings.node.backlog_bytes_max);
         let watching = tokio::spawn(saturation.clone().run(ended.clone()));
         let reporting = tokio::spawn(statsd::run(settings.statsd.clone(), metrics.clone(), ended.clone()));
         let admin = Admin { health, readiness, metrics, saturation, verifier, routes };
@@ -209,6 +226,8 @@ impl Frame {
         watching.await?;
         reloading.await?;
         reporting.await?;
+        sampling.await?;
+        exporting.await?;
         outcome?;
         tracing::info!("stopped");
         Ok(())
@@ -225,6 +244,13 @@ async fn follow(dial: Dial, mut settings: watch::Receiver<Arc<Settings>>, shutdo
             maintenance: now.maintenance.notice().map(str::to_owned),
         });
         let Some(Ok(())) = shutdown.drain().run_until_cancelled(settings.changed()).await else { return };
+    }
+}
+
+/// Keeps what is traced at what the settings say.
+async fn follow_ratio(tracer: Tracer, mut settings: watch::Receiver<Arc<Settings>>, stop: CancellationToken) {
+    while let Some(Ok(())) = stop.run_until_cancelled(settings.changed()).await {
+        tracer.set_sample_ratio(settings.borrow_and_update().trace.sample_ratio);
     }
 }
 

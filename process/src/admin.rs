@@ -13,6 +13,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use mlms_protocol::Role;
 use prometheus::IntGauge;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -65,12 +67,12 @@ impl Admin {
     }
 
     fn router(self, door: Door) -> Router {
-        let page = Page::new(self.metrics, self.readiness.clone());
+        register(self.metrics.registry(), Stage::new(self.readiness.clone()));
         let probes = Router::new()
             .route("/live", get(async || "alive\n"))
             .route("/ready", get(ready))
             .with_state(self.readiness.clone())
-            .merge(Router::new().route("/metrics", get(metrics_page)).with_state(page))
+            .merge(Router::new().route("/metrics", get(metrics_page)).with_state(self.metrics))
             .merge(Router::new().route("/scale", get(scale_page)).with_state(self.saturation));
         let protected = Router::new()
             .route("/health", get(health_page))
@@ -101,31 +103,38 @@ async fn scale_page(State(saturation): State<Saturation>) -> Response {
     Json(saturation.latest()).into_response()
 }
 
-/// The metrics page, with what is known only when it is asked for.
+/// Whether the process is ready and whether it drains, looked up whenever the metrics are gathered.
 #[derive(Clone)]
-struct Page {
-    metrics: Metrics,
+struct Stage {
     readiness: Readiness,
     ready: IntGauge,
     draining: IntGauge,
 }
 
-impl Page {
-    fn new(metrics: Metrics, readiness: Readiness) -> Page {
-        let gauge = |name: &str, help: &str| register(metrics.registry(), IntGauge::new(name, help));
-        Page {
-            ready: gauge("mlms_ready", "1 while the process takes new sessions, else 0."),
-            draining: gauge("mlms_draining", "1 from the start of the drain on, else 0."),
-            metrics,
+impl Stage {
+    fn new(readiness: Readiness) -> prometheus::Result<Stage> {
+        Ok(Stage {
             readiness,
-        }
+            ready: IntGauge::new("mlms_ready", "1 while the process takes new sessions, else 0.")?,
+            draining: IntGauge::new("mlms_draining", "1 from the start of the drain on, else 0.")?,
+        })
     }
 }
 
-async fn metrics_page(State(page): State<Page>) -> Response {
-    page.ready.set(page.readiness.is_ready().into());
-    page.draining.set(page.readiness.is_draining().into());
-    match page.metrics.render() {
+impl Collector for Stage {
+    fn desc(&self) -> Vec<&Desc> {
+        self.ready.desc().into_iter().chain(self.draining.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.ready.set(self.readiness.is_ready().into());
+        self.draining.set(self.readiness.is_draining().into());
+        self.ready.collect().into_iter().chain(self.draining.collect()).collect()
+    }
+}
+
+async fn metrics_page(State(metrics): State<Metrics>) -> Response {
+    match metrics.render() {
         Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");

@@ -195,7 +195,7 @@ pub struct LobbySettings {
 /// A time in which no lobby is created.
 #[derive(Debug, Clone)]
 pub struct MaintenanceSettings {
-    pub on: bool,
+    pub enabled: bool,
     /// What players are told.
     pub message: String,
 }
@@ -203,7 +203,7 @@ pub struct MaintenanceSettings {
 impl MaintenanceSettings {
     /// What players are told, while it is on.
     pub fn notice(&self) -> Option<&str> {
-        self.on.then_some(self.message.as_str())
+        self.enabled.then_some(self.message.as_str())
     }
 }
 
@@ -362,7 +362,7 @@ impl Settings {
                 word_filter: Vec::new(),
             },
             maintenance: MaintenanceSettings {
-                on: false,
+                enabled: false,
                 message: "The service is being maintained; no new lobbies for a while.".to_owned(),
             },
             consul: ConsulSettings {

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod saturation;
 pub mod shutdown;
 pub mod statsd;
+pub mod trace;
 mod web;
 
 #[cfg(test)]
@@ -23,3 +24,4 @@ pub use health::{Health, Readiness};
 pub use jwt::{Claims, TokenError, Verifier, install_crypto_provider};
 pub use live::Live;
 pub use shutdown::Shutdown;
+pub use trace::Tracer;

@@ -20,9 +20,6 @@ const FRESH: f64 = 0.37;
 /// A loop that comes to each of its tasks this late has no time left.
 const LOOP_LAG_LIMIT: Duration = Duration::from_millis(250);
 
-/// Events behind which the archive counts as lost.
-const JOURNAL_BACKLOG_LIMIT: f64 = 1_000_000.0;
-
 /// Limit of what may wait for slow connections where the system names no limit of memory; else a quarter of that.
 const OUTBOX_BYTES_LIMIT: f64 = 512.0 * 1024.0 * 1024.0;
 
@@ -70,15 +67,18 @@ pub struct Saturation {
     metrics: Metrics,
     connections_max: usize,
     outbox_bytes_limit: f64,
+    backlog_bytes_limit: f64,
     largest: GaugeVec,
     each: GaugeVec,
     latest: Arc<Mutex<Reading>>,
 }
 
 impl Saturation {
+    /// `backlog_bytes_max`: bytes of journal that may wait, of each node in the process.
+    ///
     /// # Panics
     /// When the metrics have a saturation already.
-    pub fn new(metrics: &Metrics, connections_max: usize) -> Saturation {
+    pub fn new(metrics: &Metrics, connections_max: usize, backlog_bytes_max: u64) -> Saturation {
         let registry = metrics.registry();
         let gauges =
             |name: &str, help: &str| register(registry, GaugeVec::new(Opts::new(name, help), &["signal"]));
@@ -88,6 +88,11 @@ impl Saturation {
             metrics: metrics.clone(),
             connections_max,
             outbox_bytes_limit: memory_limit().map_or(OUTBOX_BYTES_LIMIT, |bytes| bytes / 4.0),
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a limit, and not near 2^52 in need of precision"
+            )]
+            backlog_bytes_limit: backlog_bytes_max.max(1) as f64,
             largest: gauges(
                 "mlms_saturation_ratio",
                 "How near the process is to its limits, 0 to 1; the label tells which is nearest.",
@@ -136,7 +141,10 @@ impl Saturation {
             (Signal::Cpu, cpu),
             (Signal::LoopLag, lag),
             (Signal::OutboxBytes, total(families, "mlms_outbox_bytes") / self.outbox_bytes_limit),
-            (Signal::JournalBacklog, total(families, "mlms_archive_backlog_events") / JOURNAL_BACKLOG_LIMIT),
+            (
+                Signal::JournalBacklog,
+                largest(families, "mlms_journal_backlog_bytes") / self.backlog_bytes_limit,
+            ),
         ]
         .map(|(signal, ratio)| (signal, ratio.clamp(0.0, 1.0)));
         for (signal, ratio) in signals {
@@ -230,11 +238,11 @@ mod tests {
     #[test]
     fn the_nearest_limit_names_the_saturation() {
         let metrics = Metrics::new("1.2.3", "lobby-node");
-        let saturation = Saturation::new(&metrics, 200);
+        let saturation = Saturation::new(&metrics, 200, 1_000_000);
         gauge(&metrics, "node-1", "mlms_connections", "node").set(90);
         gauge(&metrics, "node-2", "mlms_connections", "node").set(50);
         gauge(&metrics, "", "mlms_connections", "admin").set(9_999);
-        let backlog = gauge(&metrics, "node-1", "mlms_archive_backlog_events", "");
+        let backlog = gauge(&metrics, "node-1", "mlms_journal_backlog_bytes", "");
         saturation.take(&metrics.families(), 0.25, 0.1);
         let reading = saturation.latest();
         assert_eq!((reading.connections, reading.connections_max), (140, 200));

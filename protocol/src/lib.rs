@@ -13,6 +13,7 @@ mod msgpack;
 pub mod placement;
 pub mod reply;
 pub mod ticket;
+pub mod trace;
 pub mod writer;
 
 pub use body::Body;
@@ -23,3 +24,4 @@ pub use event::{Change, Event, LobbyEvent};
 pub use ids::{Epoch, Incarnation, Kind, LobbyId, Millis, NodeName, Nonce, Seq, SessionId, Shard, UserId};
 pub use limits::Limits;
 pub use reply::{Answer, Refusal, ServerFrame};
+pub use trace::TraceParent;

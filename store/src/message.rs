@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::writer::ObjectWriter;
-use mlms_protocol::{LobbyEvent, Millis, UserId};
+use mlms_protocol::{LobbyEvent, Millis, TraceParent, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -29,6 +29,8 @@ pub struct Message {
     pub id: String,
     pub at: Millis,
     pub body: Vec<u8>,
+    /// Goes along as a header.
+    pub trace: Option<TraceParent>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +85,7 @@ impl Message {
             data,
         };
         let body = serde_json::to_vec(&message).expect("plain fields serialize");
-        Message { key: format!("lobby.{kind}"), id, at: event.at, body }
+        Message { key: format!("lobby.{kind}"), id, at: event.at, body, trace: None }
     }
 
     /// The message of an award, id `<user>/<achievement>`.
@@ -99,7 +101,7 @@ impl Message {
             data: AwardData { achievement: &award.achievement },
         };
         let body = serde_json::to_vec(&message).expect("plain fields serialize");
-        Message { key: AWARDED.to_owned(), id, at: award.at, body }
+        Message { key: AWARDED.to_owned(), id, at: award.at, body, trace: None }
     }
 }
 

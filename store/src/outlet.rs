@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mlms_protocol::LobbyEvent;
+use mlms_protocol::{LobbyEvent, TraceParent};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::amqp::Publisher;
@@ -26,6 +26,8 @@ pub enum Outlet {
 #[derive(Debug)]
 pub struct LocalBatch {
     pub events: Vec<Arc<LobbyEvent>>,
+    /// Of events that are traced, by their place.
+    pub traces: Vec<(usize, TraceParent)>,
     /// To be answered when the events are taken; dropped, they come again.
     pub taken: oneshot::Sender<()>,
 }
@@ -45,15 +47,22 @@ impl Outlet {
     }
 
     /// Hands events on, and returns when they are taken for good. `false`: they are not, and must be handed on again.
-    pub async fn publish(&self, events: Vec<Arc<LobbyEvent>>) -> bool {
+    /// `traces` are those of events that are traced, by their place.
+    pub async fn publish(&self, events: Vec<Arc<LobbyEvent>>, traces: Vec<(usize, TraceParent)>) -> bool {
         match self {
             Outlet::None => true,
             Outlet::Amqp(publisher) => {
-                publisher.publish(events.iter().map(|event| Message::of_event(event)).collect()).await
+                let mut messages: Vec<_> = events.iter().map(|event| Message::of_event(event)).collect();
+                for (place, trace) in traces {
+                    if let Some(message) = messages.get_mut(place) {
+                        message.trace = Some(trace);
+                    }
+                }
+                publisher.publish(messages).await
             }
             Outlet::Local(consumer) => {
                 let (taken, answer) = oneshot::channel();
-                consumer.send(LocalBatch { events, taken }).await.is_ok() && answer.await.is_ok()
+                consumer.send(LocalBatch { events, traces, taken }).await.is_ok() && answer.await.is_ok()
             }
         }
     }

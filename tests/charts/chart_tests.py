@@ -91,9 +91,10 @@ def checksums() -> None:
         return next(pod for document, pod in pods(documents) if document["metadata"]["name"] == "play-broker")
 
     assert pod() == pod()
-    for change in ("config.limits.chats_per_s=21", "config.log.filter=debug"):
+    live = ("config.limits.chats_per_s=21", "config.log.filter=debug", "config.maintenance.enabled=true", "config.lobby.word_filter={spam}", "config.trace.sample_ratio=1")
+    for change in live:
         assert pod()["metadata"]["annotations"] == pod("--set", change)["metadata"]["annotations"], f"{change} is taken up without a new pod"
-    for change in ("config.heartbeat_ms=9000", "config.limits.connections_per_address_max=9", "config.log.format=json", "redis.url=redis://elsewhere:6379"):
+    for change in ("config.heartbeat_ms=9000", "config.limits.connections_per_address_max=9", "config.log.format=json", "config.lobby.grace_seconds=8", "config.trace.otlp_url=http://collector:4318", "redis.url=redis://elsewhere:6379"):
         assert pod()["metadata"]["annotations"] != pod("--set", change)["metadata"]["annotations"], change
 
 

@@ -10,6 +10,7 @@ use mlms_process::config::{JwtSettings, ProcessRole, Settings};
 use mlms_process::health::{Health, Readiness};
 use mlms_process::jwt::{Minter, Verifier, install_crypto_provider};
 use mlms_process::shutdown::Shutdown;
+use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{Incarnation, LobbyId, NodeName, Role, UserId};
 use prometheus::Registry;
@@ -86,6 +87,7 @@ impl Stage {
             config,
             directory: directory.clone(),
             verifier: Verifier::new(&jwt).unwrap().0,
+            tracer: Tracer::default(),
             players: None,
             minter: guests.then(|| minter.clone()),
             keys: keys.clone(),

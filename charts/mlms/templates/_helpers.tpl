@@ -145,3 +145,12 @@ labels: {{- merge (include "mlms.labels" . | fromYaml) (default (dict) .labels) 
 {{- else if eq (float64 .) (floor .) -}}{{ int64 . }}
 {{- else -}}{{ . }}{{- end -}}
 {{- end }}
+
+{{- /* The ports of an output that `config` names, as in a NetworkPolicy. Argument: its address, a URL or host:port; "scheme" is taken where there is none. */ -}}
+{{- define "mlms.outputPort" -}}
+{{- $scheme := regexFind "^[a-z]+" (ternary .address .scheme (contains "://" .address)) -}}
+{{- $host := regexReplaceAll "^[a-z]+://" .address "" | splitList "/" | first -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host) -}}
+{{- if not $port -}}{{- $port = ternary "443" "80" (eq $scheme "https") -}}{{- end -}}
+{port: {{ $port }}, protocol: {{ ternary "UDP" "TCP" (eq $scheme "udp") }}}
+{{- end }}

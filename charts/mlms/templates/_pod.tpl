@@ -5,12 +5,14 @@
 {{- $values := default (dict) .values -}}
 labels: {{- merge (include "mlms.labels" . | fromYaml) (default (dict) $values.podLabels) | toYaml | nindent 2 }}
 annotations:
-  {{- /* Another setting is another pod, but for limits and the log's filter, which processes take up as they run. Generated secrets stay out, they never change. */}}
+  {{- /* Another setting is another pod, but for those that processes take up as they run. Generated secrets stay out, they never change. */}}
   {{- $config := deepCopy .root.Values.config }}
   {{- $perAddress := dig "limits" "connections_per_address_max" "" $config }}
-  {{- $fixed := omit $config "limits" "log" }}
+  {{- $fixed := omit $config "limits" "maintenance" "log" "lobby" "trace" }}
   {{- $log := omit (default (dict) $config.log) "filter" }}
-  checksum/config: {{ list $fixed $log $perAddress .root.Values.achievements.rules | toJson | sha256sum }}
+  {{- $lobby := omit (default (dict) $config.lobby) "word_filter" }}
+  {{- $trace := omit (default (dict) $config.trace) "sample_ratio" }}
+  checksum/config: {{ list $fixed $log $lobby $trace $perAddress .root.Values.achievements.rules | toJson | sha256sum }}
   checksum/secret: {{ list .root.Values.jwt.hs256Secret .root.Values.jwt.publicKey .root.Values.clusterKey.value .root.Values.redis.url .root.Values.database.url .root.Values.amqp.url | toJson | sha256sum }}
   {{- with merge (deepCopy (default (dict) $values.podAnnotations)) .root.Values.commonAnnotations }}
   {{- toYaml . | nindent 2 }}
@@ -84,6 +86,11 @@ volumeMounts:
 - {name: MLMS_CONFIG, value: /etc/mlms/mlms.toml}
 - {name: MLMS_ADMIN_LISTEN, value: {{ printf "%s:9080" (include "mlms.anyAddress" .root) | quote }}}
 - {name: MLMS_DRAIN_SECONDS, value: {{ .root.Values.drain.seconds | quote }}}
+{{- range $variable, $from := dict "MLMS_CONSUL_TOKEN" .root.Values.consul "MLMS_TRACE_HEADERS" .root.Values.trace }}
+{{- if $from.existingSecret }}
+{{ include "mlms.secretVariable" (dict "root" $.root "variable" $variable "existing" $from.existingSecret "existingKey" $from.existingSecretKey) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* Probes and the end of a container that serves. Only the admin listener is asked, and never about other services. */ -}}

@@ -71,6 +71,18 @@
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
 {{- $wrong = append $wrong "gateway.enabled needs gateway.parentRefs: the Gateway that the route belongs to." -}}
 {{- end -}}
+{{- range $name, $place := dict "consul" (list "consul" "url") "trace" (list "trace" "otlp_url") -}}
+{{- if and (get $.Values $name).existingSecret (not (dig (index $place 0) (index $place 1) "" $.Values.config)) -}}
+{{- $wrong = append $wrong (printf "%s.existingSecret is for what config.%s names, which is not given." $name (join "." $place)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $pattern := dict "trace.otlp_url" "^https?://[^/]+" "consul.url" "^https?://[^/]+" "log.gelf" "^(udp|tcp)://.+:[0-9]+$" "statsd.address" "^[^/]+:[0-9]+$" -}}
+{{- $parts := splitList "." $key -}}
+{{- $given := dig (index $parts 0) (index $parts 1) "" $.Values.config | toString -}}
+{{- if and $given (not (regexMatch $pattern $given)) -}}
+{{- $wrong = append $wrong (printf "config.%s is %s, which is no such address." $key $given) -}}
+{{- end -}}
+{{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\n\nThese values contradict each other:\n  - %s\n" (join "\n  - " $wrong)) -}}
 {{- end -}}

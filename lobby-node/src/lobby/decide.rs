@@ -8,7 +8,7 @@ use mlms_protocol::event::PassingMessage;
 use mlms_protocol::lobby::{HostPolicy, Member};
 use mlms_protocol::{
     Answer, Change, Class, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole, Millis, Refusal,
-    Role, Seq, UserId,
+    Role, Seq, TraceParent, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +81,9 @@ pub(crate) struct Passing {
     /// Latest wins, per sender.
     pub key: Option<String>,
     pub to: Target,
+    /// Of the command that it came with, if that is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceParent>,
 }
 
 /// What a command comes to.

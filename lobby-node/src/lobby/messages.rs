@@ -101,6 +101,7 @@ impl State {
             class: send.class,
             key: send.key.clone(),
             to,
+            trace: None,
         })
     }
 
@@ -117,6 +118,7 @@ impl State {
             class: Class::Ephemeral,
             key: Some("typing".to_owned()),
             to: Target::EveryoneBut(user),
+            trace: None,
         }))
     }
 

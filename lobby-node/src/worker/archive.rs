@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlms_cluster::journal::{AppendError, EntryId};
+use mlms_process::trace::Kind;
 use mlms_protocol::{LobbyEvent, LobbyId, Seq, Shard};
 use mlms_store::{SaveReport, Store, StoreError};
 use tokio::time::Instant;
@@ -100,7 +101,7 @@ impl Worker {
         if self.archiving {
             return;
         }
-        let (mut events, mut marks) = (Vec::new(), Vec::new());
+        let (mut events, mut marks, mut traces) = (Vec::new(), Vec::new(), Vec::new());
         for (shard, slot) in &self.shards {
             let ShardSlot::Owned(owned) = slot else { continue };
             let mut last = None;
@@ -109,6 +110,7 @@ impl Worker {
                     break;
                 }
                 events.extend(logged.events.iter().cloned());
+                traces.extend(logged.trace.as_deref().copied());
                 last = Some(logged.id);
             }
             marks.extend(last.map(|id| (*shard, id)));
@@ -118,6 +120,7 @@ impl Worker {
         }
         self.archiving = true;
         let store = self.node.store.clone();
+        let mut spans = self.node.trace_each("archive.write", Kind::Client, &traces);
         self.spawn(async move {
             let mut newest: HashMap<LobbyId, Seq> = HashMap::new();
             for event in &events {
@@ -126,6 +129,10 @@ impl Worker {
             }
             let mut aside = 0;
             let result = save(&store, events, &mut aside).await;
+            if let Err(error) = &result {
+                spans.iter_mut().for_each(|span| span.fail(error.to_string()));
+            }
+            drop(spans);
             if result.is_err() {
                 tokio::time::sleep(ARCHIVE_PAUSE).await;
             }

@@ -119,6 +119,7 @@ impl Worker {
                 caller: envelope.caller.as_ref().clone(),
                 key: envelope.key.clone(),
                 command: envelope.command.clone(),
+                trace: envelope.traced(),
             };
             self.node.links.send(&owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
         }

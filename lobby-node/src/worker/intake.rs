@@ -21,9 +21,20 @@ impl Lobby {
         &mut self,
         owned: &mut OwnedShard,
         node: &Node,
-        envelope: Envelope,
+        mut envelope: Envelope,
         out: &mut Vec<Emit>,
     ) {
+        if envelope.trace.is_some() {
+            let _in_log = envelope.begin_owner(node);
+            owned.tracing = envelope.traced();
+            self.take_any(owned, node, envelope, out);
+            owned.tracing = None;
+            return;
+        }
+        self.take_any(owned, node, envelope, out);
+    }
+
+    fn take_any(&mut self, owned: &mut OwnedShard, node: &Node, envelope: Envelope, out: &mut Vec<Emit>) {
         let now = node.clock.now().max(self.state.at);
         let sender = envelope.caller.user.clone();
         if let Some(key) = &envelope.key

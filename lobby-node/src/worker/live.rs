@@ -199,10 +199,11 @@ impl Lobby {
     pub(super) fn pass(
         &mut self,
         epoch: Epoch,
-        passing: Passing,
+        mut passing: Passing,
         envelope: Option<Envelope>,
         out: &mut Vec<Emit>,
     ) {
+        passing.trace = envelope.as_ref().and_then(Envelope::traced);
         let sender = passing.event.from().cloned();
         let under_way =
             self.pending.iter().rev().find(|pending| sender.is_some() && pending.sender == sender);
@@ -296,5 +297,5 @@ impl Lobby {
 pub(super) fn presence_event(lobby: &LobbyId, user: &UserId, away: bool) -> Passing {
     let (lobby, user) = (lobby.clone(), user.clone());
     let event = if away { PassingEvent::Away { lobby, user } } else { PassingEvent::Back { lobby, user } };
-    Passing { event, class: Class::Ordered, key: None, to: Target::Everyone }
+    Passing { event, class: Class::Ordered, key: None, to: Target::Everyone, trace: None }
 }

@@ -216,7 +216,7 @@ impl Worker {
             let Some(first) = entry.events.first() else { continue };
             let (lobby, at) = (first.lobby.clone(), first.at);
             let events = entry.events.iter().cloned().map(Arc::new).collect();
-            owned.keep(Logged { id, at, bytes: bytes.len(), events, entry: bytes });
+            owned.keep(Logged { id, at, bytes: bytes.len(), events, entry: bytes, trace: None });
             if first.seq == Seq(1) {
                 states.entry(lobby.clone()).or_insert_with(|| Ok(State::new(lobby.clone())));
             }

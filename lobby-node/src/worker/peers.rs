@@ -19,7 +19,8 @@ impl Worker {
     pub(super) fn on_from_node(&mut self, from: NodeName, lobby: LobbyId, message: ToOwner) {
         let shard = shard_of(&lobby);
         match message {
-            ToOwner::Command { token, caller, key, command } => self.on_command(Envelope {
+            ToOwner::Command { token, caller, key, command, trace } => self.on_command(Envelope {
+                trace: self.node.trace_forwarded(trace, command.op()),
                 caller: Arc::new(caller),
                 origin: Origin::Node { node: from, token },
                 lobby,

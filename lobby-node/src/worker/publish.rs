@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_cluster::journal::EntryId;
+use mlms_process::trace::Kind;
 use mlms_protocol::{Epoch, Shard};
 use mlms_store::StoreError;
 
@@ -51,7 +52,8 @@ impl Worker {
         if self.publishing || !self.node.outlet.is_open() {
             return;
         }
-        let (mut events, mut marks, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut events, mut marks, mut unknown, mut spans) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (shard, slot) in &self.shards {
             let ShardSlot::Owned(owned) = slot else { continue };
             let Some(published) = owned.published else {
@@ -63,6 +65,10 @@ impl Worker {
             for logged in owned.kept.range(from..).take_while(|logged| logged.id <= owned.archived) {
                 if events.len() >= PUBLISH_BATCH {
                     break;
+                }
+                if let Some(parent) = logged.trace.as_deref() {
+                    let span = self.node.tracer.span("events.publish", Kind::Producer, parent);
+                    spans.extend(span.map(|span| (events.len(), span)));
                 }
                 events.extend(logged.events.iter().cloned());
                 last = Some(logged.id);
@@ -80,7 +86,12 @@ impl Worker {
         let outlet = self.node.outlet.clone();
         self.spawn(async move {
             let count = events.len();
-            let taken = outlet.publish(events).await;
+            let traces: Vec<_> = spans.iter().map(|(place, span)| (*place, span.context())).collect();
+            let taken = outlet.publish(events, traces).await;
+            if !taken {
+                spans.iter_mut().for_each(|(_, span)| span.fail("not taken"));
+            }
+            drop(spans);
             if !taken {
                 tokio::time::sleep(PUBLISH_PAUSE).await;
             }

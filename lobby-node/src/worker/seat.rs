@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use mlms_process::trace::Kind;
 use mlms_protocol::command::{Join, Position};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::reply::Joined;
@@ -53,13 +54,15 @@ impl Worker {
                 }
                 self.on_moved(from, lobby, token, to);
             }
-            FromOwner::Event { epoch, event } => {
+            FromOwner::Event { epoch, event, trace } => {
                 let fed = self.attachments.get(lobby).is_some_and(|one| one.is_fed_by(from));
                 if fed {
+                    self.trace_delivery(trace, Kind::Consumer);
                     self.pass_on(lobby, epoch, Arc::new(event));
                 }
             }
             FromOwner::Pass { epoch, passing } => {
+                self.trace_delivery(passing.trace, Kind::Consumer);
                 let Some(attachment) = self.attachments.get_mut(lobby) else { return };
                 if attachment.is_fed_by(from)
                     && attachment.is_attached()
@@ -216,6 +219,7 @@ impl Worker {
             key: None,
             found: None,
             deadline: Instant::now() + COMMAND_TIME,
+            trace: None,
         });
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlms_cluster::journal::{AppendError, EntryId, Fence};
-use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
+use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, TraceParent};
 use tokio::time::Instant;
 
 use super::Done;
@@ -79,6 +79,8 @@ pub(super) struct Logged {
     pub events: Vec<Arc<LobbyEvent>>,
     /// As it stands in the journal; empty once the event store has the events.
     pub entry: Bytes,
+    /// What the archive records under.
+    pub trace: Option<Box<TraceParent>>,
 }
 
 impl Logged {
@@ -98,6 +100,8 @@ impl Logged {
 struct Batch {
     entries: Vec<Bytes>,
     events: Vec<Vec<Arc<LobbyEvent>>>,
+    /// Of entries that are traced, by their place.
+    traces: Vec<(usize, TraceParent)>,
 }
 
 pub(super) struct OwnedShard {
@@ -128,6 +132,8 @@ pub(super) struct OwnedShard {
     /// Snapshots that may be saved when the batch they include is committed.
     pub(super) snapshots: Option<Snapshots>,
     pub(super) next_snapshot: Instant,
+    /// The command that is being taken is traced.
+    pub(super) tracing: Option<TraceParent>,
     /// It is being given to another node.
     pub(super) moving: Option<Box<Moving>>,
     /// The journal has lost entries; they are being appended again.
@@ -162,6 +168,7 @@ impl OwnedShard {
             snapshotting: false,
             snapshots: None,
             next_snapshot,
+            tracing: None,
             moving: None,
             restoring: false,
         }
@@ -184,6 +191,9 @@ impl OwnedShard {
 
     /// Adds an entry to the batch that gathers.
     pub(super) fn gather(&mut self, entry: Bytes, events: Vec<Arc<LobbyEvent>>) {
+        if let Some(trace) = self.tracing {
+            self.gathering.traces.push((self.gathering.entries.len(), trace));
+        }
         self.gathering.entries.push(entry);
         self.gathering.events.push(events);
         self.wanted = true;
@@ -259,16 +269,23 @@ impl OwnedShard {
         }
     }
 
+    /// What is traced of the batch that is under way.
+    pub(super) fn traces(&self) -> &[(usize, TraceParent)] {
+        self.under_way.as_ref().map_or(&[], |batch| &batch.traces)
+    }
+
     /// Takes the batch that was under way as committed.
     pub(super) fn committed(&mut self, batch: u64, top: EntryId) {
         self.unclear = 0;
         self.asked_at = None;
         self.committed_batch = batch;
-        let Some(Batch { entries, events }) = self.under_way.take() else { return };
+        let Some(Batch { entries, events, traces }) = self.under_way.take() else { return };
         let mut id = self.top.following(self.epoch);
-        for (entry, events) in entries.iter().zip(events) {
+        let mut traces = traces.into_iter().peekable();
+        for (place, (entry, events)) in entries.iter().zip(events).enumerate() {
             let at = events.last().map_or(Millis(0), |event| event.at);
-            self.keep(Logged { id, at, bytes: entry.len(), events, entry: entry.clone() });
+            let trace = traces.next_if(|(traced, _)| *traced == place).map(|(_, trace)| Box::new(trace));
+            self.keep(Logged { id, at, bytes: entry.len(), events, entry: entry.clone(), trace });
             id.n += 1;
         }
         self.top = top;

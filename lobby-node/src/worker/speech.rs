@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_cluster::journal::{AppendError, EntryId};
+use mlms_process::trace::Kind;
 use mlms_protocol::command::{History, Position};
 use mlms_protocol::{
     Answer, Body, Change, Epoch, ErrorCode, Limits, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId,
-    Shard,
+    Shard, TraceParent,
 };
 use mlms_store::{Range, StoreError};
 
@@ -20,7 +21,7 @@ use crate::wire::{FromOwner, LinkMessage};
 
 /// What a lobby says, once it may.
 pub(super) enum Emit {
-    Event(Arc<LobbyEvent>, Epoch, Vec<NodeName>),
+    Event(Arc<LobbyEvent>, Epoch, Vec<NodeName>, Option<TraceParent>),
     Pass(Passing, Epoch, Vec<NodeName>),
     Reply {
         envelope: Envelope,
@@ -75,7 +76,8 @@ impl Lobby {
                             Change::Closed { .. } => self.close_ports(None),
                             _ => {}
                         }
-                        out.push(Emit::Event(event, epoch, names));
+                        let trace = envelope.as_ref().and_then(Envelope::traced);
+                        out.push(Emit::Event(event, epoch, names, trace));
                     }
                     Output::Pass(passing) => out.push(Emit::Pass(passing, epoch, self.node_names())),
                     Output::Reply(outcome) => {
@@ -161,6 +163,9 @@ impl Worker {
     ) {
         let node = Arc::clone(&self.node);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        if !owned.traces().is_empty() {
+            node.trace_append(owned.traces(), shard, took, result.is_err());
+        }
         if is_deposed(&result) {
             return self.on_deposed(shard);
         }
@@ -227,18 +232,22 @@ impl Worker {
     pub(super) fn emit(&mut self, lobby_id: &LobbyId, out: Vec<Emit>) {
         for emit in out {
             match emit {
-                Emit::Event(event, epoch, nodes) => {
+                Emit::Event(event, epoch, nodes, trace) => {
                     if !nodes.is_empty() {
-                        let message = super::event_message(lobby_id, epoch, &event);
+                        let relayed = self.trace_relay(trace, nodes.len());
+                        let message = super::event_message(lobby_id, epoch, &event, relayed);
                         for node in &nodes {
                             self.node.links.send(node, message.clone());
                         }
                     }
+                    self.trace_delivery(trace, Kind::Internal);
                     self.pass_on(lobby_id, epoch, event);
                 }
                 Emit::Pass(passing, epoch, nodes) => {
+                    self.trace_delivery(passing.trace, Kind::Internal);
                     if !nodes.is_empty() {
-                        let pass = FromOwner::Pass { epoch, passing: passing.clone() };
+                        let trace = self.trace_relay(passing.trace, nodes.len());
+                        let pass = FromOwner::Pass { epoch, passing: Passing { trace, ..passing.clone() } };
                         let message = LinkMessage::FromOwner(lobby_id.clone(), pass).encode();
                         for node in &nodes {
                             self.node.links.send(node, message.clone());

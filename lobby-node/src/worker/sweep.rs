@@ -94,7 +94,10 @@ impl Worker {
         for (lobby, seq) in told {
             let event = PassingEvent::Saved { lobby: lobby.clone(), seq };
             let key = Some("saved".to_owned());
-            self.pass_in(&lobby, Passing { event, class: Class::Ephemeral, key, to: Target::Savers });
+            self.pass_in(
+                &lobby,
+                Passing { event, class: Class::Ephemeral, key, to: Target::Savers, trace: None },
+            );
         }
         for (lobby, state) in unload {
             self.unload(lobby, state);

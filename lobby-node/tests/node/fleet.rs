@@ -9,7 +9,7 @@ use mlms_cluster::embedded::Faults;
 use mlms_lobby_node::{Clock, LobbyNode, NodeConfig, NodeHandle, Passenger, Socket, Threads};
 use mlms_process::config::JwtSettings;
 use mlms_process::jwt::{Minter, Verifier, install_crypto_provider};
-use mlms_process::{Health, Readiness, Shutdown};
+use mlms_process::{Health, Readiness, Shutdown, Tracer};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{Encoding, Limits, LobbyId, Millis, NodeName, SessionId, UserId};
@@ -167,6 +167,7 @@ impl Fleet {
             store: self.store.clone(),
             outlet: Outlet::None,
             verifier: self.verifier.clone(),
+            tracer: Tracer::default(),
             keys: ClusterKeys::random(),
             listener: None,
             registry: registry.clone(),
@@ -265,6 +266,7 @@ impl Fleet {
             roles: Vec::new(),
             token_expires_at: entrance.token_expires_at,
             lobby: entrance.lobby,
+            trace: None,
         };
         handle.admit(Socket::Pipe(theirs), entrance.encoding, passenger).await;
         drop(handle);

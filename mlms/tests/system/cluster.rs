@@ -277,6 +277,11 @@ impl Cluster {
         serde_json::from_str(&page).expect("it answers with JSON")
     }
 
+    /// A page of the admin listener.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        get(self.admin_port, path).await.expect("the admin listener answers").1
+    }
+
     /// A metric's value, summed over the series that have this label value (any, when it is empty).
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, page) = get(self.admin_port, "/metrics").await.expect("the admin listener answers");

@@ -32,7 +32,7 @@ impl Listener {
         let admin = Admin {
             health: Health::new(),
             readiness: Readiness::new(),
-            saturation: Saturation::new(&metrics, 1_000),
+            saturation: Saturation::new(&metrics, 1_000, 1_000_000),
             metrics,
             verifier: Some(Verifier::new(&settings.jwt).unwrap().0),
             routes: Router::new().route("/admin/drain", post(async || "draining")),

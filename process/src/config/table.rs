@@ -511,10 +511,10 @@ pub(super) const TABLE: &[Setting] = &[
         |s| Some(toml_list(s.lobby.word_filter.iter().map(String::as_str))),
     ),
     setting(
-        "maintenance.on",
+        "maintenance.enabled",
         "No lobby is created while it is true, and all players get a notice. Changes while the process runs.",
-        |s, given| put(&mut s.maintenance.on, value::boolean(given)),
-        |s| Some(s.maintenance.on.to_string()),
+        |s, given| put(&mut s.maintenance.enabled, value::boolean(given)),
+        |s| Some(s.maintenance.enabled.to_string()),
     ),
     setting(
         "maintenance.message",

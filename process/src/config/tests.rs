@@ -82,7 +82,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
         ("lobby.empty_seconds", "6"),
         ("lobby.create", "admin,server"),
         ("lobby.word_filter", "spam,bad*"),
-        ("maintenance.on", "true"),
+        ("maintenance.enabled", "true"),
         ("maintenance.message", "back at nine"),
         ("consul.url", "http://consul:8500"),
         ("consul.key", "games/one"),

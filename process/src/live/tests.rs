@@ -85,7 +85,7 @@ fn mount(folder: &Path, version: &str, text: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_mounted_configmap_that_is_swapped_is_noticed() {
     let folder = Folder::new();
-    mount(folder.path(), "..2026_01", "[maintenance]\non = false\n");
+    mount(folder.path(), "..2026_01", "[maintenance]\nenabled = false\n");
     let flags = SharedFlags { config: Some(folder.path().join("mlms.toml")), ..SharedFlags::default() };
     let read = move || Sources::of([], &flags);
     let settings = Settings::load(ProcessRole::Standalone, &read()).unwrap();
@@ -96,7 +96,7 @@ async fn a_mounted_configmap_that_is_swapped_is_noticed() {
     mount(
         folder.path(),
         "..2026_02",
-        "[maintenance]\non = true\nmessage = \"soon back\"\n[lobby]\nword_filter = [\"spam\", \"bad*\"]\n",
+        "[maintenance]\nenabled = true\nmessage = \"soon back\"\n[lobby]\nword_filter = [\"spam\", \"bad*\"]\n",
     );
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.unwrap().unwrap();
     let settings = watch.borrow().clone();

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use mlms_protocol::trace::TRACEPARENT;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{AmqpError, EXCHANGE, connect, parse};
@@ -149,13 +151,18 @@ async fn send<'a>(channel: &Channel, messages: impl Iterator<Item = &'a Message>
         if under_way.len() == IN_FLIGHT_MAX {
             confirmed(under_way.pop_front()).await?;
         }
-        let properties = BasicProperties::default()
+        let mut properties = BasicProperties::default()
             .with_message_id(message.id.as_str().into())
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT)
             .with_timestamp(message.at.0 / 1_000)
             .with_type(message.key.as_str().into())
             .with_app_id("mlms".into());
+        if let Some(trace) = message.trace {
+            let mut headers = FieldTable::default();
+            headers.insert(TRACEPARENT.into(), AMQPValue::LongString(trace.to_string().into()));
+            properties = properties.with_headers(headers);
+        }
         let options = BasicPublishOptions::default();
         let key = message.key.as_str().into();
         under_way.push_back(

@@ -8,6 +8,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 
+use mlms_protocol::TraceParent;
+use mlms_protocol::trace::TRACEPARENT;
+
 use super::{AmqpError, EXCHANGE, connect, parse};
 
 /// Which events to take, and how.
@@ -30,6 +33,8 @@ pub struct Subscription {
 pub struct Delivery {
     pub id: String,
     pub body: Vec<u8>,
+    /// Of what is being traced.
+    pub trace: Option<TraceParent>,
     tag: u64,
 }
 
@@ -87,7 +92,14 @@ impl Subscriber {
             };
             let delivery = delivery?;
             let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+            let headers = delivery.properties.headers().as_ref();
+            let trace = match headers.and_then(|headers| headers.inner().get(TRACEPARENT)) {
+                Some(AMQPValue::LongString(text)) => std::str::from_utf8(text.as_bytes()).ok(),
+                _ => None,
+            };
+            let trace = trace.and_then(|text| text.parse().ok());
             batch.push(Delivery {
+                trace,
                 id: id.unwrap_or_default(),
                 tag: delivery.delivery_tag,
                 body: delivery.data,

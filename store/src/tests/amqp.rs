@@ -57,7 +57,7 @@ fn publish(publisher: &Publisher, seqs: std::ops::RangeInclusive<u64>) -> JoinHa
     let outlet = Outlet::Amqp(publisher.clone());
     tokio::spawn(async move {
         for batch in chats("a", 1, seqs).chunks(200) {
-            assert!(outlet.publish(batch.to_vec()).await);
+            assert!(outlet.publish(batch.to_vec(), Vec::new()).await);
         }
     })
 }

@@ -1,0 +1,54 @@
+//! What is recorded of a request that is traced: one span at the edge, and its context on the way to the node. It
+//! travels with the task, so that no hand between has to know of it.
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response};
+use mlms_process::trace::{Kind, Tracer};
+use mlms_protocol::TraceParent;
+use mlms_protocol::trace::TRACEPARENT;
+use tracing::Instrument;
+
+use crate::edge::Body;
+
+tokio::task_local! {
+    /// What a request to a node has as its parent.
+    static CONTEXT: TraceParent;
+}
+
+/// Answers a request, and records it if it is traced.
+pub(crate) async fn traced(
+    tracer: &Tracer,
+    request: Request<Incoming>,
+    answer: impl AsyncFnOnce(Request<Incoming>) -> Response<Body>,
+) -> Response<Body> {
+    if !tracer.is_on() {
+        return answer(request).await;
+    }
+    let path = request.uri().path();
+    let name = match path {
+        "/ws" => "connect",
+        path if path.starts_with("/lobbies/") => "connect",
+        path if path.starts_with("/v1/") => "rest",
+        // The page, and probes.
+        _ => return answer(request).await,
+    };
+    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let span = tracer.sample(given).and_then(|parent| tracer.span(name, Kind::Server, &parent));
+    let Some(span) = span else { return answer(request).await };
+    let mut span = span.with("http.request.method", request.method().as_str()).with("url.path", path);
+    let in_log = span.in_log();
+    let response = CONTEXT.scope(span.context(), answer(request)).instrument(in_log).await;
+    let status = response.status();
+    span.set("http.response.status_code", u64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail(status.to_string());
+    }
+    response
+}
+
+/// The header by which a node goes on with the trace of this task, if it is traced.
+pub(crate) fn header() -> Option<HeaderValue> {
+    let context = CONTEXT.try_with(TraceParent::to_string).ok()?;
+    HeaderValue::try_from(context).ok()
+}
