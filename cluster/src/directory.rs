@@ -108,7 +108,8 @@ impl Directory {
         }
     }
 
-    /// Ends a node's lease at once, as its last act.
+    /// Ends a node's lease at once: as its last act, or on its behalf when it is known to be gone. A node that lives
+    /// after all takes its lease again with its next renewal.
     ///
     /// # Errors
     /// The directory is out of reach; the lease runs out by itself.

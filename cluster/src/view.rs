@@ -117,7 +117,12 @@ impl View {
     /// first, then the nodes that would inherit the shard.
     #[must_use]
     pub fn nodes_for_lobby(&self, lobby: &LobbyId) -> Vec<&NodeRecord> {
-        let shard = placement::shard_of(lobby);
+        self.nodes_for_shard(placement::shard_of(lobby))
+    }
+
+    /// The same for a lobby of this shard.
+    #[must_use]
+    pub fn nodes_for_shard(&self, shard: Shard) -> Vec<&NodeRecord> {
         let owner = self.owner(shard).filter(|node| node.state == NodeState::Ready);
         let heirs = placement::nodes_for_shard(shard, self.ready());
         let heirs = heirs.into_iter().filter_map(|name| self.nodes.get(name));

@@ -64,8 +64,7 @@ async fn give_shards_away(node: &Node) {
     let mut fruitless = 0;
     while fruitless < ROUNDS_MAX {
         let others = others(node);
-        let shards: Vec<Shard> =
-            node.ask_all(ToWorker::Report).await.into_iter().flatten().map(|shard| shard.shard).collect();
+        let shards: Vec<Shard> = node.reports().await.into_iter().map(|report| report.shard).collect();
         if shards.is_empty() || others.is_empty() {
             return;
         }

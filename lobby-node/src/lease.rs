@@ -46,7 +46,7 @@ pub(crate) async fn hold(
     let mut ticker = tokio::time::interval(RENEWAL);
     let mut absences = HashMap::new();
     let mut counted = LinkProblems::default();
-    let mut is_first = true;
+    let (mut is_first, mut must_rejoin) = (true, false);
     let mut view = node.directory.watch();
     let mut lost = view.borrow().lost;
     loop {
@@ -59,14 +59,15 @@ pub(crate) async fn hold(
             () = node.stop.cancelled() => return,
         }
         let record = record(&node, &config);
-        let began = Instant::now();
+        let (began, wall) = (Instant::now(), node.clock.now());
         match node.directory.renew(&record).await {
             Ok(Renewal::Held) => {
                 gate.open();
                 health.ok();
-                if node.on_renewed(began) && !is_first {
-                    // Others may have given this node up, and taken what it had.
-                    node.tell_all(|| ToWorker::Rejoin).await;
+                // Others may have given this node up, and taken what it had.
+                must_rejoin |= node.on_renewed(began, wall) && !is_first;
+                if must_rejoin {
+                    must_rejoin = !node.tell_all(|| ToWorker::Rejoin).await;
                 }
                 is_first = false;
             }

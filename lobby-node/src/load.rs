@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mlms_process::health::Component;
 use tokio::runtime::Handle;
 
 use crate::node::Node;
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Seconds after which a loop that has not turned is a thing for people.
+const STUCK_AFTER: f64 = 5.0;
 
 /// A probe on its way through a worker's event loop.
 struct Probe {
@@ -50,13 +53,29 @@ impl Probe {
 }
 
 /// Measures until the node stops.
-pub(crate) async fn measure(node: Arc<Node>, workers: Vec<Handle>) {
+pub(crate) async fn measure(node: Arc<Node>, workers: Vec<Handle>, health: Component) {
     let mut probes: Vec<Probe> = workers.into_iter().map(Probe::new).collect();
     let mut ticker = tokio::time::interval(PERIOD);
+    // The nodes of one process share the entry: only what changes is told.
+    let mut is_stuck = false;
+    health.ok();
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while node.stop.run_until_cancelled(ticker.tick()).await.is_some() {
-        let lag = probes.iter_mut().map(Probe::lag).fold(0.0, f64::max);
-        node.metrics.loop_lag.set(lag);
+        let lags: Vec<f64> = probes.iter_mut().map(Probe::lag).collect();
+        node.metrics.loop_lag.set(lags.iter().copied().fold(0.0, f64::max));
+        match (lags.iter().position(|lag| *lag >= STUCK_AFTER), is_stuck) {
+            (Some(worker), false) => {
+                tracing::error!(node = %node.name, worker, "a worker's loop does not turn");
+                health.down(format!("worker {worker} of {} does not turn", node.name));
+                is_stuck = true;
+            }
+            (None, true) => {
+                tracing::info!(node = %node.name, "all workers' loops turn again");
+                health.ok();
+                is_stuck = false;
+            }
+            _ => {}
+        }
         let waiting: usize =
             node.lock_sessions().values().map(|session| session.outbox.waiting_bytes()).sum();
         node.metrics.outbox_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));

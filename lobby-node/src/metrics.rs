@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) slow_consumers: IntCounter,
     pub(crate) outbox_bytes: IntGauge,
     pub(crate) loop_lag: Gauge,
+    pub(crate) inbox_refused: IntCounter,
     pub(crate) closes: IntCounterVec,
     pub(crate) joins: IntCounterVec,
     pub(crate) append_seconds: Histogram,
@@ -83,6 +84,10 @@ impl Metrics {
                 "Connections closed because they did not keep up.",
             ),
             outbox_bytes: gauge("mlms_outbox_bytes", "Bytes that wait for slow connections."),
+            inbox_refused: counter(
+                "mlms_inbox_refused_total",
+                "What a worker that did not keep up had no room for.",
+            ),
             loop_lag: register(
                 registry,
                 Gauge::new(

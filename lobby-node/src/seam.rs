@@ -102,7 +102,10 @@ async fn run(
         found: None,
         deadline: Instant::now() + COMMAND_TIME,
     };
-    node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
+    if node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await.is_err() {
+        let text = "the lobby's node does not keep up";
+        return Err(Refusal::new(ErrorCode::Overloaded, text).retry_after(1_000));
+    }
     // A worker that ends, or a lobby that panics, drops the sender.
     let gone =
         || Refusal::new(ErrorCode::OwnerUnavailable, "the lobby's node is out of reach").retry_after(1_000);

@@ -3,7 +3,7 @@
 
 mod quick;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
     Answer, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, Millis, Reconnect,
-    Refusal, Request, TraceParent,
+    Refusal, Request, Shard, TraceParent,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -40,6 +40,10 @@ pub(crate) struct SessionHandle {
     pub(crate) number: u64,
     pub(crate) caller: Arc<Caller>,
     pub(crate) outbox: Arc<Outbox>,
+    /// The shard of the lobby that the connection named: a broker places it by that, else by its user.
+    pub(crate) home: Option<Shard>,
+    /// When its last command came, in Unix milliseconds; at the start, when it was opened.
+    pub(crate) spoke_ms: AtomicU64,
     membership: Mutex<Membership>,
 }
 
@@ -50,8 +54,15 @@ struct Membership {
 }
 
 impl SessionHandle {
-    pub(crate) fn new(number: u64, caller: Caller, outbox: Arc<Outbox>) -> Self {
-        SessionHandle { number, caller: Arc::new(caller), outbox, membership: Mutex::default() }
+    pub(crate) fn new(
+        number: u64,
+        caller: Caller,
+        outbox: Arc<Outbox>,
+        home: Option<Shard>,
+        now: Millis,
+    ) -> Self {
+        let (caller, spoke_ms) = (Arc::new(caller), AtomicU64::new(now.0));
+        SessionHandle { number, caller, outbox, home, spoke_ms, membership: Mutex::default() }
     }
 
     fn membership(&self) -> std::sync::MutexGuard<'_, Membership> {
@@ -247,7 +258,7 @@ pub(crate) async fn run(
     session.serve(&mut connection, &outbox).await;
     for lobby in handle.end() {
         let detach = ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&handle) };
-        Box::pin(node.tell(&lobby, detach)).await;
+        Box::pin(node.insist(&lobby, detach)).await;
     }
 }
 
@@ -318,7 +329,10 @@ impl Session {
     async fn pull(&self, lobbies: Vec<LobbyId>) {
         for lobby in lobbies {
             let session = Arc::clone(&self.handle);
-            self.node.tell(&lobby, ToWorker::Pull { lobby: lobby.clone(), session }).await;
+            if self.node.tell(&lobby, ToWorker::Pull { lobby: lobby.clone(), session }).await.is_err() {
+                // Nobody would ask again for what it missed.
+                return self.close(CloseCode::Overloaded, "the lobby's node does not keep up");
+            }
         }
     }
 
@@ -395,6 +409,7 @@ impl Session {
 
     async fn carry_out(&mut self, request: Request) {
         self.node.metrics.commands.with_label_values(&[request.command.op()]).inc();
+        self.handle.spoke_ms.store(self.node.clock.now().0, Ordering::Relaxed);
         if let Err(refusal) = self.check(&request) {
             if refusal.code == ErrorCode::RateLimited && refusal.retry_ms.is_none() {
                 return self.close(CloseCode::Flood, "far too many messages");
@@ -574,7 +589,17 @@ impl Session {
             found: None,
             deadline: Instant::now() + COMMAND_TIME,
         };
-        self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
+        let told = self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
+        if let Err(ToWorker::Command(envelope)) = told {
+            let Envelope { origin: Origin::Session(_, reply_to), command, .. } = *envelope else { return };
+            let text = "the lobby's node does not keep up";
+            let refusal = Refusal::new(ErrorCode::Overloaded, text).retry_after(1_000);
+            self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+            let frame = self.handle.reply_frame(&reply_to, command.op(), Some(&lobby), Err(refusal));
+            if let Some(frame) = frame {
+                self.handle.outbox.push(&frame);
+            }
+        }
     }
 }
 

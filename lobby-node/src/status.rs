@@ -8,7 +8,7 @@ use mlms_protocol::{Epoch, Incarnation, NodeName, Shard};
 use serde::Serialize;
 
 use crate::node::Node;
-use crate::worker::{Moved, ToWorker};
+use crate::worker::Moved;
 
 /// What an operator can see of a running node, and ask of it.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl Operator {
 
     /// The node as it is now. Waits for the workers.
     pub async fn status(&self) -> NodeStatus {
-        let mut shards: Vec<_> = self.0.ask_all(ToWorker::Report).await.into_iter().flatten().collect();
+        let mut shards = self.0.reports().await;
         shards.sort_by_key(|report| report.shard);
         let mut links: Vec<_> = self.0.links.stats().into_iter().map(LinkReport::from).collect();
         links.sort_by(|one, other| one.peer.cmp(&other.peer));

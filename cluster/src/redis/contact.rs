@@ -26,7 +26,6 @@ pub(super) struct Contact {
     skew: Duration,
     /// Records that the directory has lost, by the place of their shard, with the epoch that was known.
     lost: HashMap<usize, Epoch>,
-    lost_at: Option<Instant>,
 }
 
 /// Why a claim is not made now.
@@ -61,15 +60,15 @@ impl Contact {
         let is_new = lost.iter().any(|(place, epoch)| self.lost.get(place) != Some(epoch));
         self.lost = lost;
         if is_new {
-            self.lost_at = Some(Instant::now());
             self.on_broken();
         }
         is_new
     }
 
-    /// Whether leases may be gone because the directory has lost them.
-    pub(super) fn has_just_lost(&self, now: Instant) -> bool {
-        self.lost_at.is_some_and(|at| now.duration_since(at) < LEASE)
+    /// Whether the absence of a node proves that it is gone. While it does not, nobody inherits, and whoever was there
+    /// is still asked for what is theirs: after an outage all leases are gone, and their nodes are not.
+    pub(super) fn proves_absence(&self, now: Instant) -> bool {
+        self.unbroken_since.is_some_and(|since| now.duration_since(since) >= LEASE)
     }
 
     /// Something went unanswered, or the connection was made anew.
@@ -103,8 +102,7 @@ impl Contact {
         if !lease.is_some_and(|(incarnation, at)| *incarnation == heir.incarnation && fresh(*at)) {
             return Err("this node's own lease");
         }
-        let is_unbroken = self.unbroken_since.is_some_and(|since| now.duration_since(since) >= LEASE);
-        if !is_unbroken || !self.last_reading.is_some_and(fresh) {
+        if !self.proves_absence(now) || !self.last_reading.is_some_and(fresh) {
             return Err("proof that the shard's owner is gone");
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::connection::{Script, script};
 use super::contact::Contact;
 use super::keeper::{Request, Told};
 use super::keys::Keys;
-use super::records::{read_lease, read_owner, write_incarnation, write_owner};
+use super::records::{is_retired, read_lease, read_owner, write_incarnation, write_owner};
 use super::relay::publish;
 use crate::Unavailable;
 use crate::directory::{Claim, LEASE, Renewal, SessionRecord};
@@ -178,7 +178,8 @@ impl RedisDirectory {
             self.contact().on_retired(node);
             self.announced().remove(node);
             let keys = vec![self.keys.node(node)];
-            let arguments = vec![write_incarnation(incarnation).into()];
+            let kept = i64::try_from(LEASE.as_millis()).expect("a lease is short");
+            let arguments = vec![write_incarnation(incarnation).into(), kept.into()];
             let answer = RETIRE.run(&self.client, keys, arguments).await.map_err(unavailable("retire"))?;
             if answer.as_i64() == Some(1) {
                 self.tell("nodes".to_owned()).await;
@@ -240,10 +241,14 @@ impl RedisDirectory {
         Ok(Claim::Won)
     }
 
-    /// Whether the owner of a shard still holds its lease. That it does not counts only after an unbroken contact.
+    /// Whether the owner of a shard still holds its lease. That it has run out counts only after an unbroken contact;
+    /// that it was ended counts at once.
     async fn lives(&self, owner: &ShardRecord, heir: &ShardRecord) -> Result<bool, Unavailable> {
         let lease: Option<String> =
             self.client.get(self.keys.node(&owner.node)).await.map_err(unavailable("lease"))?;
+        if lease.as_deref().is_some_and(|lease| is_retired(lease, owner.incarnation)) {
+            return Ok(false);
+        }
         match lease.as_deref().and_then(read_lease) {
             Some(lease) if lease.incarnation == owner.incarnation => Ok(true),
             // A newer run of that node: the one that owned the shard has ended.

@@ -42,7 +42,9 @@ pub(super) struct Told {
 struct Reading {
     nodes: BTreeMap<NodeName, NodeRecord>,
     shards: Vec<Option<ShardRecord>>,
+    /// Nodes whose leases are no more: run out, or ended.
     absent: Vec<NodeName>,
+    retired: Vec<NodeName>,
     /// When the first of the leases ends.
     next_end: Option<Duration>,
     skew: Duration,
@@ -114,8 +116,14 @@ impl RedisDirectory {
             )
         }));
         let (leases, shards, skew) = tokio::try_join!(leases, self.read_shards(), self.read_clock())?;
-        let mut reading =
-            Reading { nodes: BTreeMap::new(), shards, absent: Vec::new(), next_end: None, skew };
+        let mut reading = Reading {
+            nodes: BTreeMap::new(),
+            shards,
+            absent: Vec::new(),
+            retired: Vec::new(),
+            next_end: None,
+            skew,
+        };
         for (name, (lease, ends_ms)) in names.into_iter().zip(leases) {
             match lease.as_deref().and_then(read_lease) {
                 Some(record) if record.name == name => {
@@ -124,7 +132,12 @@ impl RedisDirectory {
                     reading.next_end = Some(reading.next_end.map_or(end, |next| next.min(end)));
                     reading.nodes.insert(name, record);
                 }
-                _ => reading.absent.push(name),
+                _ => {
+                    if lease.is_some() {
+                        reading.retired.push(name.clone());
+                    }
+                    reading.absent.push(name);
+                }
             }
         }
         Ok(reading)
@@ -186,9 +199,10 @@ impl RedisDirectory {
                 view.lost = former.lost;
             }
         }
-        if self.contact().has_just_lost(Instant::now()) {
-            // The leases went with the records: they live until the nodes had the time to renew them.
-            for (name, record) in &former.nodes {
+        if !self.contact().proves_absence(Instant::now()) {
+            // Leases ran out unseen, or went with lost records: they live until the nodes had the time to renew them.
+            let retired = &reading.retired;
+            for (name, record) in former.nodes.iter().filter(|(name, _)| !retired.contains(name)) {
                 view.nodes.entry(name.clone()).or_insert_with(|| record.clone());
             }
         }

@@ -30,6 +30,11 @@ pub(super) fn read_lease(text: &str) -> Option<NodeRecord> {
     (incarnation.parse() == Ok(record.incarnation.0)).then_some(record)
 }
 
+/// Whether a lease was ended, rather than that it ran out: `<incarnation, 20 digits> retired`.
+pub(super) fn is_retired(text: &str, incarnation: Incarnation) -> bool {
+    text.strip_suffix(" retired").is_some_and(|run| run.parse() == Ok(incarnation.0))
+}
+
 /// An entry's id, as a stream writes it.
 pub(super) fn write_id(id: EntryId) -> String {
     format!("{}-{}", id.epoch, id.n)

@@ -1,6 +1,7 @@
 //! What follows the journal: snapshots of the lobbies, and the writes to the event store.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,11 +40,18 @@ impl Worker {
             return;
         }
         let mut states = Vec::new();
-        for (id, slot) in &owned.lobbies {
+        for (id, slot) in &mut owned.lobbies {
             if let LobbySlot::Live(lobby) = slot
                 && lobby.state.seq > lobby.snapshot_seq
             {
-                states.push((id.clone(), lobby.state.seq, Bytes::from(lobby.state.snapshot())));
+                // A panic here leaves the lobby out of service, as when it takes a command.
+                let Ok(bytes) = catch_unwind(AssertUnwindSafe(|| lobby.state.snapshot())) else {
+                    tracing::error!(lobby = %id, "a lobby's code panicked; the lobby is out of service");
+                    self.node.metrics.quarantined.inc();
+                    *slot = LobbySlot::Quarantined;
+                    continue;
+                };
+                states.push((id.clone(), lobby.state.seq, Bytes::from(bytes)));
             }
         }
         if states.is_empty() {

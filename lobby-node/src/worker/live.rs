@@ -23,6 +23,10 @@ use crate::wire::Attaching;
 /// How long a node may take to say again which of its sessions are here, after a link was reset.
 pub(super) const CONFIRM_TIME: Duration = Duration::from_secs(15);
 
+/// How long the nodes may take to attach their sessions to a new owner before members count as away. A node that heard
+/// of the claim by its next regular reading of the view has attached by then.
+const RETURN_TIME: Duration = Duration::from_secs(3);
+
 /// Something a lobby has to do, in its order.
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(super) enum Task {
@@ -149,6 +153,22 @@ impl Lobby {
         if let Some(presence) = self.presence.get_mut(user) {
             (presence.gone_at, presence.told) = (Some(since), true);
         }
+    }
+
+    /// Members whom no node has attached since the shard was claimed: the others are told now that they are away.
+    pub(super) fn note_missing(&mut self, now: Millis) -> Vec<UserId> {
+        let state = &self.state;
+        let is_missing = |user: &UserId, presence: &Presence| {
+            let has_gone = presence.gone_at.is_some_and(|at| at.after(RETURN_TIME) <= now);
+            has_gone && !presence.told && state.member(user).is_some()
+        };
+        let missing = self.presence.iter_mut().filter(|(user, presence)| is_missing(user, presence));
+        missing
+            .map(|(user, presence)| {
+                presence.told = true;
+                user.clone()
+            })
+            .collect()
     }
 
     pub(super) fn is_away(&self, user: &UserId) -> bool {

@@ -28,7 +28,8 @@ const WAITING_MAX: usize = 8_192;
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a lobby that was handed over waits for the nodes that have sessions in it.
-const ATTACH_TIME: Duration = Duration::from_millis(500);
+/// Shorter than a command's time: what waited is carried out after all.
+const ATTACH_TIME: Duration = Duration::from_millis(1_500);
 
 /// How a claim came out.
 pub(super) enum Claimed {

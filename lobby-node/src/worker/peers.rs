@@ -75,13 +75,19 @@ impl Worker {
     /// The sessions of a node that is gone are lost.
     pub(super) fn forget_node(&mut self, gone: &NodeName) {
         let now = self.node.clock.now();
-        let mut away = Vec::new();
+        let (mut away, mut heard) = (Vec::new(), Vec::new());
         for slot in self.shards.values_mut() {
             let ShardSlot::Owned(owned) = slot else { continue };
             let OwnedShard { lobbies, epoch, .. } = owned.as_mut();
             let owned_epoch = *epoch;
             for (id, slot) in lobbies {
                 let LobbySlot::Live(lobby) = slot else { continue };
+                if lobby.awaited.iter().any(|awaited| awaited == gone) {
+                    lobby.awaited.retain(|awaited| awaited != gone);
+                    if lobby.awaited.is_empty() {
+                        heard.push(id.clone());
+                    }
+                }
                 if lobby.nodes.remove(gone).is_some() {
                     // Should it live after all, it has to attach again.
                     let moved = FromOwner::Moved { token: 0, to: None, epoch: owned_epoch };
@@ -103,6 +109,9 @@ impl Worker {
         }
         for (lobby, user) in away {
             self.pass_in(&lobby, presence_event(&lobby, &user, true));
+        }
+        for lobby in heard {
+            self.stop_awaiting(&lobby);
         }
     }
 

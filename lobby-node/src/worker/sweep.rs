@@ -1,5 +1,6 @@
 //! What time does to the lobbies of a worker: graces that run out, memory that is given back, lists and gauges.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use mlms_protocol::{Class, LobbyId, Millis, Seq};
 use mlms_store::StoreError;
 use tokio::time::Instant;
 
-use super::live::{Lobby, LobbySlot, Output};
+use super::live::{Lobby, LobbySlot, Output, presence_event};
 use super::shard::{OwnedShard, ShardSlot};
 use super::{Done, Worker};
 use crate::lobby::{Passing, PassingEvent, Recorded, State, Target};
@@ -35,8 +36,8 @@ impl Worker {
     pub(super) fn sweep(&mut self) {
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
-        let (mut changed, mut removed, mut unload, mut told, mut snapshots) =
-            (vec![], vec![], vec![], vec![], vec![]);
+        let (mut changed, mut removed, mut unload, mut told, mut snapshots, mut missing) =
+            (vec![], vec![], vec![], vec![], vec![], vec![]);
         let mut lobbies_here = 0;
         let mut backlog = 0;
         let mut degraded_shards = 0;
@@ -66,8 +67,19 @@ impl Worker {
             let mut live = std::mem::take(&mut owned.lobbies);
             for (id, slot) in &mut live {
                 let LobbySlot::Live(lobby) = slot else { continue };
-                if !degraded && sweep_lobby(lobby, owned, &node, now) {
-                    self.gathered.insert(*shard);
+                if !degraded {
+                    // As when it takes a command: a panic leaves the lobby out of service, and nothing else.
+                    let swept = catch_unwind(AssertUnwindSafe(|| sweep_lobby(lobby, owned, &node, now)));
+                    let Ok(journaled) = swept else {
+                        tracing::error!(lobby = %id, "a lobby's code panicked; the lobby is out of service");
+                        node.metrics.quarantined.inc();
+                        *slot = LobbySlot::Quarantined;
+                        continue;
+                    };
+                    if journaled {
+                        self.gathered.insert(*shard);
+                    }
+                    missing.extend(lobby.note_missing(now).into_iter().map(|user| (id.clone(), user)));
                 }
                 let summary = lobby.summary(node.rules.load().limits.members_per_lobby_max);
                 if lobby.listed.as_ref() != Some(&summary) {
@@ -91,6 +103,9 @@ impl Worker {
         self.count(lobbies_here, backlog);
         self.count_backlog();
         self.keep_cursors();
+        for (lobby, user) in missing {
+            self.pass_in(&lobby, presence_event(&lobby, &user, true));
+        }
         for (lobby, seq) in told {
             let event = PassingEvent::Saved { lobby: lobby.clone(), seq };
             let key = Some("saved".to_owned());

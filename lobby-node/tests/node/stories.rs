@@ -655,13 +655,15 @@ async fn members_outlive_their_lobbys_owner() {
     // Ann's node died with her; she has a full grace.
     tokio::join!(bob.stay(Duration::from_secs(75)), cat.stay(Duration::from_secs(75)));
     for line in [&mut bob, &mut cat] {
-        let mut texts = Vec::new();
+        let (mut texts, mut away) = (Vec::new(), Vec::new());
         let left = loop {
             match line.event().await {
                 Event::Lobby(event) if event.change.name() == "left" => break event,
+                Event::Away { user, .. } => away.push(user),
                 event => texts.extend(text(&event)),
             }
         };
+        assert_eq!(away, [user("ann")], "the others hear first that she is away, and nobody else");
         assert_eq!(texts, ["kept", "through"]);
         assert_eq!(left.change, Change::Left { user: user("ann"), reason: Some("timeout".to_owned()) });
     }

@@ -12,11 +12,13 @@
 
 mod crowd;
 mod deaths;
+mod evening;
 mod fleet;
 mod operator;
 mod recorder;
 mod redis;
 mod redis_away;
+mod redis_empty;
 mod rolling;
 mod service;
 mod story;

@@ -39,6 +39,11 @@ pub(crate) struct Reached {
     pub(crate) snapshots: u64,
     /// Refusals that say to come again.
     pub(crate) put_off: u64,
+    /// Notices that a node has lost touch, and that it is back.
+    pub(crate) degraded: u64,
+    pub(crate) recovered: u64,
+    /// Sessions that were asked to come back on another node.
+    pub(crate) rebalanced: u64,
 }
 
 impl std::ops::Sub for Reached {
@@ -52,6 +57,9 @@ impl std::ops::Sub for Reached {
             reconnects: self.reconnects - before.reconnects,
             snapshots: self.snapshots - before.snapshots,
             put_off: self.put_off - before.put_off,
+            degraded: self.degraded - before.degraded,
+            recovered: self.recovered - before.recovered,
+            rebalanced: self.rebalanced - before.rebalanced,
         }
     }
 }
@@ -296,8 +304,13 @@ impl Recorder {
     fn event(&self, book: &mut Book, process: &Process, frame: &Value) {
         let Some(lobby) = text(frame, "lobby") else {
             match (frame["ev"].as_str(), text(frame, "code")) {
-                (Some("notice"), Some(code)) => _ = self.write(book, &process.name, What::Notice { code }),
+                (Some("notice"), Some(code)) => {
+                    book.reached.degraded += u64::from(code == "degraded");
+                    book.reached.recovered += u64::from(code == "recovered");
+                    self.write(book, &process.name, What::Notice { code });
+                }
                 (Some("welcome" | "bye" | "error"), _) => {
+                    book.reached.rebalanced += u64::from(frame["ev"] == "bye" && frame["code"] == 4001);
                     let t = self.began.elapsed().as_micros();
                     book.remarks.push(format!("{t} {} {frame}", process.name));
                 }

@@ -57,6 +57,11 @@ impl Redis {
         self.process.as_ref().expect("it runs")
     }
 
+    /// Throws everything away, as somebody may by mistake.
+    pub(crate) fn flush(&self) {
+        assert_eq!(self.ask("FLUSHALL").as_deref(), Some("+OK"));
+    }
+
     /// Ends the server as an operator does.
     pub(crate) fn stop(&mut self) {
         signal("TERM", self.process().id());

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::crowd::MEMBERS;
+use crate::recorder::Reached;
 use crate::story::{Fault, Story, rounds};
 
 /// How long Redis is away: once for longer than any lease lives, once for a moment.
@@ -22,7 +24,10 @@ async fn redis_is_stopped_killed_and_frozen_and_comes_back_with_its_data() {
         story.tell(&format!("a newcomer is in after {} ms without Redis", took.as_millis()));
         everybody_lives(&mut story, STOPPED / 2).await;
         story.fleet.redis.launch().await;
-        back(&mut story, fault).await;
+        let caused = back(&mut story, fault).await;
+        // It was away for longer than a node is sure of its lease.
+        assert!(caused.degraded >= MEMBERS as u64, "everybody is told that something is missing: {caused:?}");
+        assert!(caused.recovered >= MEMBERS as u64, "and that it is back: {caused:?}");
 
         let fault = story.fault("redis_killed");
         story.fleet.redis.kill();
@@ -48,9 +53,10 @@ async fn everybody_lives(story: &mut Story, time: Duration) {
     }
 }
 
-async fn back(story: &mut Story, fault: Fault) {
+async fn back(story: &mut Story, fault: Fault) -> Reached {
     let lobbies = story.crowd.lobbies.clone();
     story.recovered(&fault, &lobbies).await;
     let caused = story.over(fault).await;
     assert!(caused.put_off > 0, "void: nobody noticed that Redis was away");
+    caused
 }

@@ -64,6 +64,11 @@ impl Story {
         took
     }
 
+    /// What has happened since a fault began.
+    pub(crate) fn since(&self, fault: &Fault) -> Reached {
+        self.crowd.recorder.reached() - fault.before
+    }
+
     /// Closes a fault: what was lost of unsequenced messages up to now is its doing.
     pub(crate) async fn over(&self, fault: Fault) -> Reached {
         // Sessions that lost their connection come back within the longest pause between two tries.
