@@ -1,7 +1,7 @@
 //! This node's side of one lobby, wherever the lobby is owned: its audience, its place in the events, and the
 //! commands that wait for the owner's answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(super) struct Attachment {
     /// The last event that was passed on.
     pub(super) position: Position,
     pub(super) feed: Feed,
+    /// The sessions that the last attach named; the owner takes all others of this node for gone.
+    named: HashSet<u64>,
     /// Commands without an answer, in their order.
     pub(super) unanswered: BTreeMap<u64, (Envelope, Sent)>,
     /// Pages that were asked for: for whom, and behind which event.
@@ -85,6 +87,7 @@ impl Attachment {
             audience: Audience::new(lobby, metrics),
             position: Position { epoch: Epoch(0), seq: Seq(0) },
             feed,
+            named: HashSet::new(),
             unanswered: BTreeMap::new(),
             pages: HashMap::new(),
             owed: Vec::new(),
@@ -107,8 +110,9 @@ impl Attachment {
         is_open
     }
 
-    /// Everyone here, as a new owner wants to know them.
-    pub(super) fn attaching(&self) -> Vec<Attaching> {
+    /// Everyone here, as the owner wants to know them in an attach.
+    pub(super) fn attaching(&mut self) -> Vec<Attaching> {
+        self.named = self.audience.sessions().map(|session| session.number).collect();
         let sessions = self.audience.sessions();
         sessions
             .map(|session| Attaching {
@@ -116,6 +120,12 @@ impl Attachment {
                 wants_saved: self.audience.wants_saved(session),
             })
             .collect()
+    }
+
+    /// Whether somebody was seated since the last attach left, by a join that was on its way before it: the owner has
+    /// let go of that session again.
+    pub(super) fn has_unnamed(&self) -> bool {
+        self.audience.sessions().any(|session| !self.named.contains(&session.number))
     }
 
     /// The lobby is owned here from now on.

@@ -185,6 +185,12 @@ impl Worker {
                         session.outbox.push(&frame);
                     }
                 }
+                if attachment.has_unnamed() {
+                    return match attachment.feed {
+                        Feed::Local { .. } => self.attach_lobby(lobby),
+                        _ => self.turn_again(lobby),
+                    };
+                }
             }
             AttachOutcome::Restart => {
                 let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
