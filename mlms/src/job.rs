@@ -23,7 +23,7 @@ pub(crate) enum Job {
     PurgeHistory(Purge),
     /// Close lobbies in which nothing has happened for long
     CloseIdleLobbies(Idle),
-    /// Look for gaps, epochs that go back, and states without events; changes nothing
+    /// Look for gaps, epochs that go back, states and statistics without events; changes nothing
     CheckIntegrity(Integrity),
 }
 

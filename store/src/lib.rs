@@ -3,6 +3,7 @@
 //! lobbies are read back. Nothing here decides who owns a lobby.
 
 pub mod amqp;
+mod integrity;
 mod memory;
 mod message;
 mod outlet;

@@ -4,6 +4,7 @@
 mod connection;
 mod events;
 mod fault;
+mod integrity;
 mod migrations;
 #[cfg(test)]
 mod plans;

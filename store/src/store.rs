@@ -14,8 +14,7 @@ pub enum StoreError {
     /// The database is away, busy, full or read-only: the same call can succeed later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// The database will never take this event, by its index in the call. Nothing of the call was saved: set the
-    /// event aside and save the others.
+    /// The database will never take this event, by its index in the call: set it aside and save the others.
     #[error("the store refuses event {index} of the batch: {why}")]
     Rejected { index: usize, why: String },
     /// The schema or a stored event is of another release, or damaged: an operator must look.
@@ -128,16 +127,22 @@ impl Store {
     /// Saves events in one transaction. Idempotent by lobby and seq; of two events with the same, the higher epoch wins.
     ///
     /// # Errors
-    /// `Unavailable`, or `Rejected` with the event that spoils the call; nothing was saved then.
+    /// `Unavailable`, or `Rejected` with the event that spoils the call: nothing was saved then, or everything but what
+    /// that event alters.
     pub async fn save_events(&self, events: &[Arc<LobbyEvent>]) -> Result<SaveReport, StoreError> {
         let report = match &self.0 {
             Backend::Sql(sql) => sql.save_events(events).await?,
             Backend::Memory(memory) => memory.save_events(events)?,
         };
-        for event in events {
-            if let Some((of, body)) = event.alters() {
-                self.alter(&event.lobby, of, body).await?;
-            }
+        for (index, event) in events.iter().enumerate() {
+            let Some((of, body)) = event.alters() else { continue };
+            self.alter(&event.lobby, of, body).await.map_err(|error| match error {
+                // The database refuses the altered message, or it cannot be read: this event is to blame, not the first.
+                StoreError::Rejected { why, .. } | StoreError::Incompatible(why) => {
+                    StoreError::Rejected { index, why }
+                }
+                other => other,
+            })?;
         }
         Ok(report)
     }
@@ -470,7 +475,7 @@ impl Store {
         self.sql()?.count_aside().await
     }
 
-    fn sql(&self) -> Result<&SqlStore, StoreError> {
+    pub(crate) fn sql(&self) -> Result<&SqlStore, StoreError> {
         match &self.0 {
             Backend::Sql(sql) => Ok(sql),
             Backend::Memory(_) => {

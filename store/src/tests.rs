@@ -4,7 +4,6 @@ mod amqp;
 mod faults;
 pub(crate) mod mariadb;
 mod measure;
-pub(crate) mod rabbitmq;
 mod statistics;
 
 use std::path::PathBuf;

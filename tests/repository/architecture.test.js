@@ -7,8 +7,8 @@ import test from 'node:test';
 
 import { root } from './repository.js';
 
-/** What any crate may import in its tests, on top of the drawn direction: a judge, and a player. */
-const onlyInTests = new Set(['checker', 'clients/rust']);
+/** What any crate may import in its tests, on top of the drawn direction: a judge, a player, and real servers. */
+const onlyInTests = new Set(['checker', 'clients/rust', 'tests/servers']);
 
 /** The chains of the first code block behind the heading: `a ← b, c ← d` lets c and d use a, and d use b and c. */
 function drawn() {

@@ -12,6 +12,8 @@ use crate::tool;
 const BATCH: u32 = 5_000;
 /// Findings that are listed; all are counted.
 const LISTED_MAX: usize = 1_000;
+/// Sums that are none and are told one by one.
+const UNEVEN_MAX: u32 = 1_000;
 
 #[derive(Default)]
 struct Findings {
@@ -38,6 +40,7 @@ pub(super) fn run(arguments: &Integrity) -> anyhow::Result<()> {
         let mut findings = Findings::default();
         check_events(&store, arguments.after.clone(), &mut findings).await?;
         check_states(&store, arguments.after.clone(), &mut findings).await?;
+        check_statistics(&store, arguments.after.clone(), &mut findings).await?;
         Ok((findings, store.count_aside().await?))
     })?;
     let Findings { lobbies, events, count, listed } = findings;
@@ -66,6 +69,12 @@ async fn check_events(
             check_lobby(store, &lobby, findings).await?;
             findings.lobbies += 1;
             after = Some(lobby);
+        }
+        if let Some(last) = &after {
+            let Findings { lobbies, events, count, .. } = findings;
+            tool::tell(&format!(
+                "{lobbies} lobbies, {events} events, {count} problems; checked up to {last}"
+            ));
         }
     }
 }
@@ -116,4 +125,34 @@ async fn check_states(
             after = Some(lobby);
         }
     }
+}
+
+/// Statistics that no event explains, and sums that are none.
+async fn check_statistics(
+    store: &Store,
+    from: Option<LobbyId>,
+    findings: &mut Findings,
+) -> Result<(), StoreError> {
+    let mut after = from.clone();
+    loop {
+        let page = store.statistics_without_events(after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        for lobby in page {
+            findings.add(json!({"problem": "statistics_without_events", "lobby": lobby}));
+        }
+    }
+    let mut after = from;
+    loop {
+        let page = store.counted_ahead(after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        for lobby in page {
+            findings.add(json!({"problem": "counted_ahead_of_events", "lobby": lobby}));
+        }
+    }
+    for (user, stat) in store.uneven_statistics(UNEVEN_MAX).await? {
+        findings.add(json!({"problem": "statistics_do_not_add_up", "user": user, "stat": stat}));
+    }
+    Ok(())
 }

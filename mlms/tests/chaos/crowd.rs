@@ -1,13 +1,13 @@
 //! Players who talk without a pause, come back by themselves, and repeat what was not answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mlms_checker::What;
 use mlms_client::protocol::command::{History, Join};
-use mlms_client::protocol::{Body, ErrorCode, Kind, LobbyId, Nonce, Seq};
+use mlms_client::protocol::{Body, ErrorCode, Kind, LobbyEvent, LobbyId, Nonce, Seq};
 use mlms_client::{Client, Error, Events, Message, Options};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
@@ -32,6 +32,17 @@ pub(crate) struct Acked {
     /// When it was first sent.
     pub(crate) sent: Instant,
     pub(crate) at: Instant,
+    pub(crate) seq: Seq,
+    pub(crate) nonce: Nonce,
+    pub(crate) text: String,
+}
+
+/// What a crowd has been told when everything is over.
+pub(crate) struct Heard {
+    /// Every durable message that got its ok.
+    pub(crate) acked: Vec<Acked>,
+    /// Every lobby's whole history, read afterwards.
+    pub(crate) histories: BTreeMap<LobbyId, Vec<LobbyEvent>>,
 }
 
 /// What all talkers share.
@@ -151,7 +162,7 @@ impl Crowd {
     }
 
     /// Lets everybody end their sentence and hear everything, reads all lobbies to their end, and leaves.
-    pub(crate) async fn settle(mut self, fleet: &Fleet) -> Arc<Recorder> {
+    pub(crate) async fn settle(mut self, fleet: &Fleet) -> (Arc<Recorder>, Heard) {
         self.shared.stop.cancel();
         for talking in self.talking.drain(..) {
             tokio::time::timeout(2 * PATIENCE, talking).await.expect("every message is answered").unwrap();
@@ -165,35 +176,40 @@ impl Crowd {
         for (name, _) in &self.clients {
             self.recorder.note(name, What::Settled {});
         }
-        self.read_all(fleet).await;
+        let histories = self.read_all(fleet).await;
         for (_, client) in self.clients.drain(..) {
             client.close().await;
         }
         for listening in self.listening.drain(..) {
             listening.await.unwrap();
         }
-        self.recorder
+        let acked = std::mem::take(&mut *self.shared.acked.lock().unwrap());
+        (self.recorder, Heard { acked, histories })
     }
 
-    async fn read_all(&self, fleet: &Fleet) {
+    async fn read_all(&self, fleet: &Fleet) -> BTreeMap<LobbyId, Vec<LobbyEvent>> {
+        let mut histories = BTreeMap::new();
         let (reader, events) = Client::connect(options(fleet, &self.recorder, "reader", 0)).unwrap();
         let listening = tokio::spawn(listen(events));
         for lobby in &self.lobbies {
             retry(|| async { reader.join(lobby, Join::default()).await.map(drop) }).await;
-            let after = Mutex::new(Some(0));
+            let (after, read) = (Mutex::new(Some(0)), Mutex::new(Vec::new()));
             while let Some(from) = { *after.lock().unwrap() } {
                 retry(|| async {
                     let page = History { before: None, after: Some(Seq(from)), limit: 200 };
                     let (events, more) = reader.history(lobby, page).await?;
                     let last = events.last().map(|event| event.seq.0);
                     *after.lock().unwrap() = last.filter(|_| more);
+                    read.lock().unwrap().extend(events);
                     Ok(())
                 })
                 .await;
             }
+            histories.insert(lobby.clone(), read.into_inner().unwrap());
         }
         reader.close().await;
         listening.await.unwrap();
+        histories
     }
 }
 
@@ -245,11 +261,12 @@ impl Talker {
     /// A durable message, repeated with its nonce until it is answered.
     async fn say(&self, number: usize) {
         let nonce = Nonce::new(&format!("{}-{number}", self.name)).unwrap();
-        let message = Message::chat(&format!("{} says {number}", self.name)).nonce(nonce);
+        let text = format!("{} says {number}", self.name);
+        let message = Message::chat(&text).nonce(nonce.clone());
         let sent = Instant::now();
-        loop {
+        let place = loop {
             let pause = match self.client.send(&self.lobby, message.clone()).await {
-                Ok(Some(_)) => break,
+                Ok(Some(place)) => break place,
                 Ok(None) => panic!("{} {number}: an ok without a seq", self.name),
                 Err(Error::Refused(refusal)) if refusal.retry_ms.is_some() => {
                     refusal.retry_ms.unwrap_or_default().min(500)
@@ -265,8 +282,9 @@ impl Talker {
                 self.lobby
             );
             tokio::time::sleep(Duration::from_millis(pause)).await;
-        }
-        let acked = Acked { lobby: self.lobby.clone(), sent, at: Instant::now() };
+        };
+        let (lobby, at) = (self.lobby.clone(), Instant::now());
+        let acked = Acked { lobby, sent, at, seq: place.seq, nonce, text };
         self.shared.acked.lock().unwrap().push(acked.clone());
         // Nobody may be waiting for news.
         let _ = self.shared.news.send(acked);

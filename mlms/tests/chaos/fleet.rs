@@ -1,26 +1,26 @@
-//! Brokers and lobby nodes over one Redis and one database, each a process of its own.
+//! Brokers and lobby nodes over one Redis and one database, each a process of its own; where a story wants it, with a
+//! real MariaDB, a real RabbitMQ and the service that counts games.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mlms_client::{Client, Connector, Options, TokenSource};
+use mlms_client::{Client, Connector, Events, Options, TokenSource};
 use mlms_cluster::Directory;
 use mlms_cluster::view::View;
 use mlms_process::config::{JwtSettings, ProcessRole, Settings};
 use mlms_process::install_crypto_provider;
 use mlms_process::jwt::Minter;
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{LobbyId, NodeName, UserId};
+use mlms_protocol::{LobbyId, NodeName, Role, UserId};
+use mlms_test_servers::{Folder, MariaDb, RabbitMq, Redis};
 use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::redis::Redis;
 use crate::service::{GLANCE, PATIENCE, Service};
 
 /// The secret that signs the users' tokens.
@@ -28,17 +28,18 @@ const SECRET: &str = "a secret of the tests, long enough";
 /// Seconds in which sessions leave a node that stops.
 const DRAIN_SECONDS: &str = "3";
 
-/// A folder that is gone with its owner.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What stays behind lies among the system's temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// What a fleet's events go to, beside its Redis.
+pub(crate) struct Servers {
+    pub(crate) mariadb: MariaDb,
+    pub(crate) rabbitmq: RabbitMq,
+    pub(crate) database_url: String,
 }
 
 pub(crate) struct Fleet {
+    /// None: the events go to a file, and no further.
+    pub(crate) servers: Option<Servers>,
+    /// What counts games; only where there are servers.
+    pub(crate) achievements: Vec<Service>,
     pub(crate) nodes: Vec<Service>,
     pub(crate) brokers: Vec<Service>,
     pub(crate) redis: Redis,
@@ -48,19 +49,47 @@ pub(crate) struct Fleet {
     /// Ports of the brokers that a load balancer would know.
     doors: Arc<Mutex<Vec<u16>>>,
     folder: Folder,
+    settings: Vec<(String, String)>,
+    /// Parts of lines of ERROR that a story is about.
+    pub(crate) expected: Vec<&'static str>,
 }
 
 impl Fleet {
     pub(crate) async fn start(nodes: usize, brokers: usize) -> Fleet {
+        Fleet::build(nodes, brokers, None, &[]).await
+    }
+
+    /// A fleet with a MariaDB, a RabbitMQ and the service that counts games.
+    pub(crate) async fn with_servers(nodes: usize, settings: &[(&str, &str)]) -> Fleet {
+        let mariadb = async {
+            let mariadb = MariaDb::start().await;
+            let url = mariadb.deployment("mlms").await;
+            (mariadb, url)
+        };
+        let ((mariadb, database_url), rabbitmq) = tokio::join!(mariadb, RabbitMq::start());
+        Fleet::build(nodes, 1, Some(Servers { mariadb, rabbitmq, database_url }), settings).await
+    }
+
+    async fn build(
+        nodes: usize,
+        brokers: usize,
+        servers: Option<Servers>,
+        settings: &[(&str, &str)],
+    ) -> Fleet {
         install_crypto_provider();
-        let folder = folder();
-        let redis = Redis::start(folder.0.clone()).await;
+        let folder = Folder::new("chaos");
+        let redis = Redis::start().await;
         let (connection, task) = mlms_cluster::Redis::connect(&redis.url(), "mlms:").await.unwrap();
         let jwt = JwtSettings {
             hs256_secret: Some(SecretString::from(SECRET)),
             ..Settings::defaults(ProcessRole::Tool).jwt
         };
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut fleet = Fleet {
+            servers,
+            achievements: Vec::new(),
+            settings: settings.collect(),
+            expected: Vec::new(),
             nodes: Vec::new(),
             brokers: Vec::new(),
             directory: connection.directory(),
@@ -78,18 +107,71 @@ impl Fleet {
             fleet.doors.lock().unwrap().push(broker.port);
             fleet.brokers.push(broker);
         }
-        let folder = fleet.folder.0.clone();
-        for service in fleet.nodes.iter_mut().chain(&mut fleet.brokers) {
-            service.spawn(&folder);
+        if fleet.servers.is_some() {
+            let name = "achievements".to_owned();
+            fleet.achievements.push(Service::new("achievements", name, fleet.environment()));
         }
-        for service in fleet.nodes.iter_mut().chain(&mut fleet.brokers) {
-            service.until_ready().await;
-        }
+        fleet.launch().await;
         fleet
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
-        let database = format!("sqlite://{}", self.folder.0.join("store.db").display());
+    /// Everything that runs the binary.
+    pub(crate) fn services(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.brokers.iter_mut().chain(&mut self.nodes).chain(&mut self.achievements)
+    }
+
+    /// Starts every process (again), all at once.
+    pub(crate) async fn launch(&mut self) {
+        let folder = self.folder();
+        self.services().for_each(|service| service.spawn(&folder));
+        for service in self.services() {
+            service.until_ready().await;
+        }
+    }
+
+    /// Starts every process and every server again, all at once.
+    pub(crate) async fn launch_everything(&mut self) {
+        let folder = self.folder();
+        self.services().for_each(|service| service.spawn(&folder));
+        let Servers { mariadb, rabbitmq, .. } = self.servers.as_mut().expect("a fleet with servers");
+        tokio::join!(self.redis.launch(), mariadb.launch(), rabbitmq.launch());
+        for service in self.services() {
+            service.until_ready().await;
+        }
+    }
+
+    pub(crate) fn servers(&mut self) -> &mut Servers {
+        self.servers.as_mut().expect("a fleet with servers")
+    }
+
+    /// A metric's sum over all processes.
+    pub(crate) async fn metric(&mut self, name: &str) -> f64 {
+        let mut sum = 0.0;
+        for service in self.services() {
+            sum += service.metric(name).await;
+        }
+        sum
+    }
+
+    /// Waits until a metric's sum is at least this.
+    pub(crate) async fn until_metric(&mut self, name: &str, least: f64) {
+        let began = Instant::now();
+        loop {
+            let value = self.metric(name).await;
+            if value >= least {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{name} is {value} and not {least}");
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// What every process is told.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let database = match &self.servers {
+            Some(servers) => servers.database_url.clone(),
+            None => format!("sqlite://{}", self.folder.path().join("store.db").display()),
+        };
         let pairs = [
             ("MLMS_REDIS_URL", self.redis.url()),
             ("MLMS_REDIS_PREFIX", "mlms:".to_owned()),
@@ -105,7 +187,9 @@ impl Fleet {
             ("MLMS_LIMIT_CREATES_PER_MINUTE", "0".to_owned()),
             ("MLMS_LIMIT_CONNECTIONS_PER_ADDRESS_MAX", "0".to_owned()),
         ];
-        pairs.map(|(name, value)| (name.to_owned(), value)).into()
+        let amqp = self.servers.as_ref().map(|servers| ("MLMS_AMQP_URL".to_owned(), servers.rabbitmq.url()));
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value));
+        pairs.into_iter().chain(amqp).chain(self.settings.iter().cloned()).collect()
     }
 
     /// Adds a node that is not started yet, and gives its place.
@@ -115,7 +199,7 @@ impl Fleet {
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
-        self.folder.0.clone()
+        self.folder.path().to_owned()
     }
 
     pub(crate) async fn launch_node(&mut self, place: usize) {
@@ -129,8 +213,20 @@ impl Fleet {
     }
 
     pub(crate) fn token(&self, user: &str) -> TokenSource {
+        TokenSource::fixed(self.mint(user, &[]))
+    }
+
+    pub(crate) fn mint(&self, user: &str, roles: &[Role]) -> String {
         let ttl = Duration::from_secs(24 * 3_600);
-        TokenSource::fixed(self.minter.mint(&UserId::new(user).unwrap(), None, &[], ttl).token)
+        self.minter.mint(&UserId::new(user).unwrap(), None, roles, ttl).token
+    }
+
+    /// A client of this user, with what it hears.
+    pub(crate) async fn enter(&self, user: &str) -> (Client, Events) {
+        let options = Options { connector: self.door(0), ..Options::new("ws://fleet", self.token(user)) };
+        let (client, events) = Client::connect(options).unwrap();
+        tokio::time::timeout(PATIENCE, client.opened()).await.expect("the fleet lets in").unwrap();
+        (client, events)
     }
 
     /// Somebody new comes in, says nothing, and goes; gives how long it took.
@@ -234,11 +330,14 @@ impl Fleet {
 
     /// Stops everything well, and looks at the logs.
     pub(crate) async fn stop(mut self) {
-        for service in self.brokers.iter_mut().chain(&mut self.nodes) {
+        let expected = std::mem::take(&mut self.expected);
+        for service in self.services() {
             if service.runs() {
                 service.stop().await;
             }
-            assert_eq!(service.errors(), Vec::<String>::new(), "in the log of {}", service.name);
+            let mut errors = service.errors();
+            errors.retain(|line| !expected.iter().any(|part| line.contains(part)));
+            assert_eq!(errors, Vec::<String>::new(), "in the log of {}", service.name);
         }
         let Fleet { directory, watching, .. } = self;
         drop(directory);
@@ -247,17 +346,9 @@ impl Fleet {
 
     /// Writes everybody's log to a folder that outlives the fleet.
     pub(crate) fn keep_logs(&self, folder: &Path) {
-        for service in self.brokers.iter().chain(&self.nodes) {
+        for service in self.brokers.iter().chain(&self.nodes).chain(&self.achievements) {
             // The test fails already; its logs are a help.
             let _ = std::fs::write(folder.join(format!("{}.log", service.name)), service.log());
         }
     }
-}
-
-fn folder() -> Folder {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("mlms-chaos-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&path).unwrap();
-    Folder(path)
 }

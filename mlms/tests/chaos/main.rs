@@ -10,15 +10,18 @@
     reason = "a test that cannot go on has failed; what it measured is printed"
 )]
 
+mod books;
+mod budget;
 mod crowd;
 mod deaths;
 mod evening;
 mod fleet;
+mod games;
 mod operator;
 mod recorder;
-mod redis;
 mod redis_away;
 mod redis_empty;
 mod rolling;
+mod servers;
 mod service;
 mod story;

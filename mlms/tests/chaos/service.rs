@@ -1,13 +1,12 @@
 //! One process of the fleet: the real binary in one role, on ports of its own that stay the same over restarts.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mlms_test_servers::{free_port, signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -16,25 +15,6 @@ use tokio::time::Instant;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at again.
 pub(crate) const GLANCE: Duration = Duration::from_millis(10);
-
-/// A port that nobody listens on, below those that the system gives to outgoing connections, so that a process
-/// that was killed finds it free again.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 500).unwrap() * 16;
-    loop {
-        let port = 10_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Sends a signal such as `TERM`.
-pub(crate) fn signal(name: &str, process: u32) {
-    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
-    assert!(status.unwrap().success(), "SIG{name} to {process}");
-}
 
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -116,6 +96,14 @@ impl Service {
         matches!(get(self.admin_port, "/live").await, Some((200, _)))
     }
 
+    /// A metric's value, summed over its series.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let page = get(self.admin_port, "/metrics").await.map(|(_, page)| page).unwrap_or_default();
+        let series = page.lines().filter_map(|line| line.rsplit_once(' '));
+        let values = series.filter(|(series, _)| series.split('{').next() == Some(name));
+        values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+    }
+
     pub(crate) fn runs(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
     }
@@ -183,10 +171,21 @@ pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
 
 /// One HTTP request; `None`: nobody answers.
 pub(crate) async fn ask(method: &str, port: u16, path: &str) -> Option<(u16, String)> {
+    ask_as(None, method, port, path).await
+}
+
+/// One HTTP request with a token.
+pub(crate) async fn ask_as(
+    token: Option<&str>,
+    method: &str,
+    port: u16,
+    path: &str,
+) -> Option<(u16, String)> {
     let asking = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let bearer = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
         let text = format!(
-            "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n{bearer}content-length: 0\r\n\r\n"
         );
         stream.write_all(text.as_bytes()).await.ok()?;
         let mut answer = String::new();

@@ -8,15 +8,21 @@ use mlms_protocol::LobbyId;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, Heard};
 use crate::fleet::Fleet;
 use crate::recorder::Reached;
 
 /// Talk before the first fault and between two, so that each happens under full load.
 const CALM: Duration = Duration::from_secs(2);
 
+/// Held while a story is told.
+pub(crate) type Turn = MutexGuard<'static, ()>;
+
 /// Stories share the machine's cores, and each wants to measure.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+pub(crate) async fn my_turn() -> Turn {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
+}
 
 /// How often the faults of a story happen.
 pub(crate) fn rounds() -> usize {
@@ -27,7 +33,7 @@ pub(crate) struct Story {
     name: &'static str,
     pub(crate) fleet: Fleet,
     pub(crate) crowd: Crowd,
-    _turn: MutexGuard<'static, ()>,
+    turn: Turn,
 }
 
 /// A fault under way.
@@ -39,10 +45,15 @@ pub(crate) struct Fault {
 
 impl Story {
     pub(crate) async fn begin(name: &'static str, nodes: usize, brokers: usize) -> Story {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = my_turn().await;
         let fleet = Fleet::start(nodes, brokers).await;
+        Story::with(name, fleet, turn).await
+    }
+
+    /// A story of a fleet that stands already.
+    pub(crate) async fn with(name: &'static str, fleet: Fleet, turn: Turn) -> Story {
         let crowd = Crowd::gather(&fleet, name).await;
-        let story = Story { name, fleet, crowd, _turn: turn };
+        let story = Story { name, fleet, crowd, turn };
         story.calm().await;
         story
     }
@@ -90,9 +101,15 @@ impl Story {
 
     /// Ends the run and judges it. `require`: what it must have reached to count.
     pub(crate) async fn end(self, require: &[&str]) {
-        let Story { name, fleet, crowd, _turn } = self;
+        let (fleet, _, _turn) = self.judge(require).await;
+        fleet.stop().await;
+    }
+
+    /// Ends the talk and judges it; the fleet runs on, beside it what was accepted and what the history says.
+    pub(crate) async fn judge(self, require: &[&str]) -> (Fleet, Heard, Turn) {
+        let Story { name, fleet, crowd, turn } = self;
         let rate = crowd.rate();
-        let recorder = crowd.settle(&fleet).await;
+        let (recorder, heard) = crowd.settle(&fleet).await;
         let records = recorder.take();
         let require: Vec<Requirement> = require.iter().map(|text| text.parse().unwrap()).collect();
         let report = check_records(&records, &Options { require, ..Options::default() });
@@ -106,6 +123,6 @@ impl Story {
             panic!("{name}: history and logs are in {}\n{report}", folder.display());
         }
         println!("{name}: {rate:.0} messages a second; {}", serde_json::to_string(&report.counts).unwrap());
-        fleet.stop().await;
+        (fleet, heard, turn)
     }
 }

@@ -15,6 +15,8 @@ use super::value::Given;
 
 /// Names the configuration file where the flag does not.
 const FILE_VARIABLE: &str = "MLMS_CONFIG";
+/// The token of `mlms job close-idle-lobbies`, which is a setting of nothing else.
+const JOB_TOKEN_VARIABLE: &str = "MLMS_JOB_TOKEN";
 
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -243,7 +245,7 @@ impl Taker<'_> {
     }
 
     fn take_variable(&mut self, name: &str, value: Result<&str, ()>) {
-        if name == FILE_VARIABLE || is_service_link(name) {
+        if name == FILE_VARIABLE || name == JOB_TOKEN_VARIABLE || is_service_link(name) {
             return;
         }
         let place = format!("environment {name}");

@@ -25,7 +25,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Database {
     Sqlite { readers: Pool<Sqlite>, writer: Pool<Sqlite> },
-    Mysql(Pool<MySql>),
+    Mysql { pool: Pool<MySql>, packet_bytes_max: usize },
 }
 
 /// A parameter of a statement.
@@ -133,7 +133,17 @@ impl Database {
             })
             .connect_with(options.disable_statement_logging())
             .await?;
-        Ok(Database::Mysql(pool))
+        let row = sqlx::query("SELECT @@max_allowed_packet").fetch_one(&pool).await?;
+        let packet_bytes_max = usize::try_from(row.try_get_unchecked::<i64, _>(0)?).unwrap_or(usize::MAX);
+        Ok(Database::Mysql { pool, packet_bytes_max })
+    }
+
+    /// Bytes of values in one statement; what surrounds them comes on top.
+    pub(super) fn statement_bytes_max(&self) -> usize {
+        match self {
+            Database::Sqlite { .. } => usize::MAX,
+            Database::Mysql { packet_bytes_max, .. } => packet_bytes_max / 4 * 3,
+        }
     }
 
     /// Begins to write. In SQLite this waits for the turn at once: a transaction that begins by reading could not
@@ -143,7 +153,7 @@ impl Database {
             Database::Sqlite { writer, .. } => {
                 writer.begin_with("BEGIN IMMEDIATE").await.map(Writing::Sqlite)
             }
-            Database::Mysql(pool) => pool.begin().await.map(Writing::Mysql),
+            Database::Mysql { pool, .. } => pool.begin().await.map(Writing::Mysql),
         }
     }
 
@@ -157,7 +167,7 @@ impl Database {
             Database::Sqlite { readers, .. } => {
                 Ok(query!(sql, values).fetch_all(readers).await?.into_iter().map(Row::Sqlite).collect())
             }
-            Database::Mysql(pool) => {
+            Database::Mysql { pool, .. } => {
                 Ok(query!(sql, values).fetch_all(pool).await?.into_iter().map(Row::Mysql).collect())
             }
         }

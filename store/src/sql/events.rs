@@ -14,7 +14,7 @@ use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
 
 /// Rows of one statement: fixed, because prepared statements are kept by their text.
 const BATCH_ROWS: [usize; 4] = [1_000, 100, 10, 1];
-/// Bytes of a statement of more than one row; far below the smallest packet limit of a server (16 MiB).
+/// Bytes of a statement of more than one row; far below the packet limit of a server as it comes (16 MiB).
 const BATCH_BYTES_MAX: usize = 2 << 20;
 /// How often a transaction that met another one runs before the caller hears of it.
 const ATTEMPTS: u32 = 3;
@@ -62,9 +62,9 @@ fn values<'a>(row: &'a EventRow<'_>) -> [Value<'a>; COLUMNS] {
 }
 
 /// Cuts the longest statement off the front: which of the prepared ones, and how many rows.
-fn next_batch(rows: &[EventRow<'_>]) -> (usize, usize) {
+fn next_batch(rows: &[EventRow<'_>], bytes_max: usize) -> (usize, usize) {
     let fits = |count: usize| {
-        rows.len() >= count && rows[..count].iter().map(EventRow::byte_len).sum::<usize>() <= BATCH_BYTES_MAX
+        rows.len() >= count && rows[..count].iter().map(EventRow::byte_len).sum::<usize>() <= bytes_max
     };
     let largest = BATCH_ROWS.into_iter().enumerate().find(|(_, count)| fits(*count));
     largest.unwrap_or((BATCH_ROWS.len() - 1, 1))
@@ -97,7 +97,14 @@ impl SqlStore {
     pub(crate) async fn save_events(&self, events: &[Arc<LobbyEvent>]) -> Result<SaveReport, StoreError> {
         let mut rows = Vec::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
-            rows.push(EventRow::of(event).map_err(|why| StoreError::Rejected { index, why })?);
+            let row = EventRow::of(event).map_err(|why| StoreError::Rejected { index, why })?;
+            // A server cuts the connection over it, which looks like a server that is away.
+            let (bytes, bytes_max) = (row.byte_len(), self.database.statement_bytes_max());
+            if bytes > bytes_max {
+                let why = format!("it has {bytes} bytes, and the server takes {bytes_max} in one packet");
+                return Err(StoreError::Rejected { index, why });
+            }
+            rows.push(row);
         }
         if rows.is_empty() {
             return Ok(SaveReport::default());
@@ -123,8 +130,9 @@ impl SqlStore {
         let mut report = SaveReport::default();
         let mut tx = self.database.begin().await?;
         let mut rest = rows;
+        let bytes_max = BATCH_BYTES_MAX.min(self.database.statement_bytes_max());
         while !rest.is_empty() {
-            let (statement, count) = next_batch(rest);
+            let (statement, count) = next_batch(rest, bytes_max);
             let (batch, after) = rest.split_at(count);
             match tx.execute(&INSERT[statement], batch.iter().flat_map(values)).await {
                 Ok(_) => report.inserted += count as u64,
@@ -144,24 +152,15 @@ impl SqlStore {
     /// Saves row by row, to tell a row that the database refuses from a database that refuses every row.
     async fn save_singly(&self, rows: &[EventRow<'_>]) -> Result<SaveReport, StoreError> {
         let mut report = SaveReport::default();
-        let mut refused: Option<(usize, sqlx::Error)> = None;
         let mut tx = self.database.begin().await?;
         for (index, row) in rows.iter().enumerate() {
-            match (save_one(&mut tx, row, &mut report).await, refused.take()) {
-                (Ok(()), None) => {}
-                (Ok(()), Some((index, error))) => return Err(rejected(index, &error)),
-                (Err(error), known) => match (Fault::of(&error), known) {
-                    (Fault::Row, None) => return Err(rejected(index, &error)),
-                    (Fault::Unknown, None) if index > 0 => return Err(rejected(index, &error)),
-                    // The first one: the next row tells whose fault it is.
-                    (Fault::Unknown, None) => refused = Some((index, error)),
-                    (_, None) => return Err(error.into()),
-                    (_, Some((_, first))) => return Err(first.into()),
-                },
-            }
-        }
-        if let Some((_, error)) = refused {
-            return Err(error.into());
+            let Err(error) = save_one(&mut tx, row, &mut report).await else { continue };
+            // Dropped with an error, the transaction leaves nothing.
+            return Err(match Fault::of(&error) {
+                Fault::Row => rejected(index, &error),
+                Fault::Unknown if takes_a_harmless_row(&mut tx).await => rejected(index, &error),
+                _ => error.into(),
+            });
         }
         tx.commit().await?;
         Ok(report)
@@ -221,6 +220,18 @@ impl SqlStore {
         let values = player_values(user, before, limit);
         read_all(&within(READ_TIMEOUT, self.database.rows(OF_PLAYER, values)).await?)
     }
+}
+
+/// Whether the database takes a row that nobody could refuse for what it holds: then whatever it has refused before
+/// was the row's fault, whichever error it gave, and however many rows it refuses. To be rolled back.
+async fn takes_a_harmless_row(tx: &mut Writing) -> bool {
+    // Seqs begin with 1: this one meets no event.
+    let [lobby, number, kind, payload] =
+        [Value::Text("-"), Value::Int(0), Value::Text("message"), Value::Text("{}")];
+    let nothing = Value::MaybeText(None);
+    let row =
+        [lobby, number, number, number, kind, nothing, nothing, nothing, payload, Value::MaybeBytes(None)];
+    tx.execute(&INSERT[BATCH_ROWS.len() - 1], row).await.is_ok()
 }
 
 fn rejected(index: usize, error: &sqlx::Error) -> StoreError {

@@ -63,7 +63,7 @@ pub(super) async fn run(database: &Database) -> Result<(), StoreError> {
             migrator(SQLITE).run_direct(None, &mut *tx, false).await.map_err(explain)?;
             Ok(tx.commit().await?)
         }
-        Database::Mysql(pool) => {
+        Database::Mysql { pool, .. } => {
             let mut connection = pool.acquire().await?;
             let locked = sqlx::query(LOCK).bind(LOCK_WAIT_S).fetch_one(&mut *connection).await?;
             if locked.try_get_unchecked::<Option<i64>, _>(0)? != Some(1) {

@@ -110,7 +110,7 @@ async fn mariadb_answers_by_index() {
     let url = mariadb::database().await;
     let store = ready(&url).await;
     seed(&store).await;
-    mariadb::run(&url, "ANALYZE TABLE lobby_events, lobby_snapshots").await.unwrap();
+    mlms_test_servers::run(&url, "ANALYZE TABLE lobby_events, lobby_snapshots").await.unwrap();
     check(&store, "EXPLAIN", |index, row| {
         // id, select_type, table, type, possible_keys, key, key_len, ref, rows, Extra
         let (access, key, extra) = (row.text(3).unwrap(), row.text(5).unwrap(), row.text(9).unwrap());

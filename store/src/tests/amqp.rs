@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::rabbitmq::RabbitMq;
+use mlms_test_servers::RabbitMq;
+
 use super::*;
 use crate::amqp::{AmqpError, LinkState, Publisher, Subscriber, Subscription};
 use crate::{Message, Outlet};

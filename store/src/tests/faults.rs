@@ -1,14 +1,8 @@
 //! What callers learn when a database is not as it should be.
 
-use super::*;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use mlms_test_servers::run;
 
-async fn run_sqlite(url: &str, sql: &'static str) {
-    let options: sqlx::sqlite::SqliteConnectOptions = url.parse().unwrap();
-    let mut connection = options.connect().await.unwrap();
-    connection.execute(sqlx::raw_sql(sql)).await.unwrap();
-    connection.close().await.unwrap();
-}
+use super::*;
 
 async fn is_set_aside(store: &Store, poisoned: usize) {
     let mut events = chats("a", 1, 1..=130);
@@ -26,7 +20,7 @@ async fn sqlite_names_a_row_that_it_refuses() {
     let store = ready(&folder.sqlite_url()).await;
     let trigger = "CREATE TRIGGER poison BEFORE INSERT ON lobby_events WHEN NEW.payload LIKE '%poison%' \
         BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
-    run_sqlite(&folder.sqlite_url(), trigger).await;
+    run(&folder.sqlite_url(), trigger).await.unwrap();
     is_set_aside(&store, 77).await;
 }
 
@@ -42,9 +36,80 @@ async fn mariadb_names_a_row_that_it_refuses() {
         let url = mariadb::database().await;
         let store = ready(&url).await;
         let create = format!("CREATE TRIGGER poison BEFORE INSERT ON lobby_events FOR EACH ROW {trigger}");
-        mariadb::run(&url, sqlx::AssertSqlSafe(create)).await.unwrap();
+        run(&url, sqlx::AssertSqlSafe(create)).await.unwrap();
         is_set_aside(&store, poisoned).await;
     }
+}
+
+/// What the archive does: sets aside what is refused, and saves the rest. Gives the seqs of what was set aside.
+async fn archive(store: &Store, mut events: Vec<Arc<LobbyEvent>>) -> Vec<u64> {
+    let mut aside = Vec::new();
+    loop {
+        match store.save_events(&events).await {
+            Ok(_) => return aside,
+            Err(StoreError::Rejected { index, why }) => {
+                let event = events.remove(index);
+                store.set_aside(&event, &why).await.unwrap();
+                aside.push(event.seq.0);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_refused_for_a_reason_nobody_knows_are_set_aside_alone_and_side_by_side() {
+    let url = mariadb::database().await;
+    let store = ready(&url).await;
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON lobby_events FOR EACH ROW \
+        BEGIN IF NEW.payload LIKE '%poison%' THEN SIGNAL SQLSTATE '99001'; END IF; END";
+    run(&url, trigger).await.unwrap();
+    let poisoned = |seq| event("a", 1, seq, said("ann", Body::text("poison")));
+    let mut events = chats("a", 1, 1..=40);
+    for seq in [1, 2, 20, 39, 40] {
+        events[seq as usize - 1] = poisoned(seq);
+    }
+    assert_eq!(archive(&store, events).await, [1, 2, 20, 39, 40]);
+    // The only ones that there are.
+    assert_eq!(archive(&store, vec![poisoned(41)]).await, [41]);
+    assert_eq!(archive(&store, vec![poisoned(42), poisoned(43)]).await, [42, 43]);
+    assert_eq!(store.count_aside().await.unwrap(), 8);
+    let saved = seqs(&store, "a", Range::After(Seq(0)), 0, 100).await;
+    let expected: Vec<u64> = (3..=38).filter(|seq| *seq != 20).collect();
+    assert_eq!(saved, expected, "nothing else is missing, and nothing of the probes stays");
+    assert_eq!(store.count_lobbies().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_edit_that_cannot_be_applied_is_set_aside_and_not_its_neighbour() {
+    let edit = |seq, of| {
+        event("a", 1, seq, Change::Edited { of: Seq(of), by: user("ann"), body: Body::text("poison") })
+    };
+    let url = mariadb::database().await;
+    let store = ready(&url).await;
+    let trigger = "CREATE TRIGGER poison BEFORE UPDATE ON lobby_events FOR EACH ROW \
+        BEGIN IF NEW.payload LIKE '%poison%' THEN SIGNAL SQLSTATE '45000'; END IF; END";
+    run(&url, trigger).await.unwrap();
+    let events = vec![chat("a", 1, 1), chat("a", 1, 2), edit(3, 1), chat("a", 1, 4)];
+    assert_eq!(archive(&store, events).await, [3]);
+    // A stored message that is damaged does not block its lobby either.
+    run(&url, "UPDATE lobby_events SET payload = 'damaged' WHERE seq = 2").await.unwrap();
+    assert_eq!(archive(&store, vec![edit(5, 2), chat("a", 1, 6)]).await, [5]);
+    let places = store.places(&lobby("a"), Seq(0), 10).await.unwrap();
+    assert_eq!(places.iter().map(|place| place.seq.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_small_packets_only_gets_small_statements() {
+    let server = mariadb::MariaDb::start().await;
+    server.execute("SET GLOBAL max_allowed_packet = 262144").await.unwrap();
+    server.execute("CREATE DATABASE small").await.unwrap();
+    let store = ready(&server.url("small")).await;
+    let body = |bytes| said("ann", Body::text(&"x".repeat(bytes)));
+    let mut events: Vec<_> = (1..=40).map(|seq| event("a", 1, seq, body(40_000))).collect();
+    events[17] = event("a", 1, 18, body(250_000));
+    assert_eq!(archive(&store, events).await, [18]);
+    assert_eq!(seqs(&store, "a", Range::After(Seq(0)), 0, 100).await.len(), 39);
 }
 
 #[tokio::test]
@@ -52,12 +117,12 @@ async fn a_database_that_refuses_every_row_is_unavailable() {
     let url = mariadb::database().await;
     let store = ready(&url).await;
     let trigger = "CREATE TRIGGER refuse BEFORE INSERT ON lobby_events FOR EACH ROW SIGNAL SQLSTATE '99001'";
-    mariadb::run(&url, trigger).await.unwrap();
+    run(&url, trigger).await.unwrap();
     for count in [1, 130] {
         let error = store.save_events(&chats("a", 1, 1..=count)).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
-    mariadb::run(&url, "DROP TRIGGER refuse").await.unwrap();
+    run(&url, "DROP TRIGGER refuse").await.unwrap();
     assert_eq!(store.save_events(&chats("a", 1, 1..=130)).await.unwrap(), inserted(130));
 }
 
@@ -68,14 +133,14 @@ async fn connections_that_the_server_cut_are_replaced() {
     store.save_events(&chats("a", 1, 1..=10)).await.unwrap();
     let kill = "BEGIN NOT ATOMIC FOR c IN (SELECT id FROM information_schema.processlist WHERE db = DATABASE() \
         AND id <> CONNECTION_ID()) DO KILL c.id; END FOR; END";
-    mariadb::run(&url, kill).await.unwrap();
+    run(&url, kill).await.unwrap();
     assert_eq!(store.save_events(&chats("a", 1, 11..=20)).await.unwrap(), inserted(10));
 }
 
 #[tokio::test]
 async fn a_frozen_server_is_unavailable_in_time_and_used_again_when_it_thaws() {
-    let server = mariadb::Server::start().await;
-    mariadb::run(&server.url("mysql"), "CREATE DATABASE frozen").await.unwrap();
+    let server = mariadb::MariaDb::start().await;
+    run(&server.url("mysql"), "CREATE DATABASE frozen").await.unwrap();
     let store = ready(&server.url("frozen")).await;
     store.save_events(&chats("a", 1, 1..=10)).await.unwrap();
     server.signal("STOP");
@@ -111,9 +176,9 @@ async fn a_schema_that_is_missing_or_newer_is_incompatible() {
         let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
             VALUES (9999, 'of a later release', 1, x'00', 0)";
         if url.starts_with("sqlite") {
-            run_sqlite(&url, newer).await;
+            run(&url, newer).await.unwrap();
         } else {
-            mariadb::run(&url, newer).await.unwrap();
+            run(&url, newer).await.unwrap();
         }
         let error = store.migrate().await.unwrap_err();
         assert!(matches!(error, StoreError::Incompatible(_)), "{url}: {error}");

@@ -1,46 +1,49 @@
-//! A redis-server of the test's own, with an append-only file, that can be stopped, killed, frozen and started again.
+//! A redis-server with an append-only file.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::service::{PATIENCE, free_port, signal};
+use tokio::time::Instant;
 
-pub(crate) struct Redis {
+use crate::{Folder, GLANCE, START_TIMEOUT, free_port, require, signal};
+
+pub struct Redis {
     process: Option<Child>,
     port: u16,
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Redis {
-    pub(crate) async fn start(folder: PathBuf) -> Redis {
-        let mut redis = Redis { process: None, port: free_port(), folder };
+    pub async fn start() -> Redis {
+        require("redis-server", "redis-server");
+        let mut redis = Redis { process: None, port: free_port(), folder: Folder::new("redis") };
         redis.launch().await;
         redis
     }
 
     /// Starts the server (again), with whatever data it has.
-    pub(crate) async fn launch(&mut self) {
+    pub async fn launch(&mut self) {
         // Every answer is on the disk: what is killed comes back whole, and nothing else is under test here.
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"])
             .arg("--dir")
-            .arg(&self.folder)
+            .arg(self.folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server is installed (Debian: apt install redis-server)");
+            .unwrap();
         self.process = Some(process);
         let began = Instant::now();
         while self.ask("PING").as_deref() != Some("+PONG") {
-            assert!(began.elapsed() < PATIENCE, "redis-server does not start");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(began.elapsed() < START_TIMEOUT, "redis-server does not start");
+            tokio::time::sleep(GLANCE).await;
         }
     }
 
-    pub(crate) fn url(&self) -> String {
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -63,23 +66,23 @@ impl Redis {
     }
 
     /// Ends the server as an operator does.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         signal("TERM", self.process().id());
         self.process.take().expect("it runs").wait().unwrap();
     }
 
     /// Ends the server without its knowledge.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         signal("STOP", self.process().id());
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         signal("CONT", self.process().id());
     }
 }
