@@ -27,6 +27,14 @@ soak N='100000': (simulate N) (chaos '200')
 chaos N='10':
     MLMS_CHAOS={{N}} cargo test --release -p mlms --test chaos -- --nocapture
 
+# Measure how many events a second go into SQLite and into a MariaDB.
+inserts:
+    cargo test --release -p mlms-store --lib -- --ignored --nocapture inserts_a_second
+
+# Measure chat beside a frozen MariaDB and beside one that runs, in one run.
+frozen:
+    cargo test --release -p mlms --test chaos -- --ignored --nocapture frozen
+
 # Run the Autobahn cases against the codec, directly and through the broker.
 conformance:
     ./test install conformance

@@ -3,6 +3,7 @@
 //! lobbies are read back. Nothing here decides who owns a lobby.
 
 pub mod amqp;
+mod catalogue;
 mod integrity;
 mod memory;
 mod message;
@@ -14,6 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{CATALOGUE, EventKind};
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
 pub use statistics::{

@@ -248,6 +248,21 @@ fn every_change() -> Vec<Change> {
     ]
 }
 
+/// Every kind of event, also those that do not come back whole: of a lock only is told that it is there.
+pub(crate) fn every_kind() -> Vec<Change> {
+    let by = Some(user("ben"));
+    let invite = "spring".to_owned();
+    let mut changes = every_change();
+    changes.extend([
+        Change::Locked { by: by.clone(), hash: Some("of a password".to_owned()) },
+        Change::Locked { by: None, hash: None },
+        Change::Invited { invite: invite.clone(), by, uses: Some(3), until: Some(Millis(1_800_000_000_000)) },
+        Change::Invited { invite: invite.clone(), by: None, uses: None, until: None },
+        Change::InviteUsed { invite, user: user("ann") },
+    ]);
+    changes
+}
+
 async fn every_kind_of_event_comes_back_as_it_was(store: &Store) {
     let changes = every_change().into_iter().zip(1..);
     let events: Vec<_> = changes.map(|(change, seq)| event("a", 9, seq, change)).collect();

@@ -50,6 +50,10 @@ pub(super) fn run(arguments: &Idle) -> anyhow::Result<()> {
                     Ok(_) => closed += 1,
                     Err(Error::Refused(refusal))
                         if matches!(refusal.code, ErrorCode::LobbyClosed | ErrorCode::NotFound) => {}
+                    Err(Error::Closed(reason)) => bail!(
+                        "{}: {reason}. The token is made with MLMS_JWT_HS256_SECRET, or given as MLMS_JOB_TOKEN",
+                        arguments.url
+                    ),
                     Err(error) => {
                         failed += 1;
                         tool::tell(&format!("{lobby}: {error}"));

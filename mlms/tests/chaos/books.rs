@@ -13,10 +13,13 @@ use tokio::time::Instant;
 use crate::crowd::Heard;
 use crate::service::{GLANCE, PATIENCE};
 
+/// An event's id and body.
+type Taken = (String, Vec<u8>);
+
 /// Somebody who takes every domain event, with a durable queue, and comes back whenever the broker does.
 pub(crate) struct Consumer {
-    /// Ids and bodies, as they came.
-    taken: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    /// As they came.
+    taken: Arc<Mutex<Vec<Taken>>>,
     task: JoinHandle<()>,
 }
 
@@ -68,7 +71,7 @@ impl Consumer {
     }
 
     /// What has come so far, each once and in the order of its first coming.
-    pub(crate) fn taken(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn taken(&self) -> Vec<Taken> {
         let mut known: HashMap<String, Vec<u8>> = HashMap::new();
         let mut first = Vec::new();
         for (id, body) in self.taken.lock().unwrap().iter() {

@@ -148,6 +148,13 @@ impl Crowd {
         }
     }
 
+    /// How long the oks took of the messages that were sent and accepted within these moments.
+    pub(crate) fn latencies(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        let acked = self.shared.acked.lock().unwrap();
+        let within = acked.iter().filter(|acked| acked.sent >= from && acked.at <= to);
+        within.map(|acked| acked.at - acked.sent).collect()
+    }
+
     /// The longest time within these moments in which a lobby accepted nothing.
     pub(crate) fn longest_silence(&self, from: Instant, to: Instant) -> Duration {
         let mut last: HashMap<LobbyId, Instant> = HashMap::new();

@@ -153,19 +153,6 @@ impl Fleet {
         sum
     }
 
-    /// Waits until a metric's sum is at least this.
-    pub(crate) async fn until_metric(&mut self, name: &str, least: f64) {
-        let began = Instant::now();
-        loop {
-            let value = self.metric(name).await;
-            if value >= least {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{name} is {value} and not {least}");
-            tokio::time::sleep(GLANCE).await;
-        }
-    }
-
     /// What every process is told.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let database = match &self.servers {

@@ -261,12 +261,10 @@ async fn a_hundred_games_of_four_earn_exactly_what_a_calculation_says_and_a_repl
 async fn hears_of_the_award(events: &mut Events, user: &str) {
     let hear = async {
         loop {
-            match events.recv().await.expect("the session lives") {
-                Incoming::Event(Event::Achievement { user: of, achievement, .. }) => {
-                    assert_eq!((of.as_str(), achievement.as_str()), (user, "bruiser"));
-                    return;
-                }
-                _ => {}
+            let heard = events.recv().await.expect("the session lives");
+            if let Incoming::Event(Event::Achievement { user: of, achievement, .. }) = heard {
+                assert_eq!((of.as_str(), achievement.as_str()), (user, "bruiser"));
+                return;
             }
         }
     };

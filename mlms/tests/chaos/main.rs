@@ -17,6 +17,7 @@ mod deaths;
 mod evening;
 mod fleet;
 mod games;
+mod measure;
 mod operator;
 mod recorder;
 mod redis_away;

@@ -34,7 +34,7 @@ const REPLACE: &str = "UPDATE lobby_events SET epoch = ?, at = ?, kind = ?, mess
      payload = ?, packed = ? WHERE lobby = ? AND seq = ? AND epoch < ?";
 const REPLACE_BODY: &str = "UPDATE lobby_events SET payload = ?, packed = ? \
      WHERE lobby = ? AND seq = ? AND epoch = ? AND kind = 'message'";
-const FIND_EPOCH: &str = "SELECT epoch FROM lobby_events WHERE lobby = ? AND seq = ?";
+pub(super) const FIND_EPOCH: &str = "SELECT epoch FROM lobby_events WHERE lobby = ? AND seq = ?";
 pub(super) const FIRST_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?";
 pub(super) const GAMES_BETWEEN: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \

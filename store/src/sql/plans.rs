@@ -4,10 +4,10 @@ use mlms_protocol::{Body, Epoch, Millis, Seq};
 
 use super::connection::{Database, Value};
 use super::events::GAMES_BETWEEN;
-use super::events::{FIRST_BETWEEN, LAST_BETWEEN, OF_PLAYER, player_values};
+use super::events::{FIND_EPOCH, FIRST_BETWEEN, LAST_BETWEEN, OF_PLAYER, player_values};
 use super::snapshots::{ADVANCE_LOBBY, IDLE_LOBBIES, LOAD_LOBBY};
-use super::statistics::{self, AWARDS, BY_STAT, IN_LOBBY, OF_PLAYER_ONE, UNANNOUNCED};
-use super::upkeep::PLACES_AFTER;
+use super::statistics::{self, ALL_IN_LOBBY, AWARDS, BY_STAT, IN_LOBBY, OF_PLAYER_ONE, RUNNING, UNANNOUNCED};
+use super::upkeep::{FIND_PURGED, LOBBIES_AFTER, PLACES_AFTER, PURGE, SNAPSHOTS_AFTER};
 use crate::statistics::{Award, GameChange, GameEvent};
 use crate::store::{Backend, Store};
 use crate::tests::{Folder, event, lobby, mariadb, ready, said, user};
@@ -40,6 +40,8 @@ async fn seed(store: &Store) {
             store.add_award(&Award { user, achievement: stat.to_owned(), at }).await.unwrap();
         }
         store.fold(&counted).await.unwrap();
+        // Empty tables are planned as such.
+        store.purge(&id, Seq(41), Seq(42)).await.unwrap();
     }
     store.save_events(&events).await.unwrap();
 }
@@ -77,6 +79,13 @@ async fn check(store: &Store, explain: &str, judge: impl Fn(&str, &super::connec
         ),
         (AWARDS, vec![Value::Text("user-7")], "player_achievements PRIMARY"),
         (UNANNOUNCED, vec![Value::Int(5)], "player_achievements_by_announced"),
+        (FIND_EPOCH, vec![Value::Text("lobby-7"), Value::Int(3)], "lobby_events PRIMARY"),
+        (LOBBIES_AFTER, vec![Value::Text("lobby-7"), Value::Int(5)], "lobby_events PRIMARY"),
+        (SNAPSHOTS_AFTER, vec![Value::Text("lobby-7"), Value::Int(5)], "lobby_snapshots PRIMARY"),
+        (FIND_PURGED, vec![Value::Text("lobby-7")], "purged_lobbies PRIMARY"),
+        (PURGE, vec![Value::Text("lobby-7"), Value::Int(3), Value::Int(5)], "lobby_events PRIMARY"),
+        (RUNNING, vec![Value::Text("lobby-7")], "game_totals PRIMARY"),
+        (ALL_IN_LOBBY, vec![Value::Text("lobby-7")], "lobby_statistics PRIMARY"),
     ] {
         let explained: &'static str = Box::leak(format!("{explain} {statement}").into_boxed_str());
         let plan = sql.database.rows(explained, values).await.unwrap();
@@ -110,7 +119,12 @@ async fn mariadb_answers_by_index() {
     let url = mariadb::database().await;
     let store = ready(&url).await;
     seed(&store).await;
-    mlms_test_servers::run(&url, "ANALYZE TABLE lobby_events, lobby_snapshots").await.unwrap();
+    mlms_test_servers::run(
+        &url,
+        "ANALYZE TABLE lobby_events, lobby_snapshots, purged_lobbies, game_totals, lobby_statistics",
+    )
+    .await
+    .unwrap();
     check(&store, "EXPLAIN", |index, row| {
         // id, select_type, table, type, possible_keys, key, key_len, ref, rows, Extra
         let (access, key, extra) = (row.text(3).unwrap(), row.text(5).unwrap(), row.text(9).unwrap());

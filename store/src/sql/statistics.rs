@@ -23,7 +23,7 @@ const ADD_LOBBY: &str = "INSERT INTO folded_lobbies (seq, lobby) VALUES (?, ?)";
 const FIND_LOBBY: &str = "SELECT seq FROM folded_lobbies WHERE lobby = ?";
 const ADVANCE: &str = "UPDATE folded_lobbies SET seq = ? WHERE lobby = ?";
 
-const RUNNING: &str = "SELECT game, stat, user, total FROM game_totals WHERE lobby = ?";
+pub(super) const RUNNING: &str = "SELECT game, stat, user, total FROM game_totals WHERE lobby = ?";
 const SET_RUNNING: &str =
     "UPDATE game_totals SET total = ? WHERE lobby = ? AND game = ? AND stat = ? AND user = ?";
 const ADD_RUNNING: &str = "INSERT INTO game_totals (total, lobby, game, stat, user) VALUES (?, ?, ?, ?, ?)";
@@ -35,7 +35,8 @@ const SET_IN_LOBBY: &str = "UPDATE lobby_statistics SET times = ?, total = ?, hi
      WHERE lobby = ? AND user = ? AND stat = ?";
 const ADD_IN_LOBBY: &str =
     "INSERT INTO lobby_statistics (times, total, highest, lobby, user, stat) VALUES (?, ?, ?, ?, ?, ?)";
-const ALL_IN_LOBBY: &str = "SELECT times, total, highest, user, stat FROM lobby_statistics WHERE lobby = ?";
+pub(super) const ALL_IN_LOBBY: &str =
+    "SELECT times, total, highest, user, stat FROM lobby_statistics WHERE lobby = ?";
 const REMOVE_IN_LOBBY: &str = "DELETE FROM lobby_statistics WHERE lobby = ? AND user = ? AND stat = ?";
 
 pub(super) const OF_PLAYER_ONE: &str =

@@ -21,9 +21,9 @@ pub(super) const LOBBIES_AFTER: &str =
 const COUNT_LOBBIES: &str = "SELECT COUNT(DISTINCT lobby) FROM lobby_events";
 pub(super) const PLACES_AFTER: &str =
     "SELECT seq, epoch, at, kind FROM lobby_events WHERE lobby = ? AND seq > ? ORDER BY seq LIMIT ?";
-const PURGE: &str = "DELETE FROM lobby_events \
+pub(super) const PURGE: &str = "DELETE FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq <= ? AND kind <> 'reported' AND kind <> 'game_finished'";
-const FIND_PURGED: &str = "SELECT seq FROM purged_lobbies WHERE lobby = ?";
+pub(super) const FIND_PURGED: &str = "SELECT seq FROM purged_lobbies WHERE lobby = ?";
 const SET_PURGED: &str = "UPDATE purged_lobbies SET seq = ? WHERE lobby = ?";
 const ADD_PURGED: &str = "INSERT INTO purged_lobbies (seq, lobby) VALUES (?, ?)";
 pub(super) const SNAPSHOTS_AFTER: &str =
