@@ -88,7 +88,8 @@ impl Consumer {
 
     /// How many came more than once.
     fn repeated(&self) -> usize {
-        self.taken.lock().unwrap().len() - self.taken().len()
+        let all = self.taken.lock().unwrap().len();
+        all - self.taken().len()
     }
 }
 

@@ -8,6 +8,7 @@ use mlms_store::Store;
 use tokio::time::Instant;
 
 use crate::books::{Consumer, rows};
+use crate::crowd::retry;
 use crate::fleet::Fleet;
 use crate::service::{GLANCE, PATIENCE};
 use crate::story::my_turn;
@@ -62,7 +63,8 @@ async fn beyond_its_budget_a_backlog_refuses_durable_messages_and_nothing_is_dro
     let (ann, mut heard) = fleet.enter("ann").await;
     let (ben, mut ben_heard) = fleet.enter("ben").await;
     for client in [&ann, &ben] {
-        client.join(&lobby, Join { create: Some(Default::default()), ..Join::default() }).await.unwrap();
+        let join = || Join { create: Some(Default::default()), ..Join::default() };
+        retry(|| async { client.join(&lobby, join()).await.map(drop) }).await;
     }
 
     // The database dies: everything is taken until the budget is used up.

@@ -102,10 +102,8 @@ impl Crowd {
             crowd.listening.push(tokio::spawn(listen(events)));
             for step in [0, 7] {
                 let lobby = crowd.lobbies[(number + step) % LOBBIES].clone();
-                client
-                    .join(&lobby, Join { create: Some(Default::default()), ..Join::default() })
-                    .await
-                    .unwrap();
+                let join = || Join { create: Some(Default::default()), ..Join::default() };
+                retry(|| async { client.join(&lobby, join()).await.map(drop) }).await;
                 let talker = Talker {
                     name: format!("{name}-{step}"),
                     client: client.clone(),
@@ -221,7 +219,7 @@ impl Crowd {
 }
 
 /// Asks until the answer is not one that says to ask again.
-async fn retry<F: Future<Output = Result<(), Error>>>(mut ask: impl FnMut() -> F) {
+pub(crate) async fn retry<F: Future<Output = Result<(), Error>>>(mut ask: impl FnMut() -> F) {
     let began = Instant::now();
     loop {
         match ask().await {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::books::Consumer;
+use crate::crowd::retry;
 use crate::fleet::Fleet;
 use crate::service::{GLANCE, PATIENCE, ask_as};
 use crate::story::my_turn;
@@ -140,8 +141,9 @@ async fn gather(fleet: &Fleet) -> (Vec<Client>, Vec<Events>) {
         let reports = if lobby % 2 == 0 { Reporters::Host } else { Reporters::Members };
         let settings = Settings { reports, ..Settings::default() };
         for player in team(lobby) {
-            let create = Some(settings.clone());
-            clients[player].join(&lobby_of(lobby), Join { create, ..Join::default() }).await.unwrap();
+            let id = lobby_of(lobby);
+            let join = || Join { create: Some(settings.clone()), ..Join::default() };
+            retry(|| async { clients[player].join(&id, join()).await.map(drop) }).await;
         }
     }
     (clients, events)

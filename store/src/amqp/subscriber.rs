@@ -11,7 +11,7 @@ use lapin::{Channel, Connection, Consumer};
 use mlms_protocol::TraceParent;
 use mlms_protocol::trace::TRACEPARENT;
 
-use super::{AmqpError, EXCHANGE, connect, parse};
+use super::{AmqpError, CONNECT_TIMEOUT, EXCHANGE, connect, parse};
 
 /// Which events to take, and how.
 #[derive(Debug, Clone)]
@@ -58,6 +58,20 @@ impl Subscriber {
     /// `Url` or `Unavailable`.
     pub async fn open(url: &str, name: &str, wanted: &Subscription) -> Result<Subscriber, AmqpError> {
         let (connection, channel) = connect(&parse(url)?, name).await?;
+        let subscribing = Self::subscribe(connection, channel, wanted);
+        match tokio::time::timeout(CONNECT_TIMEOUT, subscribing).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                Err(AmqpError::Unavailable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))
+            }
+        }
+    }
+
+    async fn subscribe(
+        connection: Connection,
+        channel: Channel,
+        wanted: &Subscription,
+    ) -> Result<Subscriber, AmqpError> {
         let mut arguments = FieldTable::default();
         if wanted.alone {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
