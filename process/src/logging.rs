@@ -88,8 +88,11 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
+/// lapin tells as errors what our publisher handles and tells as one warning; it speaks where a filter names it.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(filter).map_err(|error| LogError::Filter(filter.to_owned(), error.to_string()))
+    let quiet = if filter.contains("lapin") { "" } else { ",lapin=off" };
+    let parsed = EnvFilter::builder().parse(format!("{filter}{quiet}"));
+    parsed.map_err(|error| LogError::Filter(filter.to_owned(), error.to_string()))
 }
 
 #[cfg(test)]

@@ -80,13 +80,14 @@ behaviours!(
     shard_epochs_only_rise,
     migrating_again_does_nothing,
     an_event_counts_once_however_often_it_comes,
+    lobbies_of_the_same_players_counted_at_once_lose_nothing,
     an_award_is_kept_once_and_announced_once,
     a_shards_cursor_is_what_was_saved_last,
 );
 
 use statistics::{
     a_shards_cursor_is_what_was_saved_last, an_award_is_kept_once_and_announced_once,
-    an_event_counts_once_however_often_it_comes,
+    an_event_counts_once_however_often_it_comes, lobbies_of_the_same_players_counted_at_once_lose_nothing,
 };
 
 pub(crate) fn lobby(id: &str) -> LobbyId {

@@ -1,10 +1,11 @@
 //! The bound of what may wait for a database that is away: beyond it durable messages are refused, never dropped, and
-//! everything goes on by itself when it is back.
+//! everything goes on by itself when it is back. And a row that the database refuses: it is set aside alone.
 
 use mlms_client::protocol::command::{History, Join};
 use mlms_client::protocol::{Change, ErrorCode, Event, Kind, LobbyId, Nonce, NoticeCode};
 use mlms_client::{Client, Error, Events, Incoming, Message, Sent};
 use mlms_store::Store;
+use mlms_test_servers::run;
 use tokio::time::Instant;
 
 use crate::books::{Consumer, rows};
@@ -114,6 +115,20 @@ async fn beyond_its_budget_a_backlog_refuses_durable_messages_and_nothing_is_dro
         assert_eq!(nonce.as_str(), format!("nonce-{number}"));
     }
     consumer.until(&format!("{lobby}/{through}")).await;
+
+    // A row that the database refuses is set aside, with everything around it saved; it goes out all the same.
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON lobby_events FOR EACH ROW \
+        BEGIN IF NEW.payload LIKE '%poison%' THEN SIGNAL SQLSTATE '99001'; END IF; END";
+    run(&fleet.servers().mariadb.url("mlms"), trigger).await.unwrap();
+    fleet.expected.push("the database refuses an event");
+    let poisoned = ann.chat(&lobby, "poison").await.unwrap().seq;
+    let after = ann.chat(&lobby, "all is well").await.unwrap().seq;
+    let rows = crate::books::rows(&store, &lobby, after).await;
+    assert!(rows.iter().all(|event| event.seq != poisoned), "the row was refused");
+    assert_eq!(rows.last().unwrap().seq, after);
+    assert_eq!(store.count_aside().await.unwrap(), 1);
+    consumer.until(&format!("{lobby}/{poisoned}")).await;
+    consumer.until(&format!("{lobby}/{after}")).await;
     drop((consumer, heard, ben_heard));
     ann.close().await;
     ben.close().await;

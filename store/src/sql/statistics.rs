@@ -1,5 +1,6 @@
 //! Players' statistics and awards. Whoever counts a lobby's events holds its row in `folded_lobbies`, so that each
-//! event counts once, however often it comes and whoever brings it.
+//! event counts once, however often it comes and whoever brings it. A player's sums are locked by themselves, since a
+//! player's lobbies are counted at once.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,9 @@ use crate::row::{clamped, unsigned};
 use crate::statistics::{Award, GameEvent, Statistic, Statistics, Tally};
 use crate::store::StoreError;
 
-/// How often a transaction that met another one runs before the caller hears of it.
-const ATTEMPTS: u32 = 5;
+/// How often a transaction that met another one runs before the caller hears of it: two that count lobbies of the same
+/// players meet often, and one of them always gets through.
+const ATTEMPTS: u32 = 50;
 /// Events read at once while a lobby is counted again.
 const PAGE: u32 = 1_000;
 
@@ -39,6 +41,8 @@ pub(super) const ALL_IN_LOBBY: &str =
     "SELECT times, total, highest, user, stat FROM lobby_statistics WHERE lobby = ?";
 const REMOVE_IN_LOBBY: &str = "DELETE FROM lobby_statistics WHERE lobby = ? AND user = ? AND stat = ?";
 
+/// Also takes the row's lock: other lobbies of the player may be counted at the same time.
+pub(super) const LOCK_PLAYER: &str = "UPDATE player_statistics SET times = times WHERE user = ? AND stat = ?";
 pub(super) const OF_PLAYER_ONE: &str =
     "SELECT times, total, highest FROM player_statistics WHERE user = ? AND stat = ?";
 const SET_OF_PLAYER: &str =
@@ -136,11 +140,20 @@ async fn add_to_player(
     gained: Statistic,
 ) -> Result<(), sqlx::Error> {
     let key = [Value::Text(user.as_str()), Value::Text(stat)];
+    if tx.execute(LOCK_PLAYER, key).await? == 0 {
+        let [times, total, highest] = numbers(Statistic::default());
+        match tx.execute(ADD_OF_PLAYER, [times, total, highest, key[0], key[1]]).await {
+            // Another process added it in between, and holds it until its transaction ends.
+            Err(error) if Fault::of(&error) == Fault::Duplicate => _ = tx.execute(LOCK_PLAYER, key).await?,
+            other => _ = other?,
+        }
+    }
+    // Nobody else changes it from here to the commit.
     let rows = tx.rows(OF_PLAYER_ONE, key).await?;
     let mut sum = rows.first().map_or(Ok(Statistic::default()), statistic)?;
     sum.add(gained);
     let [times, total, highest] = numbers(sum);
-    put(tx, SET_OF_PLAYER, ADD_OF_PLAYER, &[times, total, highest, key[0], key[1]]).await
+    tx.execute(SET_OF_PLAYER, [times, total, highest, key[0], key[1]]).await.map(drop)
 }
 
 async fn load_running(tx: &mut Writing, lobby: Value<'_>) -> Result<Tally, Failed> {

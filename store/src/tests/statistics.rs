@@ -44,6 +44,40 @@ async fn is_the_evening(store: &Store) {
     assert_eq!(of(store, "nobody", GAMES_FINISHED).await, None);
 }
 
+pub(super) async fn lobbies_of_the_same_players_counted_at_once_lose_nothing(store: &Store) {
+    const LOBBIES: u64 = 8;
+    const GAMES: u64 = 10;
+    let mut counting = tokio::task::JoinSet::new();
+    for lobby in 0..LOBBIES {
+        let store = store.clone();
+        counting.spawn(async move {
+            let id = format!("lobby-{lobby}");
+            for game in 1..=GAMES {
+                let seq = game * 3;
+                let events = games(&[
+                    reported(&id, seq, game, "ann", 3),
+                    reported(&id, seq + 1, game, "ben", 5),
+                    finished(&id, seq + 2, game, &["ann", "ben"]),
+                ]);
+                loop {
+                    match store.fold(&events).await {
+                        Ok(counted) => break assert_eq!(counted, 3),
+                        Err(StoreError::Unavailable(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        });
+    }
+    while let Some(counted) = counting.join_next().await {
+        counted.unwrap();
+    }
+    let all = i64::try_from(LOBBIES * GAMES).unwrap();
+    assert_eq!(of(store, "ann", "damage").await, Some((all, 3 * all, 3)));
+    assert_eq!(of(store, "ben", "damage").await, Some((all, 5 * all, 5)));
+    assert_eq!(of(store, "ben", GAMES_FINISHED).await, Some((all, all, 1)));
+}
+
 pub(super) async fn an_event_counts_once_however_often_it_comes(store: &Store) {
     let events = games(&evening());
     // One by one, then from the start in pieces that overlap, as after crashes.
