@@ -61,7 +61,7 @@ impl Redis {
     }
 
     /// Throws everything away, as somebody may by mistake.
-    pub(crate) fn flush(&self) {
+    pub fn flush(&self) {
         assert_eq!(self.ask("FLUSHALL").as_deref(), Some("+OK"));
     }
 
