@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::scenario::{Action, Chaos};
 
+/// What a report tells of a command.
+const COMMAND_CHARS_MAX: usize = 60;
+
 /// What was done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Done {
@@ -23,7 +26,7 @@ pub(crate) async fn inflict(chaos: Chaos, at: f64) -> Done {
     let whom = match (&chaos.pid, &chaos.pid_file, &chaos.command) {
         (Some(pid), _, _) => format!("process {pid}"),
         (_, Some(file), _) => format!("process of {file}"),
-        (_, _, Some(command)) => command.clone(),
+        (_, _, Some(command)) => shortened(command),
         _ => String::new(),
     };
     let outcome = match chaos.action {
@@ -35,6 +38,14 @@ pub(crate) async fn inflict(chaos: Chaos, at: f64) -> Done {
         action: chaos.action.name().to_owned(),
         whom,
         error: outcome.err().map(|error| format!("{error:#}")),
+    }
+}
+
+/// Reports are no place for long commands, which may hold secrets at their end.
+fn shortened(command: &str) -> String {
+    match command.char_indices().nth(COMMAND_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &command[..end]),
+        None => command.to_owned(),
     }
 }
 

@@ -256,7 +256,7 @@ impl Outcome {
             achievements: sum(|part| part.achievements),
             achievements_missing: sum(|part| part.achievements_missing),
             chaos: recoveries(&chaos, &parts),
-            server: server(&looks, each),
+            server: server(&looks, chaos.first().map_or(Micros::MAX, |done| (done.at * 1e6) as Micros), each),
             generator: Load {
                 parts: parts.len(),
                 workers,
@@ -291,9 +291,10 @@ fn phase(name: &str, from: Micros, to: Micros, measured: &PhaseMeasure, looks: &
     }
 }
 
-fn server(looks: &[Look], each: impl Fn(f64) -> Option<f64>) -> Option<Server> {
+/// `undisturbed`: until when no server was harmed; memory of dead and new processes says nothing of connections.
+fn server(looks: &[Look], undisturbed: Micros, each: impl Fn(f64) -> Option<f64>) -> Option<Server> {
     let (first, last) = (looks.first()?, looks.last()?);
-    let fullest = looks.iter().max_by_key(|look| look.joined)?;
+    let fullest = looks.iter().filter(|look| look.at < undisturbed).max_by_key(|look| look.joined)?;
     let cpu_seconds = last.usage.cpu_seconds - first.usage.cpu_seconds;
     let added = fullest.usage.rss_bytes - first.usage.rss_bytes;
     Some(Server {
@@ -301,7 +302,7 @@ fn server(looks: &[Look], each: impl Fn(f64) -> Option<f64>) -> Option<Server> {
         cpu_us_per_delivery: each(cpu_seconds),
         rss_begin_bytes: first.usage.rss_bytes,
         rss_max_bytes: looks.iter().map(|look| look.usage.rss_bytes).fold(0.0, f64::max),
-        rss_bytes_per_connection: (fullest.joined > first.joined)
+        rss_bytes_per_connection: (fullest.joined > first.joined && added >= 0.0)
             .then(|| added / (fullest.joined - first.joined) as f64),
     })
 }
