@@ -25,6 +25,10 @@ pub struct BrokerConfig {
     pub handshakes_max: usize,
     /// Connections at once, tunnels included; one more is told to come back later.
     pub connections_max: usize,
+    /// `host:port` names that lead to all brokers; empty: this one never asks its sessions to go to another.
+    pub peers: Vec<String>,
+    /// How often the broker compares itself with them.
+    pub level_every: Duration,
 }
 
 impl Default for BrokerConfig {
@@ -39,6 +43,8 @@ impl Default for BrokerConfig {
             guest_ttl: Duration::from_secs(24 * 3_600),
             handshakes_max: 256,
             connections_max: 100_000,
+            peers: Vec::new(),
+            level_every: Duration::from_secs(5),
         }
     }
 }
@@ -52,6 +58,7 @@ impl From<&Settings> for BrokerConfig {
             connections_per_address_max: settings.limits.connections_per_address_max,
             drain: settings.drain,
             connections_max: settings.connections_max,
+            peers: settings.broker_peers.clone(),
             ..BrokerConfig::default()
         }
     }

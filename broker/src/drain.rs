@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_process::shutdown::Deadline;
-use mlms_protocol::SessionId;
 use mlms_protocol::ticket::ClusterKeys;
+use mlms_protocol::{CloseCode, SessionId};
 use tokio::task::JoinSet;
 
 use crate::edge::Edge;
@@ -16,7 +16,7 @@ use crate::node::{self, NodeRefusal};
 use crate::passenger::unix_seconds;
 
 /// Session ids in one request; about 18 KiB.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// Attempts to tell a node.
 const TRIES: usize = 2;
 /// How long the claims of such a request are good.
@@ -45,7 +45,7 @@ async fn announce(edge: &Edge, window: Duration) {
         let (keys, metrics) = (edge.keys.clone(), edge.metrics.clone());
         nodes.spawn(async move {
             for batch in sessions.chunks(BATCH) {
-                let outcome = announce_batch(&address, &keys, batch, window).await;
+                let outcome = announce_batch(&address, &keys, batch, CloseCode::Draining, window).await;
                 metrics.bye(outcome);
             }
         });
@@ -53,15 +53,16 @@ async fn announce(edge: &Edge, window: Duration) {
     nodes.join_all().await;
 }
 
-async fn announce_batch(
+pub(crate) async fn announce_batch(
     address: &str,
     keys: &ClusterKeys,
     sessions: &[SessionId],
+    code: CloseCode,
     window: Duration,
 ) -> ByeOutcome {
     for attempt in 1..=TRIES {
         let expires = unix_seconds() + CLAIMS_SECONDS;
-        match node::announce_leaving(address, keys, expires, sessions, window).await {
+        match node::announce_leaving(address, keys, expires, sessions, code, window).await {
             Ok(()) => return ByeOutcome::Taken,
             // Nobody listens there: the node is going itself, and ends its sessions with a word of its own.
             Err(NodeRefusal::Connect(error)) if is_gone(&error) => {

@@ -8,6 +8,7 @@ mod drain;
 mod edge;
 mod guests;
 mod handshake;
+mod level;
 mod metrics;
 mod node;
 mod page;
@@ -141,18 +142,21 @@ async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, n
     let answering = edge.clone();
     let service = move |request, peer: http::PeerAddr| answering.clone().answer(request, peer.0.ip());
     let serving = http::serve(listener, options, metrics, service, closed.clone());
+    let leveled = CancellationToken::new();
+    let leveling = level::run(edge.clone(), leveled.clone());
     let stopping = async {
         tokio::select! {
             () = nodes.follow(&edge.directory) => {}
             () = edge.shutdown.drain().cancelled() => {}
             () = edge.shutdown.hurry().cancelled() => {}
         }
+        leveled.cancel();
         edge.readiness.drain();
         let deadline = edge.shutdown.deadline(edge.config.drain);
         drain::drain(&edge, &deadline).await;
         closed.cancel();
     };
-    tokio::join!(serving, stopping);
+    tokio::join!(serving, stopping, leveling);
 }
 
 /// Tells whether there is a node to send players to.

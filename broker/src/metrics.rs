@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     node_failures: IntCounterVec,
     endings: IntCounterVec,
     byes: IntCounterVec,
+    leveled: IntCounter,
     requests: IntCounterVec,
     refused: IntCounterVec,
     /// Tokens minted for guests.
@@ -127,9 +128,16 @@ impl Metrics {
                 "Tunnels that ended, by who ended them.",
                 &["by"],
             ),
+            leveled: register(
+                registry,
+                IntCounter::new(
+                    "mlms_broker_leveled_total",
+                    "Sessions asked to come again, as other brokers have more room.",
+                ),
+            ),
             byes: counters(
                 "mlms_broker_bye_batches_total",
-                "Batches of session ids sent to nodes while draining, by outcome.",
+                "Batches of session ids that are to leave, sent to nodes, by outcome.",
                 &["outcome"],
             ),
             requests: counters(
@@ -178,6 +186,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: Refusal) {
         self.refused.with_label_values(&[refusal.reason()]).inc();
+    }
+
+    pub(crate) fn leveled(&self, sessions: usize) {
+        self.leveled.inc_by(sessions as u64);
     }
 
     pub(crate) fn bye(&self, outcome: ByeOutcome) {

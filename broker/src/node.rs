@@ -127,8 +127,8 @@ fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), No
     Ok(())
 }
 
-/// Tells a node that these sessions lose their broker: it sends each its `bye` at some point of the window, and
-/// closes it.
+/// Tells a node that these sessions are to leave this broker: it closes each with a `bye` of this code, and they come
+/// back at some point of the window.
 ///
 /// # Errors
 /// When the node cannot be reached or does not take the list.
@@ -137,6 +137,7 @@ pub(crate) async fn announce_leaving(
     keys: &ClusterKeys,
     expires: u64,
     sessions: &[SessionId],
+    code: CloseCode,
     window: Duration,
 ) -> Result<(), NodeRefusal> {
     #[derive(Serialize)]
@@ -151,8 +152,7 @@ pub(crate) async fn announce_leaving(
         code: u16,
         window_ms: [u128; 2],
     }
-    let leaving =
-        Leaving { sessions, code: CloseCode::Draining.number(), window_ms: [0, window.as_millis()] };
+    let leaving = Leaving { sessions, code: code.number(), window_ms: [0, window.as_millis()] };
     let body = serde_json::to_vec(&leaving).expect("ids and numbers serialize");
     let token = keys.sign(&Claims { exp: expires, aud: "node", sub: "bye" });
     let stream = connect(address).await?;

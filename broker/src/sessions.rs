@@ -30,6 +30,11 @@ impl Sessions {
         Listed { sessions: self.clone(), node_address, session }
     }
 
+    pub(crate) fn count(&self) -> usize {
+        let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
+        by_node.values().map(HashSet::len).sum()
+    }
+
     /// All sessions, by their node's address.
     pub(crate) fn snapshot(&self) -> Vec<(Arc<str>, Vec<SessionId>)> {
         let by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,11 +32,14 @@ struct BrokerClaims {
     sub: String,
 }
 
-/// A broker is leaving: these sessions of its tunnels are to move.
+/// A broker is leaving or has too much: these sessions of its tunnels are to move.
 #[derive(Debug, Deserialize)]
 struct Bye {
     sessions: Vec<SessionId>,
     window_ms: (u64, u64),
+    /// 4001: the broker stays, and another has more room.
+    #[serde(default)]
+    code: u16,
 }
 
 /// The one dispatch table of the node's listener.
@@ -212,8 +215,12 @@ async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Repl
         .map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
     for session in &bye.sessions {
         if let Some(handle) = node.session(session) {
-            let text = "the broker is leaving";
-            handle.outbox.close(CloseCode::Draining, text, Reconnect::Window, Some(bye.window_ms));
+            let (code, text) = if bye.code == CloseCode::Rebalance.number() {
+                (CloseCode::Rebalance, "another broker has more room")
+            } else {
+                (CloseCode::Draining, "the broker is leaving")
+            };
+            handle.outbox.close(code, text, Reconnect::Window, Some(bye.window_ms));
         }
     }
     let mut reply = Response::new(Full::new(Bytes::new()));

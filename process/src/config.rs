@@ -80,6 +80,8 @@ pub struct Settings {
     pub drain: Duration,
     /// Time between two WebSocket pings to one session.
     pub heartbeat: Duration,
+    /// `host:port` names that lead to all brokers; none: sessions stay with the broker that they came to.
+    pub broker_peers: Vec<String>,
     pub node: NodeSettings,
     pub redis: RedisSettings,
     /// `mysql://` or `sqlite://`. A standalone process without one keeps its data in `sqlite_path`.
@@ -334,6 +336,7 @@ impl Settings {
             connections_max: 100_000,
             drain: Duration::from_secs(20),
             heartbeat: Duration::from_millis(25_000),
+            broker_peers: Vec::new(),
             node: NodeSettings {
                 listen: node_listen,
                 name: sources::default_node_name(),

@@ -19,7 +19,7 @@ OWN = {
     "listen", "admin_listen", "data_dir", "ephemeral", "drain_seconds", "connections_max",
     "node.listen", "node.name", "node.address", "node.public_url", "node.workers",
     "redis.url", "database.url", "amqp.url", "cluster.key", "jwt.hs256_secret", "jwt.public_key_file",
-    "achievements.rules", "consul.token", "trace.headers",
+    "achievements.rules", "consul.token", "trace.headers", "broker.peers",
 }
 
 

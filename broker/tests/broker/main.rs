@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test an error that was not expected is a failure")]
 
 mod drain;
+mod level;
 mod node;
 mod refusals;
 mod rest;

@@ -184,8 +184,8 @@ async fn lines_go_to_gelf_and_metrics_to_statsd() {
         assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
         assert!(rest.contains("|c") || rest.contains("|g"), "{line}");
     }
-    drop(statsd);
     cluster.stop().await;
+    drop(statsd);
     gelf.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut datagram = [0; 65_536];
     let mut messages = Vec::new();

@@ -356,6 +356,16 @@ pub(super) const TABLE: &[Setting] = &[
         |s| Some(s.heartbeat.as_millis().to_string()),
     ),
     setting(
+        "broker.peers",
+        "host:port names that lead to all brokers, as a headless Service of Kubernetes does. A broker far above their\nmean asks some of its sessions to come again (4001). Empty: none does.",
+        |s, given| {
+            let names = value::list(given)?.into_iter();
+            let names = names.map(|name| value::reachable_address(Given::Text(name)));
+            put(&mut s.broker_peers, names.collect::<Result<_, _>>())
+        },
+        |s| Some(toml_list(s.broker_peers.iter().map(String::as_str))),
+    ),
+    setting(
         "node.listen",
         "Address of the lobby node's listener, for brokers and players sent straight to it.",
         |s, given| put(&mut s.node.listen, value::listen_address(given)),

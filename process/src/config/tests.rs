@@ -63,6 +63,7 @@ fn every_setting_has_its_place_in_file_environment_and_flags() {
         ("connections_max", "5000"),
         ("drain_seconds", "7"),
         ("heartbeat_ms", "1000"),
+        ("broker.peers", "brokers.internal:8080,10.0.0.7:8080"),
         ("node.listen", "127.0.0.1:8091"),
         ("node.name", "node-7"),
         ("node.address", "node-7.internal:8091"),
