@@ -37,6 +37,7 @@ def environment(documents, component: str) -> dict[str, str]:
     known = {
         "redis-url": "redis://127.0.0.1:6379", "database-url": "mysql://mlms:x@127.0.0.1:3306/mlms", "amqp-url": "amqp://127.0.0.1:5672/%2f",
         "cluster-key": base64.b64encode(bytes(32)).decode(), "jwt-hs256-secret": SECRET,
+        "consul-token": "a-token", "trace-headers": "authorization=Bearer a-token",
     }
     owned = {document["metadata"]["name"]: document["data"] for document in of_kind(documents, "Secret")}
     pod = next(pod for _, pod in pods(documents) if pod["metadata"]["labels"]["app.kubernetes.io/component"] == component)
