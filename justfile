@@ -57,7 +57,7 @@ doc:
     node tests/readme/settings.js
     cargo doc --release --workspace --no-deps
 
-# Run a load test against a service, for example: just load chat --target ws://localhost:8080
+# Run a load test, for example: just load chat --target ws://localhost:8080 --secret-file data/jwt-secret
 [positional-arguments]
 load SCENARIO *ARGS:
     cargo run --release -p loadtest -- run "$@"

@@ -103,6 +103,8 @@ pub(crate) struct PartResult {
     /// Silences of lobbies longer than a second while something was due: their begin and end.
     pub(crate) silences: Vec<(Micros, Micros)>,
     pub(crate) ever_connected: u64,
+    /// Clients that were to be in their lobbies at the end, and were not.
+    pub(crate) missing: u64,
     /// The first reason for which a connection failed.
     pub(crate) first_failure: Option<String>,
     pub(crate) cpu_seconds: f64,

@@ -43,6 +43,9 @@ pub(crate) struct Outcome {
     pub(crate) games_finished: u64,
     pub(crate) achievements: u64,
     pub(crate) achievements_missing: u64,
+    /// Clients that were to be in their lobbies at the end, and were not.
+    #[serde(default)]
+    pub(crate) clients_missing: u64,
     pub(crate) chaos: Vec<Recovery>,
     pub(crate) server: Option<Server>,
     pub(crate) generator: Load,
@@ -255,6 +258,7 @@ impl Outcome {
             games_finished: sum(|part| part.games_finished),
             achievements: sum(|part| part.achievements),
             achievements_missing: sum(|part| part.achievements_missing),
+            clients_missing: sum(|part| part.missing),
             chaos: recoveries(&chaos, &parts),
             server: server(&looks, chaos.first().map_or(Micros::MAX, |done| (done.at * 1e6) as Micros), each),
             generator: Load {

@@ -50,6 +50,14 @@ impl Verdict {
     pub(crate) fn of(outcome: &Outcome) -> Verdict {
         let mut tested = vec![rules(outcome)];
         tested.extend(outcome.scenario.thresholds.iter().map(|threshold| test(threshold, outcome)));
+        if outcome.clients_missing > 0 && !outcome.interrupted {
+            tested.push(Tested {
+                name: "everybody is in a lobby at the end".to_owned(),
+                value: Some(outcome.clients_missing as f64),
+                passed: false,
+                text: format!("{} clients are not", outcome.clients_missing),
+            });
+        }
         for recovery in outcome.chaos.iter().filter(|recovery| recovery.done.error.is_some()) {
             let error = recovery.done.error.clone().unwrap_or_default();
             let name = format!("chaos: {} {}", recovery.done.action, recovery.done.whom);

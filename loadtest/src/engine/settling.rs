@@ -57,6 +57,8 @@ impl Engine {
     pub(super) fn finish(mut self, begun_cpu: f64) -> PartResult {
         for place in 0..self.clients.len() {
             let client = &self.clients[place];
+            let is_expected = client.is_wanted && !client.is_away && !client.is_slow;
+            self.result.missing += u64::from(is_expected && !client.stage.is_in());
             if let Some(lost_at) = client.lost_at {
                 self.result.outages.push((lost_at, None));
             }

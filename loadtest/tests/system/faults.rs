@@ -80,3 +80,14 @@ fn a_storm_and_slow_readers_are_survived_and_checked() {
     let storm = &ran.result["phases"][1]["times"]["outage"];
     assert_eq!(storm["count"], 20, "{}", ran.text);
 }
+
+#[test]
+fn a_service_that_never_comes_back_does_not_pass() {
+    let (service, folder) = (Service::start(), Folder::new());
+    let kill = format!("1:kill:{}", service.pid());
+    let more = ["--chaos", &kill, "--seconds", "1.5", "--set", "generator.settle_seconds=1"];
+    let ran = run(&file(&folder, TALK), &service.url(), &more);
+    ran.expect(2);
+    assert!(ran.text.contains("20 clients are not"), "{}", ran.text);
+    assert_eq!(ran.result["chaos"][0]["not_back"], 20, "{}", ran.text);
+}
