@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
         crate::limits::raise_files(scenario.clients.count)?;
     }
     let Some(target) = targets.first() else { bail!("name a --target") };
-    let tls = settings.trust.config()?;
+    let tls = settings.trust.config(&targets)?;
     for probe in &settings.probes {
         server::look_at(probe)?;
     }

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     fn tls() -> Arc<ClientConfig> {
-        crate::tls::Trust { is_insecure: true, ..Default::default() }.config().unwrap()
+        crate::tls::Trust { is_insecure: true, ..Default::default() }.config(&[]).unwrap()
     }
 
     #[test]

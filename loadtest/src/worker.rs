@@ -269,7 +269,7 @@ fn common(wanted: Wanted) -> anyhow::Result<Common> {
         sources,
         source_texts: Vec::new(),
         target_urls: Vec::new(),
-        tls: wanted.trust.config()?,
+        tls: wanted.trust.config(&targets)?,
         trust: wanted.trust,
         targets,
         credentials: by_number(wanted.credentials, clients),
