@@ -4,6 +4,7 @@
 
 mod checks;
 mod document;
+mod forms;
 mod mistake;
 mod network;
 mod sources;
