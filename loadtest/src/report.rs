@@ -134,6 +134,7 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         writeln!(out, "VOID   {void}")?;
     }
     let decision = match outcome.verdict.decision {
+        Decision::Passed if outcome.interrupted => "passed as far as it went: it was interrupted",
         Decision::Passed => "passed",
         Decision::Failed => "FAILED",
         Decision::Void if !generator.lost.is_empty() => "VOID: a part of the run was lost",
