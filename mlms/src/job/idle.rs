@@ -77,8 +77,9 @@ pub(super) fn run(arguments: &Idle) -> anyhow::Result<()> {
 }
 
 fn connect(arguments: &Idle, settings: &Settings) -> anyhow::Result<(Client, mlms_client::Events)> {
-    let token = match &arguments.token {
-        Some(token) => token.clone(),
+    // A variable that is set to nothing is meant as one that is not given.
+    let token = match arguments.token.as_deref().filter(|token| !token.is_empty()) {
+        Some(token) => token.to_owned(),
         None => {
             let mut settings = settings.clone();
             settings.prepare()?;
