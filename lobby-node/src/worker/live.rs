@@ -79,6 +79,8 @@ pub(super) struct Lobby {
     /// that, they would not hear: commands wait, for a bounded time.
     pub(super) awaited: Vec<NodeName>,
     pub(super) early: Vec<Task>,
+    /// After that time: so long what has no seq is refused, for they would miss it.
+    unheard_until: Option<Instant>,
     pub(super) guesses: Guesses,
 }
 
@@ -139,6 +141,7 @@ impl Lobby {
             unloading: false,
             awaited: Vec::new(),
             early: Vec::new(),
+            unheard_until: None,
             guesses: Guesses::default(),
         }
     }
@@ -153,6 +156,20 @@ impl Lobby {
         if let Some(presence) = self.presence.get_mut(user) {
             (presence.gone_at, presence.told) = (Some(since), true);
         }
+    }
+
+    /// Goes on without the nodes that have not attached in time; they may still do.
+    pub(super) fn go_on_unheard(&mut self, until: Instant) -> Vec<Task> {
+        self.unheard_until = Some(until);
+        std::mem::take(&mut self.early)
+    }
+
+    /// Whether nodes that have sessions here would miss what is said now.
+    pub(super) fn is_unheard(&mut self, now: Instant) -> bool {
+        if self.unheard_until.is_none_or(|until| until <= now) {
+            self.awaited.clear();
+        }
+        !self.awaited.is_empty()
     }
 
     /// Members whom no node has attached since the shard was claimed: the others are told now that they are away.

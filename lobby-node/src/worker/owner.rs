@@ -8,6 +8,7 @@ use std::time::Duration;
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Class, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
 use mlms_store::StoreError;
+use tokio::time::Instant;
 
 use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
@@ -71,13 +72,16 @@ impl Worker {
             }
             Some(slot) => slot,
         };
-        if let (LobbySlot::Live(lobby), Task::Command(_)) = (&mut *slot, &task)
+        if let (LobbySlot::Live(lobby), Task::Command(envelope)) = (&mut *slot, &task)
             && !lobby.awaited.is_empty()
         {
-            if lobby.early.len() < WAITING_MAX {
+            let is_waiting = self.awaiting.contains_key(lobby_id);
+            if is_waiting && lobby.early.len() < WAITING_MAX {
                 return lobby.early.push(task);
             }
-            return self.refuse_late(task);
+            if is_waiting || (lobby.is_unheard(Instant::now()) && is_ordered(envelope)) {
+                return self.refuse_late(task);
+            }
         }
         // While the lobby's code runs its slot says quarantined; a panic leaves it so.
         let LobbySlot::Live(mut lobby) = std::mem::replace(slot, LobbySlot::Quarantined) else { return };
@@ -221,6 +225,11 @@ impl Worker {
     pub(super) fn rebuilt(state: State, now: Millis) -> LobbySlot {
         LobbySlot::Live(Box::new(Lobby::new(state, now)))
     }
+}
+
+/// Whether it has to reach everybody who is connected, and nobody could ask for it later.
+fn is_ordered(envelope: &Envelope) -> bool {
+    matches!(&envelope.command, LobbyCommand::Send(send) if send.class == Class::Ordered)
 }
 
 fn owned_id(shard: Shard, lobby: &LobbyId) -> (Shard, LobbyId) {

@@ -29,7 +29,7 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a lobby that was handed over waits for the nodes that have sessions in it.
 /// Shorter than a command's time: what waited is carried out after all.
-const ATTACH_TIME: Duration = Duration::from_millis(1_500);
+const ATTACH_TIME: Duration = Duration::from_millis(1_000);
 
 /// How a claim came out.
 pub(super) enum Claimed {

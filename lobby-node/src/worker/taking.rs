@@ -19,6 +19,9 @@ use crate::wire::{LinkMessage, ShardMessage};
 
 /// How long this node waits for a shard that it was promised.
 const EXPECT_TIME: Duration = Duration::from_secs(6);
+/// How long a node that has not attached in time is spared from missing what has no seq. One that lives has attached
+/// by then.
+const UNHEARD_TIME: Duration = Duration::from_secs(5);
 
 /// A shard that another node is about to give to this one.
 pub(super) struct Expecting {
@@ -127,8 +130,13 @@ impl Worker {
             .filter(|(_, until)| **until <= now)
             .map(|(lobby, _)| lobby.clone())
             .collect();
-        for lobby in ready {
-            self.stop_awaiting(&lobby);
+        for lobby_id in ready {
+            self.awaiting.remove(&lobby_id);
+            let Some(owned) = self.owned(&lobby_id) else { continue };
+            let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(&lobby_id) else { continue };
+            for task in lobby.go_on_unheard(now + UNHEARD_TIME) {
+                self.on_owned(shard_of(&lobby_id), &lobby_id, task);
+            }
         }
     }
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use mlms_checker::{Options, Rule, Verdict};
 use mlms_protocol::reply::Joined;
-use mlms_protocol::{Answer, Body, Change, Event, JoinStatus, LobbyEvent, LobbyId, Nonce, Seq, ServerFrame};
+use mlms_protocol::{
+    Answer, Body, Change, Event, JoinStatus, LobbyEvent, LobbyId, Nonce, Seq, ServerFrame, UserId,
+};
 
 use crate::simulation::{Trouble, simulate_with, trouble};
 
@@ -43,6 +45,8 @@ pub(crate) enum Mistake {
     HoleInHistory,
     /// Who has left goes on hearing.
     DeliveredAfterLeave,
+    /// Who was kicked or banned goes on hearing.
+    DeliveredAfterBan,
     /// A snapshot's position lies behind its time.
     StaleSnapshot,
 }
@@ -58,6 +62,7 @@ pub(crate) struct Planter {
 /// One player's share of it.
 pub(crate) struct Mangler {
     planter: Arc<Planter>,
+    user: UserId,
     /// Lobbies whose next sequenced event is dropped, or doubled.
     touched: BTreeSet<LobbyId>,
     /// A frame that waits for the next event of this lobby.
@@ -79,9 +84,10 @@ impl Planter {
         self.made.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn mangler(self: &Arc<Self>) -> Mangler {
+    pub(crate) fn mangler(self: &Arc<Self>, user: &UserId) -> Mangler {
         Mangler {
             planter: Arc::clone(self),
+            user: user.clone(),
             touched: BTreeSet::new(),
             kept: None,
             left: BTreeMap::new(),
@@ -120,6 +126,12 @@ impl Mangler {
 
     /// The player's `leave` got its ok.
     pub(crate) fn left(&mut self, lobby: &LobbyId) {
+        if self.planter.mistake == Mistake::DeliveredAfterLeave {
+            self.go_on_hearing(lobby);
+        }
+    }
+
+    fn go_on_hearing(&mut self, lobby: &LobbyId) {
         let heard = self.planter.heard.lock().unwrap();
         self.left.insert(lobby.clone(), heard.get(lobby).map_or(0, VecDeque::len));
     }
@@ -234,7 +246,19 @@ impl Mangler {
                 }
                 frame => vec![frame],
             },
-            Mistake::DeliveredAfterLeave => self.deliver_after_leave(frame),
+            Mistake::DeliveredAfterLeave => self.deliver_after_the_end(frame),
+            Mistake::DeliveredAfterBan => {
+                let removed = lobby_event(&frame).filter(|event| match &event.change {
+                    Change::Kicked { user, .. } | Change::Banned { user, .. } => *user == self.user,
+                    _ => false,
+                });
+                let removed = removed.map(|event| event.lobby.clone());
+                let frames = self.deliver_after_the_end(frame);
+                if let Some(lobby) = removed {
+                    self.go_on_hearing(&lobby);
+                }
+                frames
+            }
             Mistake::StaleSnapshot => match frame {
                 ServerFrame::Reply { id, outcome: Ok(Answer::Joined(mut joined)) }
                     if joined.status != JoinStatus::Resumed && joined.seq.0 > 1 =>
@@ -247,7 +271,7 @@ impl Mangler {
         }
     }
 
-    fn deliver_after_leave(&mut self, frame: ServerFrame) -> Vec<ServerFrame> {
+    fn deliver_after_the_end(&mut self, frame: ServerFrame) -> Vec<ServerFrame> {
         let mut frames = Vec::new();
         let mut heard = self.planter.heard.lock().unwrap();
         for (lobby, known) in &mut self.left {
@@ -375,6 +399,11 @@ fn a_hole_in_a_page_of_history_is_reported() {
 #[test]
 fn a_delivery_after_a_leave_is_reported() {
     is_reported(Mistake::DeliveredAfterLeave, Trouble::Players, &[Rule::AfterLeave]);
+}
+
+#[test]
+fn a_delivery_after_a_ban_is_reported() {
+    is_reported(Mistake::DeliveredAfterBan, Trouble::Players, &[Rule::AfterRemoval]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Random runs, judged by the checker. The seed decides what players do and what fails; which of two things that
 //! are ready at once goes first is the runtime's choice.
 //!
-//! `MLMS_SEEDS=N` runs more seeds, `MLMS_SEED=n` one.
+//! `MLMS_SEEDS=N` runs more seeds, from `MLMS_FIRST` on, `MLMS_SEED=n` one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +57,10 @@ fn players_see_what_the_protocol_promises_whatever_fails() {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let seeds: Vec<u64> = match number("MLMS_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("MLMS_SEEDS").unwrap_or(SEEDS)).chain(FOUND).collect(),
+        None => {
+            let (first, count) = (number("MLMS_FIRST").unwrap_or(0), number("MLMS_SEEDS").unwrap_or(SEEDS));
+            (first..first + count).chain(FOUND).collect()
+        }
     };
     let next = AtomicU64::new(0);
     let totals: Mutex<BTreeMap<&str, u64>> = Mutex::default();
@@ -211,7 +214,7 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
             // Where all connections may be lost at once, nobody may have seen the end that the history then hides.
             closes: seed.is_multiple_of(3) && matches!(trouble, Trouble::Players | Trouble::Noise),
         };
-        let mangler = planter.as_ref().map(|planter| planter.mangler());
+        let mangler = planter.as_ref().map(|planter| planter.mangler(&role.user));
         let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history), mangler);
         playing.push(tokio::spawn(player.play(end, quiet)));
     }

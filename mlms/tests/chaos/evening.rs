@@ -45,7 +45,7 @@ async fn a_new_node_takes_its_share_and_nobody_loses_a_message() {
         if round + 1 < rounds() {
             let shrunk = story.fault("shrunk");
             story.fleet.nodes[place].stop().await;
-            story.over(shrunk).await;
+            story.done(shrunk).await;
             story.fleet.until_settled().await;
         }
     }

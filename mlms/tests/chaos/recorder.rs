@@ -71,6 +71,8 @@ struct Process {
     /// Reads whole histories at the end.
     is_reader: bool,
     connections: u64,
+    /// The server has said `bye`: nothing follows on this connection.
+    is_over: bool,
     calls: u64,
     open: BTreeMap<u64, Open>,
 }
@@ -147,6 +149,7 @@ impl Recorder {
             user: user.to_owned(),
             is_reader,
             connections: 0,
+            is_over: false,
             calls: 0,
             open: BTreeMap::new(),
         });
@@ -166,18 +169,26 @@ impl Recorder {
         let mut book = self.book();
         book.reached.reconnects += u64::from(process.connections > 0);
         process.connections += 1;
+        process.is_over = false;
         let user = Cow::Owned(process.user.clone());
         self.write(&mut book, &process.name, What::Connected { user });
     }
 
     fn lost(&self, process: &mut Process) {
         let mut book = self.book();
+        self.end(&mut book, process);
+    }
+
+    /// The connection brings nothing more.
+    fn end(&self, book: &mut Book, process: &mut Process) {
         for open in std::mem::take(&mut process.open).into_values() {
             for (call, _) in open.calls {
-                self.write(&mut book, &process.name, What::Unknown { call });
+                self.write(book, &process.name, What::Unknown { call });
             }
         }
-        self.write(&mut book, &process.name, What::Disconnected {});
+        if !std::mem::replace(&mut process.is_over, true) {
+            self.write(book, &process.name, What::Disconnected {});
+        }
     }
 
     fn sending(&self, process: &mut Process, frame: &Value) {
@@ -227,7 +238,12 @@ impl Recorder {
                 let Some(open) = process.open.remove(&id) else { return };
                 self.reply(&mut book, process, &open, frame);
             }
-            None => self.event(&mut book, process, frame),
+            None => {
+                self.event(&mut book, process, frame);
+                if frame["ev"] == "bye" {
+                    self.end(&mut book, process);
+                }
+            }
         }
     }
 

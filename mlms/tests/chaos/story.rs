@@ -85,6 +85,16 @@ impl Story {
         // Sessions that lost their connection come back within the longest pause between two tries.
         self.calm().await;
         self.crowd.recorder.fault(fault.name, fault.began);
+        self.caused(fault)
+    }
+
+    /// Closes a planned change: everybody lived, and nothing excuses a loss.
+    pub(crate) async fn done(&self, change: Fault) -> Reached {
+        self.calm().await;
+        self.caused(change)
+    }
+
+    fn caused(&self, fault: Fault) -> Reached {
         let caused = self.crowd.recorder.reached() - fault.before;
         let silence = self.crowd.longest_silence(fault.began, Instant::now());
         self.tell(&format!(
