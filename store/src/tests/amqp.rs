@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use mlms_protocol::TraceParent;
 use mlms_test_servers::RabbitMq;
 
 use super::*;
@@ -93,6 +94,22 @@ async fn what_was_confirmed_is_there_whatever_happens_to_the_broker() {
 
     let seqs = take_through(&server, "a/6200").await;
     assert!(seqs.iter().copied().eq(1..=6_200), "{} events, in this order: {seqs:?}", seqs.len());
+
+    // What is traced says so in a header, and the rest does not.
+    let trace: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+    let outlet = Outlet::Amqp(publisher.clone());
+    assert!(outlet.publish(chats("a", 1, 6_201..=6_202), vec![(1, trace)]).await);
+    let mut subscriber = subscribe(&server).await;
+    let mut traces = std::collections::BTreeMap::new();
+    while traces.len() < 2 {
+        for delivery in subscriber.next(100).await.unwrap() {
+            if ["a/6201", "a/6202"].contains(&delivery.id.as_str()) {
+                traces.insert(delivery.id.clone(), delivery.trace);
+            }
+        }
+    }
+    assert_eq!((traces["a/6201"], traces["a/6202"]), (None, Some(trace)));
+    drop((subscriber, outlet));
     drop(publisher);
     task.await.unwrap();
 }
