@@ -11,6 +11,10 @@ const QUIET: Micros = 500_000;
 impl Engine {
     /// Whether all replies are there, everybody is back, and everybody has reached the head of its lobby.
     pub(super) fn is_settled(&mut self) -> bool {
+        // Nobody ever got in: nothing is under way.
+        if self.result.ever_connected == 0 {
+            return true;
+        }
         if self.now.saturating_sub(self.last_arrival) < QUIET {
             return false;
         }
