@@ -32,6 +32,8 @@ pub(crate) struct Audience {
     leaving: Vec<u32>,
     /// Seats whose run differs from everybody's in this flush.
     special: Vec<u32>,
+    /// Seats whose users block somebody.
+    blockers: Vec<u32>,
     metrics: Arc<Metrics>,
 }
 
@@ -169,6 +171,7 @@ impl Audience {
             head: Seq(0),
             leaving: Vec::new(),
             special: Vec::new(),
+            blockers: Vec::new(),
             metrics,
         }
     }
@@ -218,6 +221,9 @@ impl Audience {
             self.special.push(index);
         }
         self.counts[slot(session.outbox.encoding())] += 1;
+        if session.blocked.anybody() {
+            self.blockers.push(index);
+        }
         self.by_session.insert(session.number, index);
         self.by_user.entry(session.caller.user.clone()).or_default().push(index);
         true
@@ -239,6 +245,25 @@ impl Audience {
             self.clear_leaving();
         }
         true
+    }
+
+    /// A session's user blocks other users than before.
+    pub(crate) fn note_blocks(&mut self, session: &SessionHandle) {
+        if let Some(&index) = self.by_session.get(&session.number)
+            && session.blocked.anybody()
+            && !self.blockers.contains(&index)
+        {
+            self.blockers.push(index);
+        }
+    }
+
+    /// Seats that somebody's words are not to reach; hardly ever any.
+    fn closed_to(&self, speaker: Option<&UserId>) -> Vec<u32> {
+        let Some(speaker) = speaker.filter(|_| !self.blockers.is_empty()) else { return Vec::new() };
+        let blocks = |index: &&u32| {
+            self.seats[**index as usize].as_ref().is_some_and(|seat| seat.session.blocked.contains(speaker))
+        };
+        self.blockers.iter().filter(blocks).copied().collect()
     }
 
     fn forget_name(&mut self, user: &UserId, index: u32) {
@@ -278,11 +303,19 @@ impl Audience {
     /// Stages a sequenced event for everyone.
     pub(crate) fn stage_event(&mut self, event: Arc<LobbyEvent>) {
         self.head = event.seq;
-        self.stage(Payload::Lobby(event), Class::Durable, None, To::Everyone);
+        let closed = self.closed_to(event.speaker());
+        if closed.is_empty() {
+            return self.stage(Payload::Lobby(event), Class::Durable, None, To::Everyone);
+        }
+        // It keeps its place for everybody.
+        let silent = Arc::new(event.without_words());
+        self.stage(Payload::Lobby(event), Class::Durable, None, To::EveryoneBut(closed.clone()));
+        self.stage(Payload::Lobby(silent), Class::Durable, None, To::Only(closed));
     }
 
     /// Stages an unsequenced event.
     pub(crate) fn stage_passing(&mut self, passing: Passing) {
+        let closed = self.closed_to(passing.event.speaker());
         let to = match &passing.to {
             Target::Everyone => To::Everyone,
             Target::EveryoneBut(user) => To::EveryoneBut(self.by_user.get(user).cloned().unwrap_or_default()),
@@ -297,6 +330,12 @@ impl Audience {
                     .map(|(_, index)| index)
                     .collect(),
             ),
+        };
+        let to = match to {
+            to if closed.is_empty() => to,
+            To::Everyone => To::EveryoneBut(closed),
+            To::EveryoneBut(seats) => To::EveryoneBut(seats.into_iter().chain(closed).collect()),
+            To::Only(seats) => To::Only(seats.into_iter().filter(|seat| !closed.contains(seat)).collect()),
         };
         if matches!(&to, To::Only(seats) if seats.is_empty()) {
             return;
@@ -408,6 +447,7 @@ impl Audience {
                 self.free.push(index);
             }
             self.special.retain(|special| *special != index);
+            self.blockers.retain(|blocker| *blocker != index);
         }
     }
 
@@ -446,7 +486,12 @@ impl Audience {
                 return Pulled::OutOfReach;
             }
             release_held(pull, event.seq, &mut page);
-            page.extend_from_slice(&encoding.websocket_frame(&encode_lobby_event(&event, encoding)));
+            let silent = event.speaker().is_some_and(|speaker| seat.session.blocked.contains(speaker));
+            let payload = match silent {
+                true => encode_lobby_event(&event.without_words(), encoding),
+                false => encode_lobby_event(&event, encoding),
+            };
+            page.extend_from_slice(&encoding.websocket_frame(&payload));
             pull.at = event.seq;
             say_caught_up(pull, &self.lobby, encoding, &mut page);
             if page.len() >= PAGE_BYTES {

@@ -3,6 +3,7 @@
 
 mod audience;
 mod backlog;
+mod blocks;
 mod clock;
 mod condition;
 mod connection;

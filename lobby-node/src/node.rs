@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use entrance::Passenger;
 
 use crate::backlog::Backlog;
+use crate::blocks::Asking;
 use crate::clock::Clock;
 use crate::condition::Conditions;
 use crate::connection::Socket;
@@ -162,6 +163,7 @@ pub(crate) struct Node {
     pub(crate) stop: CancellationToken,
     workers: Vec<WorkerHandle>,
     sessions: Mutex<HashMap<SessionId, Arc<SessionHandle>>>,
+    pub(crate) blocks_asking: Asking,
     running: TaskTracker,
     used_tickets: Mutex<HashMap<SessionId, u64>>,
     next_session: AtomicU64,
@@ -211,6 +213,7 @@ impl LobbyNode {
             stop: CancellationToken::new(),
             workers,
             sessions: Mutex::default(),
+            blocks_asking: Asking::default(),
             running: TaskTracker::new(),
             used_tickets: Mutex::default(),
             next_session: AtomicU64::new(1),

@@ -12,11 +12,12 @@ use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
     Answer, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, Millis, Reconnect,
-    Refusal, Request, Shard, TraceParent,
+    Refusal, Request, Shard, TraceParent, UserId,
 };
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::blocks::Blocked;
 use crate::connection::{Connection, Incoming};
 use crate::limiter::{Bucket, Grant};
 use crate::lobby::{Caller, CommandKey};
@@ -44,6 +45,7 @@ pub(crate) struct SessionHandle {
     pub(crate) home: Option<Shard>,
     /// When its last command came, in Unix milliseconds; at the start, when it was opened.
     pub(crate) spoke_ms: AtomicU64,
+    pub(crate) blocked: Blocked,
     membership: Mutex<Membership>,
 }
 
@@ -62,7 +64,8 @@ impl SessionHandle {
         now: Millis,
     ) -> Self {
         let (caller, spoke_ms) = (Arc::new(caller), AtomicU64::new(now.0));
-        SessionHandle { number, caller, outbox, home, spoke_ms, membership: Mutex::default() }
+        let (blocked, membership) = (Blocked::default(), Mutex::default());
+        SessionHandle { number, caller, outbox, home, spoke_ms, blocked, membership }
     }
 
     fn membership(&self) -> std::sync::MutexGuard<'_, Membership> {
@@ -84,6 +87,10 @@ impl SessionHandle {
 
     fn is_in(&self, lobby: &LobbyId) -> bool {
         self.membership().lobbies.contains(lobby)
+    }
+
+    pub(crate) fn lobbies(&self) -> Vec<LobbyId> {
+        self.membership().lobbies.clone()
     }
 
     fn lobby_count(&self) -> usize {
@@ -110,11 +117,13 @@ impl SessionHandle {
         outcome: Result<Answer, Refusal>,
     ) -> Option<Bytes> {
         let encoding = self.outbox.encoding();
+        let outcome = outcome.map(|answer| self.blocked.withhold(answer));
         match (reply_to, outcome) {
             (ReplyTo::Id(id), outcome) => Some(self.frame(&encode_reply(*id, &outcome, encoding))),
-            (ReplyTo::Snapshot, Ok(Answer::Joined(Joined { lobby, epoch, seq, state: Some(state), .. }))) => {
-                Some(self.frame(&Event::Snapshot { lobby, epoch, seq, state }.encode(encoding)))
-            }
+            (
+                ReplyTo::Snapshot,
+                Ok(Answer::Joined(Joined { lobby, epoch, seq, state: Some(state), mark, .. })),
+            ) => Some(self.frame(&Event::Snapshot { lobby, epoch, seq, state, mark }.encode(encoding))),
             (ReplyTo::Quick(attempt), Err(refusal)) => {
                 attempt.done(Err(refusal));
                 None
@@ -218,6 +227,8 @@ struct Session {
     counted: u64,
     /// What its commands are recorded under, if it is traced.
     trace: Option<Box<TraceParent>>,
+    /// Whom the user blocks is known; the first join asks.
+    knows_blocks: bool,
 }
 
 /// Runs a session to its end.
@@ -247,6 +258,7 @@ pub(crate) async fn run(
         expiry: expiry(start.token_expires_at, node.clock.now()),
         counted: 0,
         trace: start.trace,
+        knows_blocks: false,
         handle: Arc::clone(&handle),
         node: Arc::clone(&node),
     };
@@ -422,6 +434,12 @@ impl Session {
                 Ok(expires_at) => self.answer(request.id, Answer::Auth { expires_at }),
                 Err(refusal) => self.refuse_request(&request, refusal),
             },
+            Command::Block { ref user } => self.change_blocks(&request, user, true).await,
+            Command::Unblock { ref user } => self.change_blocks(&request, user, false).await,
+            Command::Blocked => match self.node.blocked(&self.handle.caller.user).await {
+                Ok(users) => self.answer(request.id, Answer::Blocks { users }),
+                Err(refusal) => self.refuse_request(&request, refusal),
+            },
             Command::Resume(points) => self.resume(request.id, points.into_iter().map(Ok).collect()).await,
             Command::ResumePartly(points) => self.resume(request.id, points).await,
             Command::Find(find) => Box::pin(self.find(request.id, &find)).await,
@@ -454,6 +472,8 @@ impl Session {
                     return Err(self.too_many_lobbies());
                 }
             }
+            // They are looked up in the database.
+            Command::Block { .. } | Command::Unblock { .. } | Command::Blocked => self.take_join()?,
             // A look at the list costs what a join costs.
             Command::Find(find) => {
                 self.take_join()?;
@@ -491,6 +511,13 @@ impl Session {
         let text =
             format!("a session may be in {} lobbies", self.node.rules.load().limits.lobbies_per_session_max);
         Refusal::new(ErrorCode::Conflict, text)
+    }
+
+    async fn change_blocks(&self, request: &Request, whom: &UserId, blocks: bool) {
+        match Box::pin(self.node.block(&self.handle.caller.user, whom, blocks)).await {
+            Ok(users) => self.answer(request.id, Answer::Blocks { users }),
+            Err(refusal) => self.refuse_request(request, refusal),
+        }
     }
 
     async fn authenticate(&mut self, token: &str) -> Result<Millis, Refusal> {
@@ -567,6 +594,9 @@ impl Session {
             join.create_later_ms = Some(ms);
         }
         let joins = matches!(command, LobbyCommand::Join(_));
+        if joins && !self.knows_blocks {
+            self.knows_blocks = Box::pin(self.node.load_blocks(&self.handle)).await;
+        }
         let key = match key {
             _ if !command.changes_state() => None,
             // A client that repeats a join wants to be in; only the node's own repetition is the same join.

@@ -29,6 +29,8 @@ pub(crate) enum LinkMessage {
     Shard(Shard, ShardMessage),
     /// A player has been awarded something: tell the sessions that you have.
     Achievement(Achievement),
+    /// Whom a user blocks from now on. The release before does not know it.
+    Blocks(UserId, Vec<UserId>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -99,6 +99,11 @@ pub(crate) enum ToWorker {
         lobby: LobbyId,
         session: Arc<SessionHandle>,
     },
+    /// A session's user blocks other users than before.
+    Blocks {
+        lobby: LobbyId,
+        session: Arc<SessionHandle>,
+    },
     /// A connection has drained, and takes more missed events.
     Pull {
         lobby: LobbyId,
@@ -199,6 +204,11 @@ enum Done {
         shard: Shard,
         record: ShardRecord,
         handed: Handed,
+    },
+    /// A report is kept, or cannot be.
+    Filed {
+        envelope: Box<Envelope>,
+        result: Result<(), StoreError>,
     },
     /// A password was tried, or a message looked for: the command goes on.
     Examined {
@@ -336,6 +346,11 @@ impl Worker {
         match message {
             ToWorker::Command(envelope) => self.on_command(*envelope),
             ToWorker::Detach { lobby, session } => self.on_detach(&lobby, &session),
+            ToWorker::Blocks { lobby, session } => {
+                if let Some(attachment) = self.attachments.get_mut(&lobby) {
+                    attachment.audience.note_blocks(&session);
+                }
+            }
             ToWorker::Pull { lobby, session } => self.on_pull(&lobby, &session),
             ToWorker::FromNode { from, lobby, message } => self.on_from_node(from, lobby, *message),
             ToWorker::FromOwner { from, lobby, message } => self.on_from_owner(&from, &lobby, *message),
@@ -371,6 +386,7 @@ impl Worker {
             Done::Preloaded { shard, result } => self.on_preloaded(shard, result),
             Done::Handed { shard, record, handed } => self.on_handed(shard, record, handed),
             Done::Examined { envelope, outcome } => self.on_examined(*envelope, outcome),
+            Done::Filed { envelope, result } => self.on_filed(*envelope, result),
             Done::Restored { shard, restored } => self.on_restored(shard, restored),
             Done::Nothing => {}
         }

@@ -20,6 +20,42 @@ pub const ROSTER_LIMIT_MAX: u32 = 100;
 /// Largest `latest-wins` key of an ephemeral message, in bytes.
 pub const KEY_BYTES_MAX: usize = 64;
 
+/// Every operation that a client can ask for. One that does not stand here does not exist.
+pub const OPERATIONS: &[&str] = &[
+    "auth",
+    "ban",
+    "block",
+    "blocked",
+    "close",
+    "delete",
+    "edit",
+    "find",
+    "finish",
+    "history",
+    "invite",
+    "join",
+    "kick",
+    "leave",
+    "mute",
+    "ping",
+    "react",
+    "read",
+    "ready",
+    "report",
+    "report_message",
+    "resume",
+    "role",
+    "roster",
+    "send",
+    "start",
+    "transfer",
+    "typing",
+    "unban",
+    "unblock",
+    "unmute",
+    "update",
+];
+
 /// A command with the client's own number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -40,6 +76,15 @@ pub enum Command {
     },
     Ping,
     Find(Find),
+    /// From now on nothing that this user says reaches the caller, in any lobby.
+    Block {
+        user: UserId,
+    },
+    Unblock {
+        user: UserId,
+    },
+    /// Whom the caller blocks.
+    Blocked,
     /// A command for one lobby's owner.
     Lobby(LobbyId, LobbyCommand),
 }
@@ -87,6 +132,15 @@ pub enum LobbyCommand {
     React {
         seq: Seq,
         emoji: String,
+    },
+    /// Everything up to `seq` has been read, on whichever of the user's devices.
+    Read {
+        seq: Seq,
+    },
+    /// Brings a message to the notice of those who moderate the service.
+    ReportMessage {
+        seq: Seq,
+        reason: Option<String>,
     },
 }
 
@@ -179,7 +233,7 @@ pub struct Send {
     pub body: Body,
     /// As asked for, or the default for kind and recipients.
     pub class: Class,
-    /// Latest wins: of an ephemeral message with a key only the newest waits.
+    /// Latest wins: of an ephemeral message with a key only the newest waits; the newest durable one is retained.
     pub key: Option<String>,
     pub to: Recipients,
 }
@@ -313,6 +367,9 @@ impl Command {
             Command::Auth { .. } => "auth",
             Command::Ping => "ping",
             Command::Find(_) => "find",
+            Command::Block { .. } => "block",
+            Command::Unblock { .. } => "unblock",
+            Command::Blocked => "blocked",
             Command::Lobby(_, command) => command.op(),
         }
     }
@@ -350,6 +407,8 @@ impl LobbyCommand {
             LobbyCommand::Edit { .. } => "edit",
             LobbyCommand::Delete { .. } => "delete",
             LobbyCommand::React { .. } => "react",
+            LobbyCommand::Read { .. } => "read",
+            LobbyCommand::ReportMessage { .. } => "report_message",
         }
     }
 
@@ -361,6 +420,8 @@ impl LobbyCommand {
             LobbyCommand::Typing
             | LobbyCommand::History(_)
             | LobbyCommand::Roster { .. }
+            | LobbyCommand::Read { .. }
+            | LobbyCommand::ReportMessage { .. }
             | LobbyCommand::Look => false,
             _ => true,
         }
@@ -368,11 +429,21 @@ impl LobbyCommand {
 }
 
 fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
+    let unknown = || {
+        let shown: String = op.chars().take(32).collect();
+        Refusal(ErrorCode::UnknownOp, format!("there is no operation `{shown}`"))
+    };
+    if !OPERATIONS.contains(&op) {
+        return Err(unknown());
+    }
     let command = match op {
         "resume" => return read_resume(fields),
         "auth" => return Ok(Command::Auth { token: fields.need("token")? }),
         "ping" => return Ok(Command::Ping),
         "find" => return read_find(fields),
+        "block" => return Ok(Command::Block { user: fields.need("user")? }),
+        "unblock" => return Ok(Command::Unblock { user: fields.need("user")? }),
+        "blocked" => return Ok(Command::Blocked),
         "join" => read_join(fields)?,
         "leave" => LobbyCommand::Leave,
         "send" => LobbyCommand::Send(read_send(fields)?),
@@ -404,10 +475,11 @@ fn read_command(op: &str, fields: &Fields<'_>) -> Result<Command, Refusal> {
         "edit" => LobbyCommand::Edit { seq: fields.need("seq")?, body: need_body(fields)? },
         "delete" => LobbyCommand::Delete { seq: fields.need("seq")? },
         "react" => LobbyCommand::React { seq: fields.need("seq")?, emoji: fields.need("emoji")? },
-        _ => {
-            let shown: String = op.chars().take(32).collect();
-            return Err(Refusal(ErrorCode::UnknownOp, format!("there is no operation `{shown}`")));
+        "read" => LobbyCommand::Read { seq: fields.need("seq")? },
+        "report_message" => {
+            LobbyCommand::ReportMessage { seq: fields.need("seq")?, reason: fields.get("reason")? }
         }
+        _ => return Err(unknown()),
     };
     Ok(Command::Lobby(fields.need("lobby")?, command))
 }
@@ -535,14 +607,23 @@ fn read_send(fields: &Fields<'_>) -> Result<Send, Refusal> {
         }
     };
     let everyone = to == Recipients::Everyone;
-    let default = if kind.is_chat() && everyone { Class::Durable } else { Class::Ordered };
+    let retain = fields.get("retain")?.unwrap_or(false);
+    if retain && !everyone {
+        return Err(bad("a message with `to` cannot be retained"));
+    }
+    let default = if (kind.is_chat() && everyone) || retain { Class::Durable } else { Class::Ordered };
     let class = fields.get("class")?.unwrap_or(default);
     if class == Class::Durable && !everyone {
         return Err(bad("a message with `to` cannot be durable"));
     }
     let key: Option<String> = fields.get("key")?;
+    if retain && (class != Class::Durable || key.is_none()) {
+        return Err(bad("what is retained is durable, and has a `key`"));
+    }
     match &key {
-        Some(_) if class != Class::Ephemeral => return Err(bad("`key` goes with class ephemeral only")),
+        Some(_) if class != Class::Ephemeral && !retain => {
+            return Err(bad("`key` goes with class ephemeral, or with `retain`"));
+        }
         Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => {
             return Err(bad(format!("`key` must have 1 to {KEY_BYTES_MAX} bytes")));
         }
@@ -578,7 +659,11 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
             w.field("token", token);
             return;
         }
-        Command::Ping => return,
+        Command::Ping | Command::Blocked => return,
+        Command::Block { user } | Command::Unblock { user } => {
+            w.field("user", user);
+            return;
+        }
         Command::Find(find) => {
             w.option("filter", find.filter.as_ref()).option("cursor", find.cursor.as_ref());
             w.option("limit", find.limit.as_ref()).option("quick", find.quick.as_ref());
@@ -654,6 +739,12 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
         LobbyCommand::React { seq, emoji } => {
             w.field("seq", seq).field("emoji", emoji);
         }
+        LobbyCommand::Read { seq } => {
+            w.field("seq", seq);
+        }
+        LobbyCommand::ReportMessage { seq, reason } => {
+            w.field("seq", seq).option("reason", reason.as_ref());
+        }
         LobbyCommand::Leave
         | LobbyCommand::Typing
         | LobbyCommand::Close
@@ -677,6 +768,9 @@ fn with_password(settings: &Settings, lock: Option<&Lock>) -> Value {
 fn write_send(send: &Send, w: &mut ObjectWriter) {
     w.field("kind", &send.kind).body("body", &send.body).field("class", &send.class);
     w.option("key", send.key.as_ref());
+    if send.key.is_some() && send.class == Class::Durable {
+        w.field("retain", &true);
+    }
     match &send.to {
         Recipients::Everyone => {}
         Recipients::Host => _ = w.field("to", "host"),

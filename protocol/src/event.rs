@@ -15,6 +15,8 @@ use crate::writer::ObjectWriter;
 
 /// Members in a `state`; the rest is read by `roster`.
 pub const STATE_MEMBERS_MAX: usize = 100;
+/// Unread chats are counted up to this.
+pub const UNREAD_MAX: usize = 1_000;
 /// Messages in a `state`.
 pub const STATE_MESSAGES_MAX: usize = 50;
 
@@ -36,6 +38,9 @@ pub enum Change {
         from: Option<UserId>,
         body: Body,
         nonce: Option<Nonce>,
+        /// With it the message is a value that lasts: the newest of its key is shown to whoever comes later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     Joined {
         user: UserId,
@@ -186,6 +191,29 @@ impl LobbyEvent {
         Some(event)
     }
 
+    /// Whose words the event carries, unless they are moves of a game.
+    #[must_use]
+    pub fn speaker(&self) -> Option<&UserId> {
+        match &self.change {
+            Change::Message { kind, from, .. } if !kind.is_game() => from.as_ref(),
+            Change::Edited { by, .. } => Some(by),
+            Change::Reacted { user, .. } => Some(user),
+            _ => None,
+        }
+    }
+
+    /// The event without its speaker's words, for somebody whom they are not to reach: it keeps its place.
+    #[must_use]
+    pub fn without_words(&self) -> LobbyEvent {
+        let mut event = self.with_body(None).unwrap_or_else(|| self.clone());
+        match &mut event.change {
+            Change::Edited { body, .. } => *body = Body::text(""),
+            Change::Reacted { emoji, .. } => emoji.clear(),
+            _ => {}
+        }
+        event
+    }
+
     /// Which message this event edits or deletes, and its new body.
     #[must_use]
     pub fn alters(&self) -> Option<(Seq, Option<&Body>)> {
@@ -201,8 +229,9 @@ impl LobbyEvent {
         w.field("ev", self.change.name()).field("lobby", &self.lobby);
         w.field("epoch", &self.epoch).field("seq", &self.seq).field("at", &self.at);
         match &self.change {
-            Change::Message { kind, from, body, nonce } => {
-                w.field("kind", kind).field("from", from).body("body", body).option("nonce", nonce.as_ref());
+            Change::Message { kind, from, body, nonce, key } => {
+                w.field("kind", kind).field("from", from).body("body", body);
+                w.option("nonce", nonce.as_ref()).option("key", key.as_ref());
             }
             Change::Joined { user, name, role } => {
                 w.field("user", user).field("name", name).field("role", role);
@@ -277,6 +306,7 @@ impl LobbyEvent {
                 from: fields.get("from")?,
                 body: fields.body("body")?.ok_or(FieldError::Missing("body"))?,
                 nonce: fields.get("nonce")?,
+                key: fields.get("key")?,
             },
             "joined" => Change::Joined {
                 user: fields.need("user")?,
@@ -386,6 +416,30 @@ pub struct LobbyState {
     pub game: Option<u64>,
     /// The last [`STATE_MESSAGES_MAX`] messages, ascending.
     pub messages: Vec<LobbyEvent>,
+    /// The newest message of each key that lasts, ascending.
+    #[serde(default)]
+    pub retained: Vec<LobbyEvent>,
+}
+
+/// How far a user has read in a lobby, on all devices together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadMark {
+    /// Everything up to here.
+    pub read: Seq,
+    /// Chats of others behind it; [`UNREAD_MAX`] stands for that many or more.
+    pub unread: u32,
+}
+
+impl ReadMark {
+    pub(crate) fn write(self, w: &mut ObjectWriter) {
+        w.field("read", &self.read).field("unread", &self.unread);
+    }
+
+    /// `None`: a server that keeps no marks.
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<Option<ReadMark>, FieldError> {
+        let (read, unread) = (fields.get("read")?, fields.get("unread")?);
+        Ok(read.map(|read| ReadMark { read, unread: unread.unwrap_or(0) }))
+    }
 }
 
 impl LobbyState {
@@ -394,6 +448,7 @@ impl LobbyState {
         w.field("settings", &self.settings).field("host", &self.host).field("members", &self.members);
         w.field("members_total", &self.members_total).field("game", &self.game);
         w.objects("messages", self.messages.iter(), |w, message| message.write(w));
+        w.objects("retained", self.retained.iter(), |w, message| message.write(w));
     }
 }
 
@@ -435,6 +490,13 @@ pub enum Event {
         epoch: Epoch,
         seq: Seq,
         state: Box<LobbyState>,
+        mark: Option<ReadMark>,
+    },
+    /// Another session of the same user has read up to here.
+    Read {
+        lobby: LobbyId,
+        user: UserId,
+        mark: ReadMark,
     },
     Lag {
         lobby: LobbyId,
@@ -492,9 +554,16 @@ impl Event {
             Event::CaughtUp { lobby, seq } => {
                 _ = w.field("ev", "caught_up").field("lobby", lobby).field("seq", seq)
             }
-            Event::Snapshot { lobby, epoch, seq, state } => {
+            Event::Snapshot { lobby, epoch, seq, state, mark } => {
                 w.field("ev", "snapshot").field("lobby", lobby).field("epoch", epoch).field("seq", seq);
                 w.object("state", |w| state.write(w));
+                if let Some(mark) = mark {
+                    mark.write(&mut w);
+                }
+            }
+            Event::Read { lobby, user, mark } => {
+                w.field("ev", "read").field("lobby", lobby).field("user", user);
+                mark.write(&mut w);
             }
             Event::Lag { lobby, dropped } => {
                 _ = w.field("ev", "lag").field("lobby", lobby).field("dropped", dropped)
@@ -557,6 +626,12 @@ impl Event {
                 epoch: fields.need("epoch")?,
                 seq: fields.need("seq")?,
                 state: Box::new(read_state(fields)?.ok_or(FieldError::Missing("state"))?),
+                mark: ReadMark::read(fields)?,
+            },
+            "read" => Event::Read {
+                lobby: fields.need("lobby")?,
+                user: fields.need("user")?,
+                mark: ReadMark::read(fields)?.ok_or(FieldError::Missing("read"))?,
             },
             "lag" => Event::Lag { lobby: fields.need("lobby")?, dropped: fields.need("dropped")? },
             "achievement" => Event::Achievement {
@@ -595,6 +670,7 @@ pub(crate) fn read_state(fields: &Fields<'_>) -> Result<Option<LobbyState>, Fiel
         members_total: inner.need("members_total")?,
         game: inner.get("game")?,
         messages: read_events(&inner, "messages")?,
+        retained: read_events(&inner, "retained")?,
     }))
 }
 

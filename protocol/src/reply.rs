@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::{ErrorCode, JoinStatus};
 use crate::encoding::Encoding;
-use crate::event::{Event, LobbyEvent, LobbyState, read_events, read_state};
+use crate::event::{Event, LobbyEvent, LobbyState, ReadMark, read_events, read_state};
 use crate::fields::{FieldError, Fields, NotAnObject};
-use crate::ids::{Epoch, LobbyId, Millis, Seq};
+use crate::ids::{Epoch, LobbyId, Millis, Seq, UserId};
 use crate::lobby::Member;
 use crate::writer::ObjectWriter;
 
@@ -54,6 +54,9 @@ pub struct Joined {
     pub missed: u64,
     /// Absent when the status is `resumed`.
     pub state: Option<Box<LobbyState>>,
+    /// `None`: from a server that keeps no marks.
+    #[serde(default)]
+    pub mark: Option<ReadMark>,
 }
 
 /// What a command that succeeded is answered.
@@ -99,6 +102,11 @@ pub enum Answer {
         seq: Seq,
         state: Box<LobbyState>,
     },
+    Read(ReadMark),
+    /// Whom the caller blocks.
+    Blocks {
+        users: Vec<UserId>,
+    },
     Auth {
         expires_at: Millis,
     },
@@ -114,6 +122,9 @@ impl Joined {
         if let Some(state) = &self.state {
             w.object("state", |w| state.write(w));
         }
+        if let Some(mark) = self.mark {
+            mark.write(w);
+        }
     }
 
     fn read(fields: &Fields<'_>) -> Result<Joined, FieldError> {
@@ -124,6 +135,7 @@ impl Joined {
             status: fields.need("status")?,
             missed: fields.need("missed")?,
             state: read_state(fields)?.map(Box::new),
+            mark: ReadMark::read(fields)?,
         })
     }
 }
@@ -161,6 +173,8 @@ impl Answer {
             Answer::Look { epoch, seq, state } => {
                 w.field("epoch", epoch).field("seq", seq).object("state", |w| state.write(w));
             }
+            Answer::Read(mark) => mark.write(w),
+            Answer::Blocks { users } => _ = w.field("users", users),
             Answer::Auth { expires_at } => _ = w.field("expires_at", expires_at),
             Answer::Pong { now } => _ = w.field("now", now),
         }
@@ -202,7 +216,9 @@ impl Answer {
             },
             "auth" => Answer::Auth { expires_at: ok.need("expires_at")? },
             "ping" => Answer::Pong { now: ok.need("now")? },
-            "leave" | "typing" | "send" => Answer::Done,
+            "read" => Answer::Read(ReadMark::read(ok)?.ok_or(FieldError::Missing("read"))?),
+            "block" | "unblock" | "blocked" => Answer::Blocks { users: ok.need("users")? },
+            "leave" | "typing" | "send" | "report_message" => Answer::Done,
             _ => Answer::Changed { seq: ok.need("seq")?, game: ok.get("game")? },
         })
     }

@@ -8,6 +8,7 @@ mod integrity;
 mod memory;
 mod message;
 mod outlet;
+mod report;
 mod row;
 mod sql;
 mod statistics;
@@ -18,6 +19,7 @@ mod tests;
 pub use catalogue::{CATALOGUE, EventKind};
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
+pub use report::{FiledReport, MessageReport};
 pub use statistics::{
     Award, GAME_KINDS, GAMES_FINISHED, GameChange, GameEvent, NAME_BYTES_MAX, Statistic, Statistics, Tally,
 };

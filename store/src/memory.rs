@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::{Change, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
+use crate::report::{FiledReport, MessageReport};
 use crate::row::{numbers, user_of};
 use crate::statistics::{Award, GameEvent, Running, Statistics, Tally};
 use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
@@ -15,6 +16,8 @@ use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
 const EVENT_BYTES_MAX: usize = 256 << 20;
 /// Bytes of snapshots kept; beyond it further ones are refused, because a lobby's seq must never start again.
 const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// Reports kept; beyond it further ones are forgotten at once.
+const REPORTS_MAX: usize = 10_000;
 /// What an entry costs beside its content.
 const ENTRY_BYTES: usize = 256;
 
@@ -37,6 +40,10 @@ struct Tables {
     statistics: HashMap<UserId, Statistics>,
     /// With the time, and whether it was announced.
     awards: BTreeMap<(UserId, String), (Millis, bool)>,
+    /// By time and id.
+    reports: BTreeMap<(Millis, String), FiledReport>,
+    /// Who blocks whom since when.
+    blocks: HashMap<UserId, Vec<(Millis, UserId)>>,
 }
 
 #[derive(Debug)]
@@ -259,6 +266,47 @@ impl Memory {
         self.tables().statistics.get(user).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn file_report(&self, report: &MessageReport) {
+        let filed = report.filed();
+        let mut tables = self.tables();
+        if tables.reports.len() < REPORTS_MAX && !tables.reports.keys().any(|(_, id)| *id == filed.id) {
+            tables.reports.insert((filed.at, filed.id.clone()), filed);
+        }
+    }
+
+    pub(crate) fn reports(&self, before: Option<(Millis, &str)>, limit: u32) -> Vec<FiledReport> {
+        let tables = self.tables();
+        let newest_first = tables.reports.iter().rev();
+        let older =
+            newest_first.filter(|((at, id), _)| before.is_none_or(|before| (*at, id.as_str()) < before));
+        older.take(count(limit)).map(|(_, report)| report.clone()).collect()
+    }
+
+    pub(crate) fn block(&self, user: &UserId, blocked: &UserId, at: Millis) {
+        let mut tables = self.tables();
+        let list = tables.blocks.entry(user.clone()).or_default();
+        if !list.iter().any(|(_, known)| known == blocked) {
+            list.push((at, blocked.clone()));
+            list.sort();
+        }
+    }
+
+    pub(crate) fn unblock(&self, user: &UserId, blocked: &UserId) {
+        let mut tables = self.tables();
+        if let Some(list) = tables.blocks.get_mut(user) {
+            list.retain(|(_, known)| known != blocked);
+            if list.is_empty() {
+                tables.blocks.remove(user);
+            }
+        }
+    }
+
+    pub(crate) fn blocked_by(&self, user: &UserId, limit: u32) -> Vec<UserId> {
+        let tables = self.tables();
+        let list = tables.blocks.get(user).into_iter().flatten();
+        list.take(count(limit)).map(|(_, blocked)| blocked.clone()).collect()
+    }
+
     pub(crate) fn add_award(&self, award: &Award) -> bool {
         let key = (award.user.clone(), award.achievement.clone());
         let mut tables = self.tables();
@@ -315,6 +363,7 @@ mod tests {
                     from: None,
                     body: Body::text(&"x".repeat(98)),
                     nonce: None,
+                    key: None,
                 },
             })
         };

@@ -8,6 +8,7 @@ mod integrity;
 mod migrations;
 #[cfg(test)]
 mod plans;
+mod reports;
 mod snapshots;
 mod statistics;
 mod upkeep;

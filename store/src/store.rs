@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mlms_protocol::{Body, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
 use crate::memory::Memory;
+use crate::report::{FiledReport, MessageReport};
 use crate::sql::SqlStore;
 use crate::statistics::{Award, GameEvent, Statistic, Statistics};
 
@@ -365,6 +366,74 @@ impl Store {
         match &self.0 {
             Backend::Sql(sql) => sql.awards(user).await,
             Backend::Memory(memory) => Ok(memory.awards(user)),
+        }
+    }
+
+    /// Keeps a reported message for the moderators; a user's report of one message is kept once.
+    ///
+    /// # Errors
+    /// `Unavailable`, or `Rejected` where it is too large.
+    pub async fn file_report(&self, report: &MessageReport) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.file_report(report).await,
+            Backend::Memory(memory) => {
+                memory.file_report(report);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reports, the newest first, from before the one of this time and id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn reports(
+        &self,
+        before: Option<(Millis, &str)>,
+        limit: u32,
+    ) -> Result<Vec<FiledReport>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.reports(before, limit).await,
+            Backend::Memory(memory) => Ok(memory.reports(before, limit)),
+        }
+    }
+
+    /// Remembers that a user blocks another.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn block(&self, user: &UserId, blocked: &UserId, at: Millis) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.block(user, blocked, at).await,
+            Backend::Memory(memory) => {
+                memory.block(user, blocked, at);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets that a user blocks another.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn unblock(&self, user: &UserId, blocked: &UserId) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.unblock(user, blocked).await,
+            Backend::Memory(memory) => {
+                memory.unblock(user, blocked);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whom a user blocks, the longest ago first.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn blocked_by(&self, user: &UserId, limit: u32) -> Result<Vec<UserId>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.blocked_by(user, limit).await,
+            Backend::Memory(memory) => Ok(memory.blocked_by(user, limit)),
         }
     }
 

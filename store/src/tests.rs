@@ -4,6 +4,7 @@ mod amqp;
 mod faults;
 pub(crate) mod mariadb;
 mod measure;
+mod reports;
 mod statistics;
 
 use std::path::PathBuf;
@@ -105,7 +106,7 @@ pub(crate) fn event(id: &str, epoch: u64, seq: u64, change: Change) -> Arc<Lobby
 
 pub(crate) fn said(from: &str, body: Body) -> Change {
     let nonce = Nonce::new("n-1").ok();
-    Change::Message { kind: Kind::new("chat").unwrap(), from: Some(user(from)), body, nonce }
+    Change::Message { kind: Kind::new("chat").unwrap(), from: Some(user(from)), body, nonce, key: None }
 }
 
 pub(crate) fn chat(id: &str, epoch: u64, seq: u64) -> Arc<LobbyEvent> {
@@ -196,12 +197,14 @@ fn every_change() -> Vec<Change> {
             from: None,
             body: Body::json(&attributes),
             nonce: None,
+            key: None,
         },
         Change::Message {
             kind: Kind::new("x.y-z_0").unwrap(),
             from: by.clone(),
             body: Body::json(&serde_json::Value::Null),
             nonce: Nonce::new("é".repeat(18).as_str()).ok(),
+            key: Some("é".repeat(9)),
         },
         Change::Joined { user: ann.clone(), name: "Ann ".to_owned(), role: MemberRole::Host },
         Change::Left { user: ann.clone(), reason: None },

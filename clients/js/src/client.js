@@ -8,7 +8,7 @@ import { Socket } from './socket.js';
 import { TokenSource } from './token.js';
 
 /** Operations that change nothing when they happen twice; the others carry a nonce. */
-const HARMLESS = new Set(['join', 'resume', 'history', 'roster', 'find', 'auth', 'ping']);
+const HARMLESS = new Set(['join', 'resume', 'history', 'roster', 'find', 'auth', 'ping', 'read', 'report_message', 'block', 'unblock', 'blocked']);
 /** What joining again cannot mend, or must not: `not_member` is who was kicked meanwhile. */
 const FINAL = new Set(['banned', 'kicked', 'lobby_closed', 'not_member']);
 
@@ -191,6 +191,21 @@ export class Client extends Emitter {
    */
   quick(fields = {}) {
     return this.#enter('find', { quick: true, nonce: makeNonce(), ...fields }, '', {});
+  }
+
+  /** What this user says reaches the player no more, in any lobby. @param {string} user @returns {Promise<{users: string[]}>} */
+  block(user) {
+    return this.command('block', { user });
+  }
+
+  /** @param {string} user @returns {Promise<{users: string[]}>} */
+  unblock(user) {
+    return this.command('unblock', { user });
+  }
+
+  /** Whom the player blocks. @returns {Promise<{users: string[]}>} */
+  blocked() {
+    return this.command('blocked');
   }
 
   /** @param {string} op @param {any} fields @param {string} id @param {JoinOptions} options @returns {Promise<Lobby>} */
@@ -514,8 +529,8 @@ export class Client extends Emitter {
 }
 
 /** @param {any} fields */
-function classOf({ kind, to, class: named }) {
-  return named ?? (kind === 'chat' && to === undefined ? 'durable' : 'ordered');
+function classOf({ kind, to, retain, class: named }) {
+  return named ?? (retain || (kind === 'chat' && to === undefined) ? 'durable' : 'ordered');
 }
 
 /** A nonce of 22 characters, 128 random bits; `randomUUID` exists only on secure pages. */

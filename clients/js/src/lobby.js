@@ -16,6 +16,7 @@ import { MlmsError } from './error.js';
  * @property {'durable' | 'ordered' | 'ephemeral'} [class]
  * @property {string[] | string} [to]
  * @property {string} [key]
+ * @property {boolean} [retain] with a key: the newest lasts
  * @property {string} [nonce] made up when left out
  */
 
@@ -44,6 +45,12 @@ export class Lobby extends Emitter {
   game = null;
   /** The newest messages of the last snapshot. @type {any[]} */
   messages = [];
+  /** The newest message of each key that is retained. @type {Map<string, any>} */
+  retained = new Map();
+  /** Up to here the player has read, on whatever device. */
+  readSeq = 0;
+  /** Chats of others behind that. */
+  unread = 0;
   /** A gap that the server could not close is passed over the second time. */
   #gapAt = -1;
 
@@ -73,6 +80,23 @@ export class Lobby extends Emitter {
    */
   send(kind, body, options = {}) {
     return this.command('send', { kind, body, ...options });
+  }
+
+  /** Sends a value that lasts: whoever joins later finds it in `retained`. Null takes it away. @param {string} key @param {any} body @param {string} [kind] */
+  retain(key, body, kind = 'game') {
+    return this.send(kind, body, { key, retain: true });
+  }
+
+  /** Everything up to here is read, on all of the player's devices. @param {number} [seq] @returns {Promise<{read: number, unread: number}>} */
+  async read(seq = this.seq) {
+    const ok = await this.command('read', { seq });
+    this.#mark(ok);
+    return ok;
+  }
+
+  /** Brings a message to the notice of those who moderate the service. @param {number} seq @param {string} [reason] */
+  reportMessage(seq, reason) {
+    return this.command('report_message', { seq, reason });
   }
 
   /** Sends a chat message. @param {string} text @param {SendOptions} [options] */
@@ -199,7 +223,8 @@ export class Lobby extends Emitter {
   /** The answer to a join or a resume. @internal @param {any} ok */
   attached(ok) {
     if (ok.status !== 'resumed') return this.#restart(ok);
-    // The own position stays: the missed events may be of older epochs than the lobby's newest.
+    // The own position stays: the missed events may be of older epochs than the lobby's newest. They are counted already.
+    this.#mark(ok);
     this.become(ok.missed > 0 ? 'catching_up' : 'live');
     this.emit('resumed', { missed: ok.missed ?? 0 });
   }
@@ -240,8 +265,15 @@ export class Lobby extends Emitter {
     return true;
   }
 
+  /** @param {{read?: number, unread?: number}} mark */
+  #mark({ read = 0, unread = 0 }) {
+    if (read < this.readSeq) return;
+    this.readSeq = read;
+    this.unread = unread;
+  }
+
   /** @param {any} ok a join's ok or a `snapshot` event */
-  #restart({ epoch, seq, state }) {
+  #restart({ epoch, seq, state, read = 0, unread = 0 }) {
     const first = this.position === undefined;
     this.epoch = epoch;
     this.seq = seq;
@@ -251,6 +283,9 @@ export class Lobby extends Emitter {
     this.membersTotal = state?.members_total ?? this.members.size;
     this.game = state?.game ?? null;
     this.messages = state?.messages ?? [];
+    this.retained = new Map((state?.retained ?? []).map((/** @type {any} */ message) => [message.key, message]));
+    this.readSeq = read;
+    this.unread = unread;
     this.become('live');
     if (!first) this.emit('snapshot', this);
   }
@@ -260,6 +295,26 @@ export class Lobby extends Emitter {
     const { user } = event;
     const member = this.members.get(user);
     switch (event.ev) {
+      case 'message':
+        if (event.key !== undefined) {
+          if (event.body === null) this.retained.delete(event.key);
+          else this.retained.set(event.key, event);
+        } else if (event.kind === 'chat' && event.seq > this.readSeq && this.status !== 'catching_up') {
+          if (event.from === this.client.user()) this.#mark({ read: event.seq });
+          else this.unread += 1;
+        }
+        break;
+      case 'edited':
+      case 'deleted':
+        for (const [key, message] of this.retained) {
+          if (message.seq !== event.of) continue;
+          if (event.ev === 'deleted') this.retained.delete(key);
+          else this.retained.set(key, { ...message, body: event.body });
+        }
+        break;
+      case 'read':
+        this.#mark(event);
+        break;
       case 'joined': {
         if (!member) this.membersTotal += 1;
         const { name, role, attributes } = event;

@@ -29,7 +29,7 @@
  * @property {string} ev
  * @property {string} lobby
  *
- * @typedef {{ev: 'message', lobby: string, kind: string, from: string | null, at: number, body: any, epoch?: number, seq?: number, nonce?: string}} Message
+ * @typedef {{ev: 'message', lobby: string, kind: string, from: string | null, at: number, body: any, epoch?: number, seq?: number, nonce?: string, key?: string}} Message
  * @typedef {Sequenced & {user: string, name: string, role: Role}} Joined
  * @typedef {Sequenced & {user: string, by?: string, reason?: string, until?: number}} Concerns
  * @typedef {Sequenced & {user: string | null, by?: string}} HostChanged
@@ -52,7 +52,7 @@
  *   kicked: [Concerns], banned: [Concerns], unbanned: [Concerns], muted: [Concerns], unmuted: [Concerns],
  *   edited: [Edited], deleted: [Deleted], reacted: [Reacted], closed: [Closed],
  *   away: [Unsequenced & {user: string}], back: [Unsequenced & {user: string}], typing: [Unsequenced & {user: string}],
- *   saved: [Unsequenced & {seq: number}], caught_up: [Unsequenced & {seq: number}], lag: [Unsequenced & {dropped: number}],
+ *   read: [Unsequenced & {user: string, read: number, unread: number}], saved: [Unsequenced & {seq: number}], caught_up: [Unsequenced & {seq: number}], lag: [Unsequenced & {dropped: number}],
  *   snapshot: [import('./lobby.js').Lobby], resumed: [{missed: number}], gap: [{after: number, got: number}],
  *   status: [import('./lobby.js').LobbyStatus], ended: [import('./error.js').MlmsError],
  * }} LobbyEvents

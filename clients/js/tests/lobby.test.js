@@ -31,6 +31,47 @@ test('join_gives_the_state_and_events_keep_it_up', async (t) => {
   assert.equal(lobby.membersTotal, 1);
 });
 
+test('unread_chats_are_counted_on_all_devices_and_values_that_last_are_kept', async (t) => {
+  const server = await scripted(t);
+  const retained = [{ ev: 'message', seq: 2, key: 'map', body: 'ice' }, { ev: 'message', seq: 3, key: 'score', body: [0, 0] }];
+  const { session, lobby } = await server.inLobby(5, {}, { retained }, { read: 3, unread: 2 });
+  assert.deepEqual([lobby.readSeq, lobby.unread], [3, 2]);
+  assert.deepEqual([...lobby.retained].map(([key, { body }]) => [key, body]), [['map', 'ice'], ['score', [0, 0]]]);
+  session.event('message', 6, { kind: 'chat', from: 'bob', body: 'hi' });
+  session.event('message', 7, { kind: 'game', from: 'bob', key: 'score', body: [1, 0] });
+  session.event('message', 8, { kind: 'game', from: 'bob', key: 'turn', body: 'bob' });
+  session.event('message', 9, { kind: 'game', from: 'bob', key: 'map', body: null });
+  session.event('edited', 10, { by: 'bob', of: 7, body: [2, 0] });
+  session.event('deleted', 11, { by: 'bob', of: 8 });
+  await lobby.next('deleted');
+  assert.equal(lobby.unread, 3);
+  assert.deepEqual([...lobby.retained].map(([key, { body }]) => [key, body]), [['score', [2, 0]]]);
+  session.send({ ev: 'read', lobby: 'den', user: 'ann', read: 5, unread: 1 });
+  await lobby.next('read');
+  assert.deepEqual([lobby.readSeq, lobby.unread], [5, 1]);
+  const reading = lobby.read();
+  const command = await session.command('read');
+  assert.deepEqual([command.seq, command.nonce], [11, undefined]);
+  session.ok(command, { read: 11, unread: 0 });
+  assert.deepEqual(await reading, { read: 11, unread: 0 });
+  assert.deepEqual([lobby.readSeq, lobby.unread], [11, 0]);
+  session.ws.terminate();
+  const next = await server.session();
+  next.welcome();
+  const resume = await next.command('resume');
+  next.ok(resume, { lobbies: [{ lobby: 'den', epoch: 1, seq: 11, status: 'resumed', missed: 2, read: 12, unread: 1 }] });
+  next.event('message', 12, { kind: 'chat', from: 'bob', body: 'missed' });
+  next.event('message', 13, { kind: 'chat', from: 'bob', body: 'missed' });
+  next.send({ ev: 'caught_up', lobby: 'den', seq: 13 });
+  await lobby.next('caught_up');
+  assert.deepEqual([lobby.readSeq, lobby.unread], [12, 1], 'the answer had counted them');
+  const kept = lobby.retain('map', 'fire');
+  const send = await next.command('send');
+  assert.deepEqual([send.key, send.retain, send.kind, typeof send.nonce], ['map', true, 'game', 'string']);
+  next.ok(send, { epoch: 1, seq: 14, at: 1 });
+  assert.equal((await kept).seq, 14);
+});
+
 test('events_right_behind_the_joins_ok_are_not_missed', async (t) => {
   const server = await scripted(t);
   const client = server.client();

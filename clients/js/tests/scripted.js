@@ -70,9 +70,9 @@ class Session {
   }
 
   /** Answers the join of the lobby `den` with a snapshot at `seq`. */
-  async joins(seq = 0, state = {}) {
+  async joins(seq = 0, state = {}, more = {}) {
     const command = await this.command('join');
-    this.ok(command, snapshot(seq, state));
+    this.ok(command, { ...snapshot(seq, state), ...more });
     return command;
   }
 }
@@ -117,13 +117,13 @@ export async function scripted(t) {
       return client;
     },
     /** A client that is in the lobby `den` at `seq`, and the server's end of it. */
-    async inLobby(seq = 0, options = {}, state = {}) {
+    async inLobby(seq = 0, options = {}, state = {}, more = {}) {
       const client = this.client(options);
       void client.connect();
       const session = await this.session();
       session.welcome(options.welcome);
       const joining = client.join('den', options.join);
-      await session.joins(seq, state);
+      await session.joins(seq, state, more);
       return { client, session, lobby: await joining };
     },
   };

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use mlms_protocol::command::{History, Join, Recipients, Send};
+use mlms_protocol::event::ReadMark;
 use mlms_protocol::lobby::Member;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
     Answer, Body, Class, Command, Epoch, Event, Kind, LobbyCommand, LobbyEvent, LobbyId, Millis, Nonce,
-    Refusal, Request, Seq,
+    Refusal, Request, Seq, UserId,
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -125,6 +126,14 @@ impl Message {
     pub fn latest(mut self, key: impl Into<String>) -> Self {
         self.send.key = Some(key.into());
         self.class(Class::Ephemeral)
+    }
+
+    /// A value that lasts: durable, and the newest of each key is in the `state` of whoever joins later. A null body
+    /// takes it away.
+    #[must_use]
+    pub fn retained(mut self, key: impl Into<String>) -> Self {
+        self.send.key = Some(key.into());
+        self.class(Class::Durable)
     }
 
     /// For some members only; such a message is never durable.
@@ -301,6 +310,59 @@ impl Client {
         match self.ask(lobby, LobbyCommand::Roster { cursor, limit }).await? {
             Answer::Roster { members, next } => Ok((members, next)),
             _ => Err(Error::Unexpected("roster")),
+        }
+    }
+
+    /// Everything up to `seq` has been read, on all of the user's devices.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn read(&self, lobby: &LobbyId, seq: Seq) -> Result<ReadMark, Error> {
+        match self.ask(lobby, LobbyCommand::Read { seq }).await? {
+            Answer::Read(mark) => Ok(mark),
+            _ => Err(Error::Unexpected("read")),
+        }
+    }
+
+    /// Brings a message to the notice of those who moderate the service.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn report_message(
+        &self,
+        lobby: &LobbyId,
+        seq: Seq,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        self.ask(lobby, LobbyCommand::ReportMessage { seq, reason }).await.map(drop)
+    }
+
+    /// From now on what this user says does not reach the own user, in any lobby. Gives the whole list.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn block(&self, user: &UserId) -> Result<Vec<UserId>, Error> {
+        self.blocks(Command::Block { user: user.clone() }).await
+    }
+
+    /// # Errors
+    /// See [`Error`].
+    pub async fn unblock(&self, user: &UserId) -> Result<Vec<UserId>, Error> {
+        self.blocks(Command::Unblock { user: user.clone() }).await
+    }
+
+    /// Whom the own user blocks.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn blocked(&self) -> Result<Vec<UserId>, Error> {
+        self.blocks(Command::Blocked).await
+    }
+
+    async fn blocks(&self, command: Command) -> Result<Vec<UserId>, Error> {
+        match self.request(command, None).await? {
+            Answer::Blocks { users } => Ok(users),
+            _ => Err(Error::Unexpected("block")),
         }
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_protocol::command::{History, Join};
-use mlms_protocol::event::PassingMessage;
+use mlms_protocol::event::{PassingMessage, ReadMark};
 use mlms_protocol::lobby::{HostPolicy, Member};
 use mlms_protocol::{
     Answer, Change, Class, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole, Millis, Refusal,
     Role, Seq, TraceParent, UserId,
 };
+use mlms_store::MessageReport;
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::Recorded;
@@ -47,18 +48,46 @@ pub(crate) enum Target {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum PassingEvent {
     Message(PassingMessage),
-    Typing { lobby: LobbyId, user: UserId },
-    Away { lobby: LobbyId, user: UserId },
-    Back { lobby: LobbyId, user: UserId },
-    Saved { lobby: LobbyId, seq: Seq },
+    Typing {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    /// To the user's other sessions.
+    Read {
+        lobby: LobbyId,
+        user: UserId,
+        mark: ReadMark,
+    },
+    Away {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    Back {
+        lobby: LobbyId,
+        user: UserId,
+    },
+    Saved {
+        lobby: LobbyId,
+        seq: Seq,
+    },
 }
 
 impl PassingEvent {
     pub(crate) fn from(&self) -> Option<&UserId> {
         match self {
             PassingEvent::Message(message) => message.from.as_ref(),
-            PassingEvent::Typing { user, .. } => Some(user),
+            PassingEvent::Typing { user, .. } | PassingEvent::Read { user, .. } => Some(user),
             PassingEvent::Away { .. } | PassingEvent::Back { .. } | PassingEvent::Saved { .. } => None,
+        }
+    }
+
+    /// Whose words the event carries, unless they are moves of a game.
+    pub(crate) fn speaker(&self) -> Option<&UserId> {
+        match self {
+            PassingEvent::Message(message) if message.kind.is_game() => None,
+            PassingEvent::Message(message) => message.from.as_ref(),
+            PassingEvent::Typing { user, .. } => Some(user),
+            _ => None,
         }
     }
 
@@ -66,6 +95,7 @@ impl PassingEvent {
         match self {
             PassingEvent::Message(message) => Event::Message(message),
             PassingEvent::Typing { lobby, user } => Event::Typing { lobby, user },
+            PassingEvent::Read { lobby, user, mark } => Event::Read { lobby, user, mark },
             PassingEvent::Away { lobby, user } => Event::Away { lobby, user },
             PassingEvent::Back { lobby, user } => Event::Back { lobby, user },
             PassingEvent::Saved { lobby, seq } => Event::Saved { lobby, seq },
@@ -99,6 +129,10 @@ pub(crate) enum Decision {
     History(History),
     /// Nothing changes; the lobby is shown as it is, its members and messages only to who may see them.
     Look { full: bool },
+    /// The caller has read up to here.
+    Read(Seq),
+    /// A message is brought to the moderators' notice: the answer comes when they can find it.
+    File(Box<MessageReport>),
     /// The message of this seq is not in memory: it is asked for again with what the database has.
     Recall(Seq),
     /// Nothing changes.
@@ -154,14 +188,19 @@ impl State {
         };
         match command {
             LobbyCommand::Leave => Ok(self.decide_leave(member()?, alone)),
-            LobbyCommand::Send(send) if caller.system => Ok(self.send_from(None, send, now)),
+            LobbyCommand::Send(send) if caller.system => {
+                self.retained.check(send)?;
+                Ok(self.send_from(None, send, now))
+            }
             LobbyCommand::Send(send) => self.decide_send(member()?, rank, send, now, rules),
             LobbyCommand::Typing => self.decide_typing(member()?, rank, now),
             LobbyCommand::Look => Ok(Decision::Look { full: true }),
             LobbyCommand::Update(update) => self.decide_update(caller, rank, update, rules),
             LobbyCommand::Invite(invite) => self.decide_invite(caller, rank, invite, now),
+            LobbyCommand::Read { seq } => member().map(|_| Decision::Read(*seq)),
             LobbyCommand::Edit { seq, .. }
             | LobbyCommand::Delete { seq }
+            | LobbyCommand::ReportMessage { seq, .. }
             | LobbyCommand::React { seq, .. } => match self.event(*seq) {
                 Some(event) => self.decide_about(caller, command, Some(event), now, rules),
                 None if *seq > self.seq || *seq <= self.floor => {

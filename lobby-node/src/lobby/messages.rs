@@ -6,7 +6,7 @@ use std::time::Duration;
 use mlms_protocol::command::{Recipients, Send};
 use mlms_protocol::event::PassingMessage;
 use mlms_protocol::lobby::{Member, SLOW_MODE_S_MAX};
-use mlms_protocol::{Body, Change, Class, ErrorCode, LobbyCommand, LobbyEvent, Millis, Refusal, UserId};
+use mlms_protocol::{Body, Change, Class, ErrorCode, LobbyCommand, LobbyEvent, Millis, Refusal, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{PassingEvent, Rules, Target, refuse};
@@ -73,6 +73,7 @@ impl State {
                 self.voices.check(&member.user, slow_mode_s, now)?;
             }
         }
+        self.retained.check(send)?;
         Ok(self.send_from(Some(&member.user), send, now))
     }
 
@@ -80,7 +81,8 @@ impl State {
     pub(super) fn send_from(&self, from: Option<&UserId>, send: &Send, now: Millis) -> Decision {
         if send.class == Class::Durable {
             let (kind, body) = (send.kind.clone(), send.body.clone());
-            let message = Change::Message { kind, from: from.cloned(), body, nonce: None };
+            let message =
+                Change::Message { kind, from: from.cloned(), body, nonce: None, key: send.key.clone() };
             return Decision::Change(vec![message], Recorded::Sent);
         }
         let to = match (&send.to, from) {
@@ -128,6 +130,16 @@ impl State {
             return refuse(ErrorCode::Forbidden, "spectators only watch");
         }
         if talk { self.restrictions.check_mute(&member.user, now) } else { Ok(()) }
+    }
+
+    /// What stood around a message, as far as it is in memory.
+    pub(super) fn around(&self, of: Seq, each_side: usize) -> Vec<LobbyEvent> {
+        let messages = self.messages();
+        let place = messages.partition_point(|message| message.seq < of);
+        let behind = place + usize::from(messages.get(place).is_some_and(|message| message.seq == of));
+        let before = messages.range(place.saturating_sub(each_side)..place);
+        let after = messages.range(behind..(behind + each_side).min(messages.len()));
+        before.chain(after).map(|message| LobbyEvent::clone(message)).collect()
     }
 
     fn check_words(&self, body: &Body, rules: &Rules) -> Result<(), Refusal> {
@@ -194,7 +206,12 @@ impl State {
                 if emoji.is_empty() || emoji.len() > EMOJI_BYTES_MAX || emoji.chars().any(char::is_control) {
                     return refuse(ErrorCode::BadRequest, "`emoji` must have 1 to 64 bytes, none of control");
                 }
+                // It may be a word.
+                self.check_words(&Body::text(emoji), rules)?;
                 Change::Reacted { of, user: caller.user.clone(), emoji: emoji.clone() }
+            }
+            LobbyCommand::ReportMessage { reason, .. } => {
+                return self.decide_report_message(member.ok_or_else(stranger)?, event, reason.as_ref(), now);
             }
             _ => return refuse(ErrorCode::Internal, "it is not about a message"),
         };

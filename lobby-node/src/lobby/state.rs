@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use mlms_protocol::command::Position;
-use mlms_protocol::event::{LobbyState, STATE_MEMBERS_MAX, STATE_MESSAGES_MAX};
+use mlms_protocol::event::{LobbyState, ReadMark, STATE_MEMBERS_MAX, STATE_MESSAGES_MAX};
 use mlms_protocol::lobby::{HostPolicy, Member, Settings};
 use mlms_protocol::{Body, Change, Epoch, Limits, LobbyEvent, LobbyId, MemberRole, Millis, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::dedupe::{CommandKey, Dedupe, Outcome, Recorded};
 use super::entrance::Entrance;
+use super::marks::Marks;
 use super::messages::Voices;
 use super::moderation::Restrictions;
 use super::recent::Recent;
+use super::retained::Retained;
 
 /// Format of entries and snapshots that this release writes. Format 1 knew neither games nor bans; it is read, too.
 const VERSION: u8 = 2;
@@ -26,6 +28,9 @@ pub(crate) struct Entry {
     pub events: Vec<LobbyEvent>,
     pub key: Option<(UserId, CommandKey)>,
     pub recorded: Recorded,
+    /// Read marks that were set since the lobby's last entry. The release before passes them over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<(UserId, Seq)>,
 }
 
 /// Bytes in the journal that this release cannot read.
@@ -87,6 +92,8 @@ pub(crate) struct State {
     pub(super) restrictions: Restrictions,
     pub(super) entrance: Entrance,
     pub(super) voices: Voices,
+    pub(super) retained: Retained,
+    pub(super) marks: Marks,
     messages: VecDeque<Arc<LobbyEvent>>,
     recent: Recent,
     dedupe: Dedupe,
@@ -118,6 +125,10 @@ struct Snapshot {
     entrance: Entrance,
     #[serde(default)]
     voices: Voices,
+    #[serde(default)]
+    retained: Retained,
+    #[serde(default)]
+    marks: Marks,
     messages: Vec<Arc<LobbyEvent>>,
     outcomes: Vec<(UserId, CommandKey, Outcome)>,
 }
@@ -142,6 +153,8 @@ impl State {
             restrictions: Restrictions::default(),
             entrance: Entrance::default(),
             voices: Voices::default(),
+            retained: Retained::default(),
+            marks: Marks::default(),
             messages: VecDeque::new(),
             recent: Recent::default(),
             dedupe: Dedupe::default(),
@@ -185,7 +198,7 @@ impl State {
     /// Takes an entry, and gives its events as they are now shared. Events that the state has already are passed
     /// over, so that a snapshot and a log that overlap fit together.
     pub(crate) fn apply_entry(&mut self, entry: Entry) -> Vec<Arc<LobbyEvent>> {
-        let Entry { events, key, recorded } = entry;
+        let Entry { events, key, recorded, reads } = entry;
         let mut applied = Vec::with_capacity(events.len());
         for event in events {
             let event = Arc::new(event);
@@ -198,6 +211,9 @@ impl State {
             }
             self.apply(&event);
             applied.push(event);
+        }
+        for (user, seq) in reads {
+            self.marks.raise(&user, seq);
         }
         if let (Some((user, key)), Some(last)) = (key, applied.last()) {
             let outcome = Outcome { recorded, epoch: last.epoch, seq: last.seq, at: last.at };
@@ -213,7 +229,10 @@ impl State {
         self.restrictions.apply(event);
         self.entrance.apply(event);
         self.voices.apply(event, self.settings.slow_mode_s);
+        self.retained.apply(event);
+        self.marks.apply(event);
         match &event.change {
+            Change::Message { key: Some(_), .. } => {}
             Change::Message { .. } => {
                 self.messages.push_back(Arc::clone(event));
                 if self.messages.len() > STATE_MESSAGES_MAX {
@@ -230,6 +249,8 @@ impl State {
                     attributes: serde_json::Map::new(),
                 };
                 self.insert(member);
+                let order = &self.order;
+                self.marks.tidy_beyond(order.len(), |user| order.contains_key(user));
                 if *role == MemberRole::Host {
                     self.host = Some(user.clone());
                 }
@@ -296,9 +317,26 @@ impl State {
         }
     }
 
+    /// The newest messages, ascending.
+    pub(super) fn messages(&self) -> &VecDeque<Arc<LobbyEvent>> {
+        &self.messages
+    }
+
     /// An event in memory.
     pub(super) fn event(&self, seq: Seq) -> Option<&Arc<LobbyEvent>> {
-        self.recent.get(seq).or_else(|| self.messages.iter().find(|message| message.seq == seq))
+        let shown = || self.messages.iter().find(|message| message.seq == seq);
+        self.recent.get(seq).or_else(shown).or_else(|| self.retained.get(seq))
+    }
+
+    /// How far a user has read.
+    pub(crate) fn mark_of(&self, user: &UserId) -> ReadMark {
+        self.marks.of(user)
+    }
+
+    /// Sets a user's mark, not beyond the newest event. `None`: it stands there or further already.
+    pub(crate) fn mark_read(&mut self, user: &UserId, seq: Seq) -> Option<Seq> {
+        let seq = seq.min(self.seq);
+        self.marks.raise(user, seq).then_some(seq)
     }
 
     /// What events in memory did to messages, in their order.
@@ -377,6 +415,7 @@ impl State {
             members_total: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
             game: self.game,
             messages: self.messages.iter().map(|message| LobbyEvent::clone(message)).collect(),
+            retained: self.retained.ascending(),
         }
     }
 
@@ -397,6 +436,8 @@ impl State {
             restrictions: self.restrictions.clone(),
             entrance: self.entrance.clone(),
             voices: self.voices.clone(),
+            retained: self.retained.clone(),
+            marks: self.marks.clone(),
             messages: self.messages.iter().cloned().collect(),
             outcomes: self
                 .dedupe
@@ -421,6 +462,7 @@ impl State {
         (state.game, state.games) = (snapshot.game, snapshot.games);
         state.restrictions = snapshot.restrictions;
         (state.entrance, state.voices) = (snapshot.entrance, snapshot.voices);
+        (state.retained, state.marks) = (snapshot.retained, snapshot.marks);
         state.messages = snapshot.messages.into();
         for (user, key, outcome) in snapshot.outcomes {
             state.dedupe.insert(user, key, outcome);

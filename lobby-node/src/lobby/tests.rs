@@ -2,6 +2,7 @@
 
 mod doors;
 mod flow;
+mod lasting;
 mod powers;
 mod words;
 
@@ -28,6 +29,8 @@ struct Table {
     now: Millis,
     rules: Rules,
     log: Vec<Entry>,
+    /// Marks that the next entry takes along.
+    reads: Vec<(UserId, Seq)>,
 }
 
 fn user(name: &str) -> UserId {
@@ -53,6 +56,7 @@ impl Table {
                 maintenance: None,
             },
             log: Vec::new(),
+            reads: Vec::new(),
         }
     }
 
@@ -68,7 +72,7 @@ impl Table {
             seq = seq.next();
             LobbyEvent { lobby: lobby.clone(), epoch, seq, at, change }
         });
-        let entry = Entry { events: events.collect(), key, recorded };
+        let entry = Entry { events: events.collect(), key, recorded, reads: std::mem::take(&mut self.reads) };
         self.log.push(Entry::decode(&entry.encode()).unwrap());
         let told: Vec<_> = self.state.apply_entry(entry).iter().map(|event| told(&event.change)).collect();
         told.join(" ")
@@ -155,6 +159,18 @@ impl Table {
                 seq: Seq(argument.unwrap().parse().unwrap()),
                 emoji: words.next().unwrap_or("").to_owned(),
             },
+            "read" => LobbyCommand::Read { seq: Seq(argument.unwrap().parse().unwrap()) },
+            "denounce" => LobbyCommand::ReportMessage {
+                seq: Seq(argument.unwrap().parse().unwrap()),
+                reason: words.next().map(str::to_owned),
+            },
+            "keep" => LobbyCommand::Send(Send {
+                kind: Kind::new("game").unwrap(),
+                body: Body::json(&serde_json::from_str(words.next().unwrap()).unwrap()),
+                class: Class::Durable,
+                key: argument.map(str::to_owned),
+                to: Recipients::Everyone,
+            }),
             "ready" | "unready" => LobbyCommand::Ready { ready: verb == "ready" },
             "start" => LobbyCommand::Start,
             "report" => LobbyCommand::Report {
@@ -207,6 +223,17 @@ impl Table {
             }
             Ok(Decision::History(_)) => "history".to_owned(),
             Ok(Decision::Look { full }) => format!("look full:{full}"),
+            Ok(Decision::Read(seq)) => {
+                if let Some(seq) = self.state.mark_read(&caller.user, seq) {
+                    self.reads.push((caller.user.clone(), seq));
+                }
+                let mark = self.state.mark_of(&caller.user);
+                format!("read {} unread {}", mark.read, mark.unread)
+            }
+            Ok(Decision::File(report)) => {
+                let around: Vec<_> = report.context.iter().map(|event| event.seq.to_string()).collect();
+                format!("report {} among {}", report.message.seq, around.join(","))
+            }
             Ok(Decision::Recall(seq)) => format!("recall {seq}"),
             Ok(Decision::Answer(Answer::Done)) => "done".to_owned(),
             Ok(Decision::Answer(Answer::Roster { members, next })) => {

@@ -56,6 +56,11 @@ impl WorkerHandle {
 }
 
 impl Node {
+    /// Hands something to the worker of a lobby that can do without it while that worker does not keep up.
+    pub(crate) fn mention(&self, lobby: &LobbyId, message: ToWorker) {
+        let _ = self.workers[self.worker_of(shard_of(lobby))].inbox.try_send(message);
+    }
+
     /// Hands something to the worker of a lobby.
     ///
     /// # Errors
@@ -187,6 +192,7 @@ impl Post {
                     Some(LinkMessage::Achievement(Achievement { user, achievement, at })) => {
                         return node.tell_achievement(&user, &achievement, at);
                     }
+                    Some(LinkMessage::Blocks(user, users)) => return node.hear_blocks(&user, &users),
                     None => return node.metrics.unreadable.with_label_values(&["link_message"]).inc(),
                 };
                 self.hand(node.worker_of(shard), &from, message).await;

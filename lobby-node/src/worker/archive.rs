@@ -42,8 +42,9 @@ impl Worker {
         let mut states = Vec::new();
         for (id, slot) in &mut owned.lobbies {
             if let LobbySlot::Live(lobby) = slot
-                && lobby.state.seq > lobby.snapshot_seq
+                && (lobby.state.seq > lobby.snapshot_seq || lobby.reads_unsaved)
             {
+                lobby.reads_unsaved = false;
                 // A panic here leaves the lobby out of service, as when it takes a command.
                 let Ok(bytes) = catch_unwind(AssertUnwindSafe(|| lobby.state.snapshot())) else {
                     tracing::error!(lobby = %id, "a lobby's code panicked; the lobby is out of service");

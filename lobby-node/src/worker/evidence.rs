@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{Body, ErrorCode, LobbyCommand, LobbyEvent, Millis, Refusal, Seq, UserId};
-use mlms_store::{Range, StoreError};
+use mlms_protocol::{Answer, Body, ErrorCode, LobbyCommand, LobbyEvent, Millis, Refusal, Seq, UserId};
+use mlms_store::{MessageReport, Range, StoreError};
 
 use super::live::LobbySlot;
 use super::shard::ShardSlot;
@@ -90,6 +90,25 @@ impl Worker {
             });
             Done::Examined { envelope: Box::new(envelope), outcome: Examined::Message(found) }
         });
+    }
+
+    pub(super) fn file(&mut self, envelope: Envelope, report: Box<MessageReport>) {
+        let store = self.node.store.clone();
+        self.spawn(async move {
+            let result = store.file_report(&report).await;
+            Done::Filed { envelope: Box::new(envelope), result }
+        });
+    }
+
+    pub(super) fn on_filed(&mut self, envelope: Envelope, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => self.answer_session(envelope, Ok(Answer::Done)),
+            Err(error) => {
+                tracing::warn!(lobby = %envelope.lobby, %error, "a report cannot be kept");
+                let text = "reports cannot be taken at the moment";
+                self.refuse(&envelope, ErrorCode::Degraded, text, Some(1_000));
+            }
+        }
     }
 
     pub(super) fn on_examined(&mut self, mut envelope: Envelope, outcome: Examined) {

@@ -4,7 +4,7 @@ use mlms_protocol::command::Join;
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{Answer, Change, Class, ErrorCode, JoinStatus, LobbyCommand, Millis, Refusal};
 
-use super::live::{AttachTask, Lobby, Output, presence_event};
+use super::live::{AttachTask, Lobby, Output, mark_event, presence_event};
 use super::shard::OwnedShard;
 use super::speech::Emit;
 use super::{Envelope, Origin};
@@ -118,11 +118,26 @@ impl Lobby {
                 let altered = self.state.alterations();
                 out.push(Emit::Recall { envelope, of, altered });
             }
+            Ok(Decision::Read(seq)) => {
+                let told = self.state.mark_read(&sender, seq);
+                let mark = self.state.mark_of(&sender);
+                let mut outputs = vec![Output::Reply(Ok(Answer::Read(mark)))];
+                if let Some(seq) = told {
+                    self.reads.insert(sender.clone(), seq);
+                    self.reads_unsaved = true;
+                    if !self.is_alone(&envelope.caller) {
+                        outputs.push(Output::Pass(mark_event(&self.state.lobby, &sender, mark)));
+                    }
+                }
+                self.speak_behind(owned, Some(sender), Some(envelope), outputs);
+            }
+            Ok(Decision::File(report)) => out.push(Emit::File { envelope, report }),
             Ok(Decision::Look { full }) => {
                 let mut state = self.state.view(&sender, |user| self.is_away(user));
                 if !full {
                     state.members.clear();
                     state.messages.clear();
+                    state.retained.clear();
                 }
                 let (epoch, seq) = (owned.epoch, self.state.seq);
                 let answer = Answer::Look { epoch, seq, state: Box::new(state) };
@@ -193,6 +208,7 @@ impl Lobby {
                 .missed_since(since, owned.epoch, &node.rules.load().limits)
                 .map(|missed| (since, missed))
         });
+        let mark = Some(self.state.mark_of(&sender));
         let joined = match missed {
             Some((since, missed)) => Joined {
                 lobby: self.state.lobby.clone(),
@@ -201,6 +217,7 @@ impl Lobby {
                 status: JoinStatus::Resumed,
                 missed,
                 state: None,
+                mark,
             },
             None => Joined {
                 lobby: self.state.lobby.clone(),
@@ -209,6 +226,7 @@ impl Lobby {
                 status: if since.is_some() { JoinStatus::Snapshot } else { JoinStatus::Joined },
                 missed: 0,
                 state: Some(Box::new(self.state.view(&sender, |user| self.is_away(user)))),
+                mark,
             },
         };
         node.metrics.joins.with_label_values(&[joined.status.as_str()]).inc();
@@ -270,12 +288,11 @@ impl Lobby {
 }
 
 fn with_nonce(change: Change, key: Option<&CommandKey>) -> Change {
-    match (change, key) {
-        (Change::Message { kind, from, body, .. }, Some(CommandKey::Nonce(nonce))) => {
-            Change::Message { kind, from, body, nonce: Some(nonce.clone()) }
-        }
-        (change, _) => change,
+    let mut change = change;
+    if let (Change::Message { nonce, .. }, Some(CommandKey::Nonce(given))) = (&mut change, key) {
+        *nonce = Some(given.clone());
     }
+    change
 }
 
 fn answer_of(outcome: Outcome, dup: bool) -> Answer {

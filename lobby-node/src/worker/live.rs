@@ -1,13 +1,14 @@
 //! A lobby in memory: its state, what is decided but may not be said yet, and who is connected from where. The
 //! owner's files around it let it take commands (`intake`) and speak (`speech`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mlms_cluster::view::LobbySummary;
 use mlms_protocol::command::{History, Position};
+use mlms_protocol::event::ReadMark;
 use mlms_protocol::{
     Answer, Change, Class, Epoch, LobbyEvent, LobbyId, Millis, NodeName, Refusal, Seq, SessionId, UserId,
 };
@@ -82,6 +83,10 @@ pub(super) struct Lobby {
     /// After that time: so long what has no seq is refused, for they would miss it.
     unheard_until: Option<Instant>,
     pub(super) guesses: Guesses,
+    /// Read marks that are not in the journal yet: the lobby's next entry takes them along, or the next snapshot.
+    pub(super) reads: BTreeMap<UserId, Seq>,
+    /// Marks were set that no snapshot has.
+    pub(super) reads_unsaved: bool,
 }
 
 #[derive(Default)]
@@ -143,6 +148,8 @@ impl Lobby {
             early: Vec::new(),
             unheard_until: None,
             guesses: Guesses::default(),
+            reads: BTreeMap::new(),
+            reads_unsaved: false,
         }
     }
 
@@ -287,7 +294,9 @@ impl Lobby {
             seq = seq.next();
             LobbyEvent { lobby: self.state.lobby.clone(), epoch: owned.epoch, seq, at: now, change }
         });
-        let entry = Entry { events: events.collect(), key, recorded };
+        let events = events.collect();
+        let entry =
+            Entry { events, key, recorded, reads: std::mem::take(&mut self.reads).into_iter().collect() };
         let bytes = Bytes::from(entry.encode());
         let events = self.state.apply_entry(entry);
         for event in &events {
@@ -329,6 +338,13 @@ impl Lobby {
     pub(super) fn is_at_rest(&self) -> bool {
         self.pending.is_empty() && self.state.members_total() == 0 && self.saved >= self.state.seq
     }
+}
+
+/// Tells a user's sessions how far it has read.
+pub(super) fn mark_event(lobby: &LobbyId, user: &UserId, mark: ReadMark) -> Passing {
+    let event = PassingEvent::Read { lobby: lobby.clone(), user: user.clone(), mark };
+    let to = Target::Users(vec![user.clone()]);
+    Passing { event, class: Class::Ephemeral, key: Some("read".to_owned()), to, trace: None }
 }
 
 pub(super) fn presence_event(lobby: &LobbyId, user: &UserId, away: bool) -> Passing {

@@ -91,7 +91,7 @@ impl Logged {
             return self.entry.clone();
         }
         let events = self.events.iter().map(|event| LobbyEvent::clone(event)).collect();
-        Bytes::from(Entry { events, key: None, recorded: Recorded::Changed }.encode())
+        Bytes::from(Entry { events, key: None, recorded: Recorded::Changed, reads: Vec::new() }.encode())
     }
 }
 

@@ -11,7 +11,7 @@ use mlms_protocol::{
     Answer, Body, Change, Epoch, ErrorCode, Limits, LobbyEvent, LobbyId, NodeName, Refusal, Seq, SessionId,
     Shard, TraceParent,
 };
-use mlms_store::{Range, StoreError};
+use mlms_store::{MessageReport, Range, StoreError};
 
 use super::live::{AttachTask, Lobby, LobbySlot, Output, Pending, Port};
 use super::shard::{ShardSlot, is_deposed};
@@ -47,6 +47,11 @@ pub(super) enum Emit {
         envelope: Envelope,
         of: Seq,
         altered: Vec<(Seq, Option<Body>)>,
+    },
+    /// A report is to be kept where moderators find it, before its sender is told so.
+    File {
+        envelope: Envelope,
+        report: Box<MessageReport>,
     },
     Attached {
         task: AttachTask,
@@ -263,6 +268,7 @@ impl Worker {
                     self.answer_history(envelope, query, recent, (recent_floor, floor), altered);
                 }
                 Emit::Try { envelope, lock } => self.try_password(envelope, lock),
+                Emit::File { envelope, report } => self.file(envelope, report),
                 Emit::Recall { envelope, of, altered } => self.recall(envelope, of, altered),
                 Emit::Attached { task, refused, events, epoch } => {
                     self.attached(task, refused, events, epoch)

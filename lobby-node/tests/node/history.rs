@@ -76,7 +76,7 @@ pub(crate) fn event(event: &LobbyEvent) -> Event<'static> {
         ..Event::default()
     };
     match &event.change {
-        Change::Message { kind, from, body: said, nonce } => Event {
+        Change::Message { kind, from, body: said, nonce, .. } => Event {
             kind: Some(text(kind)),
             from: from.as_ref().map(text),
             body: Some(body(said)),

@@ -8,6 +8,7 @@ mod evening;
 mod finding;
 mod fleet;
 mod history;
+mod lasting;
 mod line;
 mod mixed;
 mod moderation;

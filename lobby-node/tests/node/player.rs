@@ -439,6 +439,7 @@ impl Player {
             | Event::Lag { .. }
             | Event::Bye { .. }
             | Event::Error { .. }
+            | Event::Read { .. }
             | Event::Achievement { .. } => {}
         }
     }

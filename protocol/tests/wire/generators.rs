@@ -4,7 +4,7 @@
 use mlms_protocol::command::{
     Find, History, Join, Moderate, Moderation, Position, Recipients, ResumePoint, Send, Update,
 };
-use mlms_protocol::event::{LobbyState, PassingMessage};
+use mlms_protocol::event::{LobbyState, PassingMessage, ReadMark};
 use mlms_protocol::lobby::{Member, Reporters, Settings, Visibility};
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
@@ -158,7 +158,11 @@ fn send(encoding: Encoding) -> impl Strategy<Value = Send> {
             Send {
                 kind: if chat { Kind::new("chat").unwrap() } else { kind },
                 body: if chat { text } else { body },
-                key: (class == Class::Ephemeral).then_some(key),
+                key: match (class, &to) {
+                    (Class::Ephemeral, _) => Some(key),
+                    (Class::Durable, Recipients::Everyone) if key.len() % 2 == 0 => Some(key),
+                    _ => None,
+                },
                 class,
                 to,
             }
@@ -213,6 +217,8 @@ pub(crate) fn lobby_command(encoding: Encoding) -> impl Strategy<Value = LobbyCo
         (seq(), body(encoding)).prop_map(|(seq, body)| LobbyCommand::Edit { seq, body }),
         seq().prop_map(|seq| LobbyCommand::Delete { seq }),
         (seq(), text()).prop_map(|(seq, emoji)| LobbyCommand::React { seq, emoji }),
+        seq().prop_map(|seq| LobbyCommand::Read { seq }),
+        (seq(), option::of(text())).prop_map(|(seq, reason)| LobbyCommand::ReportMessage { seq, reason }),
     ]
 }
 
@@ -225,7 +231,11 @@ pub(crate) fn request(encoding: Encoding) -> impl Strategy<Value = Request> {
     let command = prop_oneof![
         1 => vec(point, 0..8).prop_map(Command::Resume),
         1 => text().prop_map(|token| Command::Auth { token }),
-        1 => Just(Command::Ping),
+        1 => prop_oneof![Just(Command::Ping), Just(Command::Blocked)],
+        1 => prop_oneof![
+            user_id().prop_map(|user| Command::Block { user }),
+            user_id().prop_map(|user| Command::Unblock { user }),
+        ],
         1 => find.prop_map(Command::Find),
         16 => (lobby_id(), lobby_command(encoding)).prop_map(|(lobby, command)| Command::Lobby(lobby, command)),
     ];
@@ -241,8 +251,8 @@ fn change(encoding: Encoding) -> impl Strategy<Value = Change> {
     let reason = || option::of(text());
     let sanction = || (user_id(), by(), option::of(millis()), reason());
     let messages = prop_oneof![
-        (kind(), by(), body(encoding), option::of(nonce()))
-            .prop_map(|(kind, from, body, nonce)| Change::Message { kind, from, body, nonce }),
+        (kind(), by(), body(encoding), option::of(nonce()), option::of(text()))
+            .prop_map(|(kind, from, body, nonce, key)| Change::Message { kind, from, body, nonce, key }),
         (seq(), user_id(), body(encoding)).prop_map(|(of, by, body)| Change::Edited { of, by, body }),
         (seq(), user_id()).prop_map(|(of, by)| Change::Deleted { of, by }),
         (seq(), user_id(), text()).prop_map(|(of, user, emoji)| Change::Reacted { of, user, emoji }),
@@ -293,15 +303,21 @@ fn state(encoding: Encoding) -> impl Strategy<Value = LobbyState> {
         any::<u32>(),
         option::of(any::<u64>()),
         vec(lobby_event(encoding), 0..3),
+        vec(lobby_event(encoding), 0..2),
     )
-        .prop_map(|(settings, host, members, members_total, game, messages)| LobbyState {
+        .prop_map(|(settings, host, members, members_total, game, messages, retained)| LobbyState {
             settings,
             host,
             members,
             members_total,
             game,
             messages,
+            retained,
         })
+}
+
+fn mark() -> impl Strategy<Value = ReadMark> {
+    (seq(), any::<u32>()).prop_map(|(read, unread)| ReadMark { read, unread })
 }
 
 fn error_code() -> impl Strategy<Value = ErrorCode> {
@@ -341,6 +357,7 @@ pub(crate) fn event(encoding: Encoding) -> impl Strategy<Value = Event> {
         (lobby_id(), seq()).prop_map(|(lobby, seq)| Event::Saved { lobby, seq }),
         (lobby_id(), seq()).prop_map(|(lobby, seq)| Event::CaughtUp { lobby, seq }),
         (lobby_id(), any::<u64>()).prop_map(|(lobby, dropped)| Event::Lag { lobby, dropped }),
+        (lobby_id(), user_id(), mark()).prop_map(|(lobby, user, mark)| Event::Read { lobby, user, mark }),
         (user_id(), text(), millis()).prop_map(|(user, achievement, at)| Event::Achievement {
             user,
             achievement,
@@ -348,8 +365,15 @@ pub(crate) fn event(encoding: Encoding) -> impl Strategy<Value = Event> {
         }),
         (select(NoticeCode::ALL), text()).prop_map(|(code, message)| Event::Notice { code, message }),
     ];
-    let snapshot = (lobby_id(), epoch(), seq(), state(encoding))
-        .prop_map(|(lobby, epoch, seq, state)| Event::Snapshot { lobby, epoch, seq, state: Box::new(state) });
+    let snapshot = (lobby_id(), epoch(), seq(), state(encoding), option::of(mark())).prop_map(
+        |(lobby, epoch, seq, state, mark)| Event::Snapshot {
+            lobby,
+            epoch,
+            seq,
+            state: Box::new(state),
+            mark,
+        },
+    );
     let error = (error_code(), text(), option::of(text()), option::of(lobby_id()), option::of(any::<u64>()))
         .prop_map(|(code, message, op, lobby, retry_ms)| Event::Error { code, message, op, lobby, retry_ms });
     let bye = (any::<u16>(), text(), select(Reconnect::ALL), option::of(any::<(u64, u64)>()))
@@ -376,14 +400,16 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 
 fn joined(encoding: Encoding) -> impl Strategy<Value = Joined> {
     let status = select(JoinStatus::ALL);
-    (lobby_id(), epoch(), seq(), status, any::<u64>(), option::of(state(encoding))).prop_map(
-        |(lobby, epoch, seq, status, missed, state)| Joined {
+    let state = option::of(state(encoding));
+    (lobby_id(), epoch(), seq(), status, any::<u64>(), state, option::of(mark())).prop_map(
+        |(lobby, epoch, seq, status, missed, state, mark)| Joined {
             lobby,
             epoch,
             seq,
             status,
             missed,
             state: state.map(Box::new),
+            mark,
         },
     )
 }
@@ -398,7 +424,7 @@ pub(crate) fn outcome(encoding: Encoding) -> impl Strategy<Value = (&'static str
     ]);
     let ok = |op, answer| (op, Ok(answer));
     prop_oneof![
-        select(vec!["leave", "typing", "send"]).prop_map(move |op| ok(op, Answer::Done)),
+        select(vec!["leave", "typing", "send", "report_message"]).prop_map(move |op| ok(op, Answer::Done)),
         joined(encoding).prop_map(move |joined| ok("join", Answer::Joined(joined))),
         resumed.prop_map(move |outcomes| ok("resume", Answer::Resumed(outcomes))),
         (epoch(), seq(), millis(), any::<bool>())
@@ -409,6 +435,8 @@ pub(crate) fn outcome(encoding: Encoding) -> impl Strategy<Value = (&'static str
             .prop_map(move |(members, next)| ok("roster", Answer::Roster { members, next })),
         (changes, seq(), option::of(any::<u64>()))
             .prop_map(move |(op, seq, game)| ok(op, Answer::Changed { seq, game })),
+        mark().prop_map(move |mark| ok("read", Answer::Read(mark))),
+        vec(user_id(), 0..4).prop_map(move |users| ok("block", Answer::Blocks { users })),
         millis().prop_map(move |expires_at| ok("auth", Answer::Auth { expires_at })),
         millis().prop_map(move |now| ok("ping", Answer::Pong { now })),
         refusal().prop_map(|refusal| ("send", Err(refusal))),

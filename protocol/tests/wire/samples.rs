@@ -4,7 +4,7 @@ use mlms_protocol::code::CloseCode;
 use mlms_protocol::command::{
     Find, History, Invite, Join, Lock, Moderate, Moderation, Position, Recipients, ResumePoint, Send, Update,
 };
-use mlms_protocol::event::{LobbyState, PassingMessage};
+use mlms_protocol::event::{LobbyState, PassingMessage, ReadMark};
 use mlms_protocol::lobby::{HostPolicy, Member, Reporters, Settings, Visibility};
 use mlms_protocol::reply::Joined;
 use mlms_protocol::{
@@ -99,6 +99,16 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("send_game", game(Recipients::Everyone, Class::Ordered, None)),
         ("send_to_host", game(Recipients::Host, Class::Ordered, None)),
         ("send_to_others_latest", game(Recipients::Others, Class::Ephemeral, Some("cursor"))),
+        (
+            "send_retained",
+            LobbyCommand::Send(Send {
+                kind: Kind::new("game").unwrap(),
+                body: Body::json(&json!({"red": 3, "blue": 1})),
+                class: Class::Durable,
+                key: Some("score".to_owned()),
+                to: Recipients::Everyone,
+            }),
+        ),
         ("send_to_users", game(Recipients::Users(vec![user("ann"), user("Ännchen")]), Class::Ordered, None)),
         ("typing", LobbyCommand::Typing),
         ("history_before", history(Some(Seq(100)), None, 50)),
@@ -128,6 +138,11 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("edit", LobbyCommand::Edit { seq: Seq(42), body: Body::text("hello") }),
         ("delete", LobbyCommand::Delete { seq: Seq(42) }),
         ("react", LobbyCommand::React { seq: Seq(42), emoji: "🎉".to_owned() }),
+        ("read", LobbyCommand::Read { seq: Seq(42) }),
+        (
+            "report_message",
+            LobbyCommand::ReportMessage { seq: Seq(42), reason: Some("he swears".to_owned()) },
+        ),
     ];
     let mut requests: Vec<_> = lobby_commands
         .into_iter()
@@ -145,6 +160,9 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("resume", Command::Resume(vec![point("lounge", 41), point("arena", 0)])),
         ("auth", Command::Auth { token: "e30.e30.c2ln".to_owned() }),
         ("ping", Command::Ping),
+        ("block", Command::Block { user: user("bob") }),
+        ("unblock", Command::Unblock { user: user("bob") }),
+        ("blocked", Command::Blocked),
         (
             "find",
             Command::Find(Find {
@@ -164,6 +182,20 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     requests
 }
 
+fn retained() -> Change {
+    Change::Message {
+        kind: Kind::new("game").unwrap(),
+        from: Some(user("ann")),
+        body: Body::json(&json!({"red": 3, "blue": 1})),
+        nonce: None,
+        key: Some("score".to_owned()),
+    }
+}
+
+fn mark() -> ReadMark {
+    ReadMark { read: Seq(40), unread: 2 }
+}
+
 /// Every sequenced event, by the name of its golden file.
 pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
     let by = || Some(user("ann"));
@@ -176,6 +208,7 @@ pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
                 from: by(),
                 body: Body::text("héllo\n\"🦀\""),
                 nonce: Some(Nonce::new("n-1").unwrap()),
+                key: None,
             },
         ),
         (
@@ -185,8 +218,10 @@ pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
                 from: None,
                 body: Body::json(&json!({"round": 2})),
                 nonce: None,
+                key: None,
             },
         ),
+        ("retained", retained()),
         ("joined", Change::Joined { user: user("bob"), name: "Bob".to_owned(), role: MemberRole::Player }),
         ("left", Change::Left { user: user("bob"), reason: Some("connection_lost".to_owned()) }),
         ("host_changed", Change::HostChanged { user: Some(user("bob")), by: by() }),
@@ -248,17 +283,17 @@ fn state() -> LobbyState {
         ready: !away,
         attributes: object(json!({"team": "red"})),
     };
+    let named = |prefix: &str| {
+        lobby_events().into_iter().filter(|(name, _)| name.starts_with(prefix)).map(|e| e.1).collect()
+    };
     LobbyState {
         settings: settings(),
         host: Some(user("ann")),
         members: vec![member("bob", MemberRole::Player, true), member("ann", MemberRole::Host, false)],
         members_total: 2,
         game: Some(5),
-        messages: lobby_events()
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("message"))
-            .map(|e| e.1)
-            .collect(),
+        messages: named("message"),
+        retained: named("retained"),
     }
 }
 
@@ -296,8 +331,15 @@ pub(crate) fn events() -> Vec<(String, Event)> {
         ("caught_up", Event::CaughtUp { lobby: lobby.clone(), seq: Seq(42) }),
         (
             "snapshot",
-            Event::Snapshot { lobby: lobby.clone(), epoch: Epoch(3), seq: Seq(42), state: Box::new(state()) },
+            Event::Snapshot {
+                lobby: lobby.clone(),
+                epoch: Epoch(3),
+                seq: Seq(42),
+                state: Box::new(state()),
+                mark: Some(mark()),
+            },
         ),
+        ("read", Event::Read { lobby: lobby.clone(), user: bob.clone(), mark: mark() }),
         ("lag", Event::Lag { lobby: lobby.clone(), dropped: 17 }),
         ("achievement", Event::Achievement { user: bob, achievement: "veteran".to_owned(), at: AT }),
         (
@@ -375,6 +417,7 @@ pub(crate) fn replies() -> Vec<(String, &'static str, Result<Answer, Refusal>)> 
         status,
         missed,
         state: state.map(Box::new),
+        mark: Some(mark()),
     };
     let full = Refusal::new(ErrorCode::LobbyFull, "the lobby is full");
     let answers = vec![
@@ -412,6 +455,8 @@ pub(crate) fn replies() -> Vec<(String, &'static str, Result<Answer, Refusal>)> 
         ("found_quick", "find", Answer::Joined(joined(JoinStatus::Joined, 0, Some(state())))),
         ("invited", "invite", Answer::Invited { seq: Seq(42), invite: "secret".to_owned() }),
         ("look", "look", Answer::Look { epoch: Epoch(3), seq: Seq(42), state: Box::new(state()) }),
+        ("read", "read", Answer::Read(mark())),
+        ("blocks", "block", Answer::Blocks { users: vec![user("bob"), user("cat")] }),
         ("auth", "auth", Answer::Auth { expires_at: AT }),
         ("pong", "ping", Answer::Pong { now: AT }),
     ];

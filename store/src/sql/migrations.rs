@@ -34,6 +34,8 @@ macro_rules! all_steps {
             9 "0009_game_totals",
             10 "0010_player_achievements",
             11 "0011_purged_lobbies",
+            12 "0012_message_reports",
+            13 "0013_user_blocks",
         )
     };
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use mlms_client::protocol::command::{History, Join, Recipients};
+use mlms_client::protocol::event::ReadMark;
 use mlms_client::protocol::{
     Answer, Body, Class, Command, Encoding, ErrorCode, Event, JoinStatus, Kind, LobbyCommand, Millis,
-    Refusal, Seq,
+    Refusal, Seq, UserId,
 };
 use mlms_client::{
     Client, ClosedReason, Error, Incoming, InvalidOptions, Message, Options, State, TokenSource,
@@ -74,6 +75,7 @@ async fn a_message_says_its_class_and_recipients() {
         (Message::new(kind(), Body::text("x")).class(Class::Durable), Class::Durable, None),
         (Message::new(kind(), Body::text("x")).latest("k"), Class::Ephemeral, Some("k")),
         (Message::chat("x").to(Recipients::Others), Class::Ordered, None),
+        (Message::new(kind(), Body::text("x")).retained("k"), Class::Durable, Some("k")),
     ];
     for (message, class, key) in cases {
         let (outcome, ()) = tokio::join!(client.send(&lounge, message), async {
@@ -88,6 +90,35 @@ async fn a_message_says_its_class_and_recipients() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reading_blocking_and_reporting_are_asked_for_by_their_names() {
+    let (_server, mut peer, client, _events) = in_the_lounge().await;
+    let (lounge, bob) = (lobby("lounge"), UserId::new("bob").unwrap());
+    let mark = ReadMark { read: Seq(7), unread: 2 };
+    let list = vec![bob.clone()];
+    let answers = async {
+        for (op, answer) in [
+            ("read", Answer::Read(mark)),
+            ("block", Answer::Blocks { users: list.clone() }),
+            ("blocked", Answer::Blocks { users: list.clone() }),
+            ("unblock", Answer::Blocks { users: Vec::new() }),
+            ("report_message", Answer::Done),
+        ] {
+            let request = peer.command().await;
+            assert_eq!((request.command.op(), request.nonce.clone()), (op, None));
+            peer.answer(&request, answer).await;
+        }
+    };
+    let asks = async {
+        assert_eq!(client.read(&lounge, Seq(7)).await, Ok(mark));
+        assert_eq!(client.block(&bob).await, Ok(list.clone()));
+        assert_eq!(client.blocked().await, Ok(list.clone()));
+        assert_eq!(client.unblock(&bob).await, Ok(Vec::new()));
+        assert_eq!(client.report_message(&lounge, Seq(7), None).await, Ok(()));
+    };
+    tokio::join!(asks, answers);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_url_can_join_a_lobby_at_once_and_later_connections_resume_it() {
     let (mut server, mut options) = Server::new();
     options.lobby = Some(lobby("lounge"));
@@ -95,8 +126,13 @@ async fn the_url_can_join_a_lobby_at_once_and_later_connections_resume_it() {
     let mut peer = server.accept().await;
     assert_eq!(peer.uri, "/ws?lobby=lounge");
     let (lounge, state) = (lobby("lounge"), Box::new(state()));
-    let snapshot =
-        Event::Snapshot { lobby: lounge.clone(), epoch: mlms_client::protocol::Epoch(1), seq: Seq(4), state };
+    let snapshot = Event::Snapshot {
+        lobby: lounge.clone(),
+        epoch: mlms_client::protocol::Epoch(1),
+        seq: Seq(4),
+        state,
+        mark: None,
+    };
     peer.event(&snapshot).await;
     peer.chat(&lounge, 5).await;
     assert_eq!(next_seq(&mut events).await, 5);

@@ -79,7 +79,8 @@ async fn a_snapshot_is_a_new_start() {
     let (_server, mut peer, _client, mut events) = in_the_lounge().await;
     let lounge = lobby("lounge");
     let state = Box::new(state());
-    peer.event(&Event::Snapshot { lobby: lounge.clone(), epoch: Epoch(2), seq: Seq(5), state }).await;
+    peer.event(&Event::Snapshot { lobby: lounge.clone(), epoch: Epoch(2), seq: Seq(5), state, mark: None })
+        .await;
     peer.chat(&lounge, 6).await;
     assert!(matches!(events.recv().await, Some(Incoming::Event(Event::Snapshot { .. }))));
     assert_eq!(next_seq(&mut events).await, 6);

@@ -214,6 +214,7 @@ pub(crate) fn chat(lobby: &LobbyId, seq: u64) -> Event {
             from: Some(UserId::new("bob").unwrap()),
             body: Body::text(&format!("message {seq}")),
             nonce: None,
+            key: None,
         },
     })
 }
@@ -226,6 +227,7 @@ pub(crate) fn state() -> LobbyState {
         members_total: 0,
         game: None,
         messages: Vec::new(),
+        retained: Vec::new(),
     }
 }
 
@@ -237,6 +239,7 @@ pub(crate) fn joined(lobby: &LobbyId, seq: u64) -> Joined {
         status: JoinStatus::Joined,
         missed: 0,
         state: Some(Box::new(state())),
+        mark: None,
     }
 }
 
