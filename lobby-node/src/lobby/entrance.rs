@@ -113,10 +113,6 @@ impl State {
         join: &Join,
         now: Millis,
     ) -> Result<Option<String>, Refusal> {
-        self.restrictions.check_ban(&caller.user, now)?;
-        if join.resumed && self.restrictions.was_put_out(&caller.user) {
-            return refuse(ErrorCode::NotMember, "you were put out of the lobby; join again");
-        }
         let invite = self.entrance.invited(join.invite.as_deref(), now);
         let let_in = invite.is_some() || self.rank(caller) == Rank::Overseer;
         let unlocked = self.entrance.lock.as_ref().is_none_or(|lock| join.opened.as_ref() == Some(lock));
@@ -126,6 +122,11 @@ impl State {
                 Some(_) => refuse(ErrorCode::Forbidden, "you may not create this lobby"),
                 None => Err(no_such_lobby()),
             };
+        }
+        // Only who would be let in otherwise hears of it: to all others a private lobby is none.
+        self.restrictions.check_ban(&caller.user, now)?;
+        if join.resumed && self.restrictions.was_put_out(&caller.user) {
+            return refuse(ErrorCode::NotMember, "you were put out of the lobby; join again");
         }
         if self.settings.invite_only && !let_in {
             return refuse(ErrorCode::Forbidden, "the lobby is open to invited users only");

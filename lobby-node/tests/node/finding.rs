@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Plan, lobby};
 use crate::line::Line;
-use crate::stories::no_rates;
+use crate::stories::{no_rates, owned_by};
 
 /// Long enough for the owners to publish and for the nodes to read.
 const PUBLISHED: Duration = Duration::from_secs(3);
@@ -69,6 +69,29 @@ async fn lobbies_are_found_on_every_node_and_gone_when_they_close_or_hide() {
     }
     let refusal = ann.ask(find(json!({"$age": 1}), None), None).await.unwrap_err();
     assert_eq!(refusal.code, ErrorCode::BadRequest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_owners_lobbies_are_listed_no_longer_than_its_lease_and_again_by_their_heir() {
+    let fleet = Fleet::start(Plan { limits: no_rates(), nodes: 3, ..Plan::default() }).await;
+    let (lonely, ann) = owned_by(&fleet, 0).await;
+    let (shared, host) = owned_by(&fleet, 0).await;
+    let mut bob = fleet.connect(1, "bob").await;
+    bob.join(&shared).await;
+    let mut cat = fleet.connect(2, "cat").await;
+    cat.stay(PUBLISHED).await;
+    let listed = found(&mut cat, json!({})).await;
+    assert!(listed.contains(&lonely.to_string()) && listed.contains(&shared.to_string()), "{listed:?}");
+    drop((ann, host));
+    fleet.kill(0);
+    // Bob's node asks for his lobby's heir; nobody asks for the other one.
+    cat.stay(Duration::from_secs(12)).await;
+    let listed = found(&mut cat, json!({})).await;
+    assert!(!listed.contains(&lonely.to_string()), "its owner is dead: {listed:?}");
+    assert!(listed.contains(&shared.to_string()), "its heir lists it: {listed:?}");
+    cat.join_with(&lonely, Join::default()).await.unwrap();
+    cat.stay(PUBLISHED).await;
+    assert!(found(&mut cat, json!({})).await.contains(&lonely.to_string()), "somebody owns it again");
 }
 
 #[tokio::test(start_paused = true)]

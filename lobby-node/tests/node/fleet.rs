@@ -12,7 +12,7 @@ use mlms_process::jwt::{Minter, Verifier, install_crypto_provider};
 use mlms_process::{Health, Readiness, Shutdown, Tracer};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::ticket::ClusterKeys;
-use mlms_protocol::{Encoding, Limits, LobbyId, Millis, NodeName, SessionId, UserId};
+use mlms_protocol::{Encoding, Limits, LobbyId, Millis, NodeName, Role, SessionId, UserId};
 use mlms_store::{Outlet, Store};
 use prometheus::Registry;
 use tokio::time::Instant;
@@ -54,6 +54,7 @@ pub(crate) struct Entrance {
     pub session: Option<SessionId>,
     pub token_expires_at: Millis,
     pub lobby: Option<LobbyId>,
+    pub roles: Vec<Role>,
     /// Bytes that the pipe holds on its way to the player.
     pub pipe_bytes: usize,
 }
@@ -65,6 +66,7 @@ impl Default for Entrance {
             session: None,
             token_expires_at: Millis(u64::MAX / 2),
             lobby: None,
+            roles: Vec::new(),
             pipe_bytes: PIPE_BYTES,
         }
     }
@@ -263,7 +265,7 @@ impl Fleet {
                 .unwrap_or_else(|| SessionId::new(&format!("session-{number}")).unwrap()),
             user: user.clone(),
             name: user.to_string(),
-            roles: Vec::new(),
+            roles: entrance.roles,
             token_expires_at: entrance.token_expires_at,
             lobby: entrance.lobby,
             trace: None,

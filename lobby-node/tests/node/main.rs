@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod doors;
 mod evening;
 mod finding;
@@ -17,5 +18,6 @@ mod owners;
 mod planted;
 mod player;
 mod powers;
+mod races;
 mod simulation;
 mod stories;
