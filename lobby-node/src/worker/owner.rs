@@ -203,10 +203,12 @@ impl Worker {
             }
             Ok((state, saved))
         });
+        let promised = owned.promised.remove(lobby_id).unwrap_or_default();
         let slot = match whole {
             Ok((state, saved)) => {
                 let mut lobby = Box::new(Lobby::new(state, now));
                 lobby.saved = saved;
+                self.await_nodes(&mut lobby, promised);
                 LobbySlot::Live(lobby)
             }
             Err(why) => {
@@ -215,6 +217,7 @@ impl Worker {
                 LobbySlot::Quarantined
             }
         };
+        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
         owned.lobbies.insert(lobby_id.clone(), slot);
         for task in waiting {
             self.on_owned(shard, lobby_id, task);

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::archive::SNAPSHOT_PERIOD;
 use super::attachment::Former;
-use super::live::{AttachTask, LobbySlot, Task};
-use super::shard::{Logged, OwnedShard, ShardSlot};
+use super::live::{AttachTask, Lobby, LobbySlot, Task};
+use super::shard::{Logged, OwnedShard, Promised, ShardSlot};
 use super::taking::Giver;
 use super::{Done, Envelope, Origin, Worker};
 use crate::lobby::{self, State};
@@ -248,15 +248,17 @@ impl Worker {
         }
         if let Some(giver) = &giver {
             owned.on_archived(giver.archived);
+            let mut promised: HashMap<LobbyId, Promised> = HashMap::new();
             for (lobby, user, since) in &giver.away {
-                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(lobby) {
-                    lobby.set_away(user, *since);
-                }
+                promised.entry(lobby.clone()).or_default().away.push((user.clone(), *since));
             }
-            for (id, nodes) in &giver.nodes {
-                if let Some(LobbySlot::Live(lobby)) = owned.lobbies.get_mut(id) {
-                    lobby.awaited.clone_from(nodes);
-                    self.awaiting.insert(id.clone(), Instant::now() + ATTACH_TIME);
+            for (lobby, nodes) in &giver.nodes {
+                promised.entry(lobby.clone()).or_default().nodes.clone_from(nodes);
+            }
+            for (id, promised) in promised {
+                match owned.lobbies.get_mut(&id) {
+                    Some(LobbySlot::Live(lobby)) => self.await_nodes(lobby, promised),
+                    _ => _ = owned.promised.insert(id, promised),
                 }
             }
         }
@@ -272,6 +274,17 @@ impl Worker {
         }
         if let Some(giver) = giver {
             self.send(&giver.node, &LinkMessage::Shard(shard, ShardMessage::Served { epoch }));
+        }
+    }
+
+    /// Lets a lobby wait for the nodes that have sessions in it.
+    pub(super) fn await_nodes(&mut self, lobby: &mut Lobby, promised: Promised) {
+        for (user, since) in promised.away {
+            lobby.set_away(&user, since);
+        }
+        if !promised.nodes.is_empty() {
+            lobby.awaited = promised.nodes;
+            self.awaiting.insert(lobby.state.lobby.clone(), Instant::now() + ATTACH_TIME);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlms_cluster::journal::{AppendError, EntryId, Fence};
-use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, TraceParent};
+use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, NodeName, Seq, Shard, TraceParent, UserId};
 use tokio::time::Instant;
 
 use super::Done;
@@ -104,8 +104,19 @@ struct Batch {
     traces: Vec<(usize, TraceParent)>,
 }
 
+/// What a former owner knew of a lobby beyond the journal.
+#[derive(Default)]
+pub(super) struct Promised {
+    /// Members whose connections are lost, and since when.
+    pub(super) away: Vec<(UserId, Millis)>,
+    /// Where its sessions are.
+    pub(super) nodes: Vec<NodeName>,
+}
+
 pub(super) struct OwnedShard {
     pub(super) epoch: Epoch,
+    /// Of lobbies that are still read from the database.
+    pub(super) promised: HashMap<LobbyId, Promised>,
     pub(super) lobbies: HashMap<LobbyId, LobbySlot>,
     /// Lobbies that have something to say when an append is committed.
     pub(super) speaking: HashSet<LobbyId>,
@@ -150,6 +161,7 @@ impl OwnedShard {
     pub(super) fn new(epoch: Epoch, top: EntryId, next_snapshot: Instant) -> Self {
         OwnedShard {
             epoch,
+            promised: HashMap::new(),
             lobbies: HashMap::new(),
             speaking: HashSet::new(),
             top,
