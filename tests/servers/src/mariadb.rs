@@ -7,9 +7,11 @@ use tokio::time::Instant;
 
 use crate::{Folder, GLANCE, START_TIMEOUT, free_port, require, run, signal};
 
-/// Its standard input closes with the test process; then the server is killed and, where told so, the folder kept.
+/// Its standard input closes with the test process; then the server is killed and, where told so, the folder kept. A
+/// signal to the whole group of processes ends the wait, too: not the script before the server.
 const SCRIPT: &str = r#"
 set -e
+trap : TERM INT
 folder=$1
 if [ ! -d "$folder/data/mysql" ]; then
     mariadb-install-db --no-defaults --user="$(id -un)" --datadir="$folder/data" --skip-test-db \

@@ -10,8 +10,9 @@ use crate::{Folder, GLANCE, START_TIMEOUT, free_ports};
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// The server is a process group of its own. Standard input closes with the test process; then everything is killed
-/// and, where told so, the folder removed.
+/// and, where not told otherwise, the folder removed. A signal to the whole group of processes ends the wait, too.
 const SCRIPT: &str = r#"
+trap : TERM INT
 folder=$1
 epmd -port "$ERL_EPMD_PORT" >/dev/null 2>&1 &
 epmd=$!
