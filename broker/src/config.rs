@@ -17,6 +17,9 @@ pub struct BrokerConfig {
     pub connections_per_address_max: usize,
     /// How long a stopping broker gives its players to leave.
     pub drain: Duration,
+    /// Requests that a user may make in a second, and at once; 0: unlimited. A game's back end may make more.
+    pub requests_per_s: u32,
+    pub requests_burst: u32,
     /// Guest tokens that one address may ask for in a minute, and at once; 0: unlimited.
     pub guests_per_minute: u32,
     /// How long a guest's token is valid.
@@ -39,6 +42,8 @@ impl Default for BrokerConfig {
             token_in_query: false,
             connections_per_address_max: 100,
             drain: Duration::from_secs(20),
+            requests_per_s: 50,
+            requests_burst: 100,
             guests_per_minute: 60,
             guest_ttl: Duration::from_secs(24 * 3_600),
             handshakes_max: 256,
@@ -57,6 +62,8 @@ impl From<&Settings> for BrokerConfig {
             token_in_query: settings.token_in_query,
             connections_per_address_max: settings.limits.connections_per_address_max,
             drain: settings.drain,
+            requests_per_s: settings.limits.commands_per_s,
+            requests_burst: settings.limits.commands_burst,
             connections_max: settings.connections_max,
             peers: settings.broker_peers.clone(),
             ..BrokerConfig::default()

@@ -13,14 +13,11 @@ use tokio::task::JoinSet;
 use crate::edge::Edge;
 use crate::metrics::ByeOutcome;
 use crate::node::{self, NodeRefusal};
-use crate::passenger::unix_seconds;
 
 /// Session ids in one request; about 18 KiB.
 pub(crate) const BATCH: usize = 500;
 /// Attempts to tell a node.
 const TRIES: usize = 2;
-/// How long the claims of such a request are good.
-const CLAIMS_SECONDS: u64 = 60;
 
 /// Lets the tunnels end until the deadline, and ends what is left. Returns when there is none.
 pub(crate) async fn drain(edge: &Arc<Edge>, deadline: &Deadline) {
@@ -61,8 +58,7 @@ pub(crate) async fn announce_batch(
     window: Duration,
 ) -> ByeOutcome {
     for attempt in 1..=TRIES {
-        let expires = unix_seconds() + CLAIMS_SECONDS;
-        match node::announce_leaving(address, keys, expires, sessions, code, window).await {
+        match node::announce_leaving(address, keys, sessions, code, window).await {
             Ok(()) => return ByeOutcome::Taken,
             // Nobody listens there: the node is going itself, and ends its sessions with a word of its own.
             Err(NodeRefusal::Connect(error)) if is_gone(&error) => {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use mlms_cluster::Directory;
 use mlms_cluster::view::NodeRecord;
 use mlms_process::health::{Health, Readiness};
@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{self, Places};
+use crate::api::UserRate;
 use crate::config::BrokerConfig;
 use crate::guests::GuestRate;
 use crate::metrics::{Metrics, Route};
-use crate::players::{self, StoreSlot};
+use crate::players::StoreSlot;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
-use crate::{page, rest, socket, trace};
+use crate::{api, page, rest, socket, trace};
 
 /// Every answer fits in memory.
 pub(crate) type Body = Full<Bytes>;
@@ -48,6 +49,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: Metrics,
     pub(crate) places: Arc<Places>,
     pub(crate) guest_rate: GuestRate,
+    /// How many requests each user may make.
+    pub(crate) user_rate: UserRate,
     /// Turns for handshakes with nodes.
     pub(crate) handshakes: Semaphore,
     pub(crate) sessions: Arc<Sessions>,
@@ -62,9 +65,14 @@ impl Edge {
     /// Answers one request.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let number = api::number(request.headers());
         let answer = async |request| self.dispatch(request, peer).await;
         let mut response = trace::traced(&self.tracer, request, answer).await;
+        let (status, request) = (response.status().as_u16(), number.to_str().unwrap_or_default());
+        tracing::debug!(%method, path, status, request, "answered");
         let headers = response.headers_mut();
+        headers.insert(api::REQUEST_ID, number);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if is_head {
@@ -82,13 +90,12 @@ impl Edge {
             let lobby = lobby.to_owned();
             return socket::answer(self, request, Some(&lobby), peer).await;
         }
+        if path.starts_with("/v1/") {
+            let (route, response) = api::answer(self, request, peer).await;
+            self.metrics.request(route, response.status());
+            return response;
+        }
         let (route, answer) = match path {
-            "/v1/connect" => (Route::Connect, self.rest(request, peer, Route::Connect, "POST").await),
-            "/v1/guests" => (Route::Guests, self.rest(request, peer, Route::Guests, "POST").await),
-            "/v1/lobbies" => (Route::Lobbies, self.rest(request, peer, Route::Lobbies, "GET, HEAD").await),
-            path if players::parse(path).is_some() => {
-                (Route::Players, self.rest(request, peer, Route::Players, "GET, HEAD").await)
-            }
             "/health" => (Route::Health, only_reading(&request).map(|()| rest::health(self))),
             path => match page::serve(path, request.headers()) {
                 Some(file) => (Route::Page, only_reading(&request).map(|()| file)),
@@ -98,34 +105,6 @@ impl Edge {
         let response = answer.unwrap_or_else(|refusal| self.refuse(refusal));
         self.metrics.request(route, response.status());
         response
-    }
-
-    /// A request under `/v1`: pages of allowed origins may read the answer (CORS), those of others are refused.
-    async fn rest(
-        &self,
-        request: Request<Incoming>,
-        peer: IpAddr,
-        route: Route,
-        allow: &'static str,
-    ) -> Result<Response<Body>, Refusal> {
-        let (head, body) = request.into_parts();
-        self.check_origin(&head.headers)?;
-        let answer = match (route, &head.method) {
-            (_, &Method::OPTIONS) => Ok(preflight(allow)),
-            (Route::Connect, &Method::POST) => rest::connect(self, &head, body, peer).await,
-            (Route::Guests, &Method::POST) => rest::guests(self, &head, body, peer).await,
-            (Route::Lobbies, &Method::GET | &Method::HEAD) => rest::lobbies(self, &head).await,
-            (Route::Players, &Method::GET | &Method::HEAD) => players::answer(self, &head).await,
-            _ => Err(Refusal::Method(allow)),
-        };
-        let mut response = answer.unwrap_or_else(|refusal| self.refuse(refusal));
-        let headers = response.headers_mut();
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
-        if let Some(origin) = head.headers.get(header::ORIGIN) {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
-        }
-        Ok(response)
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Body> {
@@ -184,15 +163,4 @@ fn only_reading(request: &Request<Incoming>) -> Result<(), Refusal> {
         Method::GET | Method::HEAD => Ok(()),
         _ => Err(Refusal::Method("GET, HEAD")),
     }
-}
-
-fn preflight(allow: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::default());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allow));
-    let allowed = HeaderValue::from_static("authorization, content-type");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    response
 }

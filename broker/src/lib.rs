@@ -2,6 +2,7 @@
 //! After the 101 it parses nothing. It also serves the REST side and the page. Brokers know nothing of each other.
 
 mod address;
+mod api;
 mod config;
 mod credential;
 mod drain;
@@ -17,6 +18,7 @@ mod players;
 mod query;
 mod refusal;
 mod rest;
+mod seam;
 mod sessions;
 mod socket;
 mod trace;
@@ -41,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::Places;
+use crate::api::UserRate;
 pub use crate::config::BrokerConfig;
 use crate::edge::Edge;
 use crate::guests::GuestRate;
@@ -106,6 +109,7 @@ impl Broker {
             metrics: Metrics::new(&self.registry),
             places: Places::new(self.config.connections_per_address_max),
             guest_rate: GuestRate::new(self.config.guests_per_minute),
+            user_rate: UserRate::new(self.config.requests_per_s, self.config.requests_burst),
             handshakes: Semaphore::new(self.config.handshakes_max),
             sessions: Arc::default(),
             tunnels: TaskTracker::new(),

@@ -1,6 +1,7 @@
 //! What the edge counts. One struct a broker, its handles resolved once; labels are enums of this crate.
 
 use mlms_process::metrics::register;
+use mlms_protocol::ErrorCode;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::node::NodeRefusal;
@@ -54,6 +55,10 @@ pub(crate) enum Route {
     Connect,
     Guests,
     Lobbies,
+    Members,
+    Messages,
+    Invites,
+    Games,
     Players,
     Health,
     Page,
@@ -61,11 +66,15 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Route::Connect => "connect",
             Route::Guests => "guests",
             Route::Lobbies => "lobbies",
+            Route::Members => "members",
+            Route::Messages => "messages",
+            Route::Invites => "invites",
+            Route::Games => "games",
             Route::Players => "players",
             Route::Health => "health",
             Route::Page => "page",
@@ -190,6 +199,11 @@ impl Metrics {
 
     pub(crate) fn leveled(&self, sessions: usize) {
         self.leveled.inc_by(sessions as u64);
+    }
+
+    /// A lobby's owner said no.
+    pub(crate) fn refused_by_owner(&self, code: ErrorCode) {
+        self.refused.with_label_values(&[code.as_str()]).inc();
     }
 
     pub(crate) fn bye(&self, outcome: ByeOutcome) {

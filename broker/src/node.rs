@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::handshake::{self, Handshake, Subprotocol};
+use crate::passenger::unix_seconds;
 use crate::trace;
 use crate::tunnel::End;
 
@@ -28,6 +29,8 @@ const BYE_PATIENCE: Duration = Duration::from_secs(5);
 /// A node whose machine is gone sends no FIN. Without these its tunnels would stand until their players give up.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a broker's signature is good: a node's clock may be some seconds behind or ahead.
+const SIGNATURE_TTL_S: u64 = 60;
 /// Bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -127,6 +130,58 @@ fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), No
     Ok(())
 }
 
+/// What a broker asks a node to do, as its signature says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Sessions lose their broker.
+    Bye,
+    /// A command of a REST caller.
+    Command,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Purpose::Bye => "bye",
+            Purpose::Command => "command",
+        }
+    }
+}
+
+/// Sends a node something signed, and gives its whole answer.
+///
+/// # Errors
+/// When the node cannot be reached or does not answer in time.
+pub(crate) async fn post(
+    address: &str,
+    keys: &ClusterKeys,
+    purpose: Purpose,
+    body: Bytes,
+    patience: Duration,
+    answer_bytes_max: usize,
+) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    #[derive(Serialize)]
+    struct Claims {
+        exp: u64,
+        aud: &'static str,
+        sub: &'static str,
+    }
+    let exp = unix_seconds() + SIGNATURE_TTL_S;
+    let token = keys.sign(&Claims { exp, aud: "node", sub: purpose.name() });
+    let stream = connect(address).await?;
+    let request = Request::builder()
+        .method("POST")
+        .uri(format!("/internal/{}", purpose.name()))
+        .header(header::HOST, address)
+        .header(header::CONNECTION, "close")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Full::new(body))
+        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
+    let answer = tokio::time::timeout(patience, exchange_whole(stream, request, answer_bytes_max)).await;
+    answer.unwrap_or(Err(NodeRefusal::AnswerTimeout))
+}
+
 /// Tells a node that these sessions are to leave this broker: it closes each with a `bye` of this code, and they come
 /// back at some point of the window.
 ///
@@ -135,17 +190,10 @@ fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), No
 pub(crate) async fn announce_leaving(
     address: &str,
     keys: &ClusterKeys,
-    expires: u64,
     sessions: &[SessionId],
     code: CloseCode,
     window: Duration,
 ) -> Result<(), NodeRefusal> {
-    #[derive(Serialize)]
-    struct Claims {
-        exp: u64,
-        aud: &'static str,
-        sub: &'static str,
-    }
     #[derive(Serialize)]
     struct Leaving<'a> {
         sessions: &'a [SessionId],
@@ -154,19 +202,7 @@ pub(crate) async fn announce_leaving(
     }
     let leaving = Leaving { sessions, code: code.number(), window_ms: [0, window.as_millis()] };
     let body = serde_json::to_vec(&leaving).expect("ids and numbers serialize");
-    let token = keys.sign(&Claims { exp: expires, aud: "node", sub: "bye" });
-    let stream = connect(address).await?;
-    let request = Request::builder()
-        .method("POST")
-        .uri("/internal/bye")
-        .header(header::HOST, address)
-        .header(header::CONNECTION, "close")
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
-    let response = tokio::time::timeout(BYE_PATIENCE, exchange(stream, request)).await;
-    match response.unwrap_or(Err(NodeRefusal::AnswerTimeout))?.status() {
+    match post(address, keys, Purpose::Bye, Bytes::from(body), BYE_PATIENCE, HEAD_BYTES_MAX).await?.0 {
         status if status.is_success() => Ok(()),
         other => Err(NodeRefusal::Status(other)),
     }
@@ -198,4 +234,27 @@ async fn exchange(stream: TcpStream, mut request: Request<Full<Bytes>>) -> Resul
     let answer = async move { Ok(sender.send_request(request).await?.map(drop)) };
     let (response, _) = tokio::join!(answer, connection.with_upgrades());
     response.map_err(broken)
+}
+
+/// Like [`exchange`], with the answer's body up to a bound. The request says that the connection ends behind it.
+async fn exchange_whole(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+    bytes_max: usize,
+) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    let broken = |_| NodeRefusal::Broken("the connection fails");
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    let answer = async move {
+        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
+        let body = Limited::new(body, bytes_max).collect().await;
+        let body = body.map_err(|_| NodeRefusal::Broken("its answer breaks off or is too long"))?;
+        Ok((head.status, body.to_bytes()))
+    };
+    // The driver ends with the exchange, or is dropped with it.
+    let (answer, _) = tokio::join!(answer, connection);
+    answer
 }

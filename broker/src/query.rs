@@ -1,21 +1,14 @@
-//! The query parameters that this listener knows; others are ignored, as the protocol grows by additions.
+//! The query parameters of a handshake; others are ignored, as the protocol grows by additions.
 
 use mlms_protocol::LobbyId;
 
 use crate::refusal::Refusal;
-
-/// Lobbies on one page of the list.
-const PAGE_MAX: usize = 100;
-const PAGE_DEFAULT: usize = 50;
 
 /// The parameters of a request.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Query {
     pub(crate) lobby: Option<LobbyId>,
     pub(crate) token: Option<String>,
-    /// Where the next page of a list starts.
-    pub(crate) cursor: Option<LobbyId>,
-    limit: Option<usize>,
 }
 
 impl std::fmt::Debug for Query {
@@ -23,7 +16,6 @@ impl std::fmt::Debug for Query {
         // The token is a secret.
         f.debug_struct("Query")
             .field("lobby", &self.lobby)
-            .field("cursor", &self.cursor)
             .finish_non_exhaustive()
     }
 }
@@ -42,19 +34,10 @@ impl Query {
                     put(&mut query.lobby, LobbyId::new(&decode(value)?).map_err(|_| Refusal::BadLobby)?)?
                 }
                 "token" => put(&mut query.token, decode(value)?)?,
-                "cursor" => {
-                    put(&mut query.cursor, LobbyId::new(&decode(value)?).map_err(|_| Refusal::BadQuery)?)?
-                }
-                "limit" => put(&mut query.limit, value.parse().map_err(|_| Refusal::BadQuery)?)?,
                 _ => {}
             }
         }
         Ok(query)
-    }
-
-    /// How many items a page shall have.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
     }
 }
 
@@ -87,14 +70,10 @@ mod tests {
 
     #[test]
     fn known_parameters_are_read_and_others_ignored() {
-        let query = Query::read(Some("lobby=lounge&x=1&token=a.b%2Dc&limit=7&&y")).unwrap();
+        let query = Query::read(Some("lobby=lounge&x=1&token=a.b%2Dc&&y")).unwrap();
         assert_eq!(query.lobby, Some(LobbyId::new("lounge").unwrap()));
         assert_eq!(query.token.as_deref(), Some("a.b-c"));
-        assert_eq!(query.limit(), 7);
         assert!(!format!("{query:?}").contains("a.b"));
-        assert_eq!(Query::read(None).unwrap().limit(), PAGE_DEFAULT);
-        assert_eq!(Query::read(Some("limit=0")).unwrap().limit(), 1);
-        assert_eq!(Query::read(Some("limit=100000")).unwrap().limit(), PAGE_MAX);
     }
 
     #[test]
@@ -107,8 +86,5 @@ mod tests {
         check("lobby=%zz", Refusal::BadQuery);
         check("lobby=%4", Refusal::BadQuery);
         check("token=%ff", Refusal::BadQuery);
-        check("limit=-1", Refusal::BadQuery);
-        check("limit=many", Refusal::BadQuery);
-        check("cursor=a/b", Refusal::BadQuery);
     }
 }

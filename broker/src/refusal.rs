@@ -3,8 +3,8 @@
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use mlms_process::Problem;
 use mlms_protocol::ErrorCode;
-use serde::Serialize;
 
 use crate::edge::Body;
 
@@ -21,6 +21,8 @@ pub(crate) enum Refusal {
     BadBody,
     BadName,
     BadPlayer,
+    BadKey,
+    NotJson,
     BodyTooLarge,
     BodyTooSlow,
     NoToken,
@@ -32,6 +34,8 @@ pub(crate) enum Refusal {
     NoTokenKeys,
     Origin,
     ForbiddenByNode,
+    /// The token lacks the role that the operation is for.
+    Forbidden,
     TooManyConnections,
     TooManyByNode,
     TooManyGuests,
@@ -39,6 +43,8 @@ pub(crate) enum Refusal {
     NoNode,
     NodesFailed,
     NodesSlow,
+    /// The command was sent to a node, and no answer came.
+    OwnerSilent,
     TicketNodeGone,
     Draining,
     DirectoryAway,
@@ -121,6 +127,18 @@ impl Refusal {
                 "bad_player",
                 "A user id has 1 to 128 bytes of text without control characters.",
             ),
+            Refusal::BadKey => answer(
+                BAD,
+                Code::BadRequest,
+                "bad_idempotency_key",
+                "An Idempotency-Key has 1 to 128 visible ASCII characters.",
+            ),
+            Refusal::NotJson => answer(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Code::BadRequest,
+                "not_json",
+                "A body is application/json.",
+            ),
             Refusal::BodyTooLarge => answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 Code::TooLarge,
@@ -159,6 +177,9 @@ impl Refusal {
             Refusal::ForbiddenByNode => {
                 answer(FORBIDDEN, Code::Forbidden, "forbidden_by_node", "This user may not connect.")
             }
+            Refusal::Forbidden => {
+                answer(FORBIDDEN, Code::Forbidden, "role", "The token has none of the roles that this needs.")
+            }
             Refusal::TooManyConnections => answer(
                 TOO_MANY,
                 Code::RateLimited,
@@ -185,13 +206,20 @@ impl Refusal {
                     .retry_after(2)
             }
             Refusal::NodesFailed => {
-                answer(UNAVAILABLE, Code::OwnerUnavailable, "nodes_failed", "No lobby node took the session.")
+                answer(UNAVAILABLE, Code::OwnerUnavailable, "nodes_failed", "No lobby node answered.")
                     .retry_after(1)
             }
             Refusal::NodesSlow => {
-                answer(UNAVAILABLE, Code::Timeout, "nodes_slow", "No lobby node took the session in time.")
+                answer(UNAVAILABLE, Code::Timeout, "nodes_slow", "No lobby node answered in time.")
                     .retry_after(2)
             }
+            Refusal::OwnerSilent => answer(
+                StatusCode::GATEWAY_TIMEOUT,
+                Code::Timeout,
+                "owner_silent",
+                "No answer came in time. It may have happened: repeat it with an Idempotency-Key.",
+            )
+            .retry_after(1),
             Refusal::TicketNodeGone => answer(
                 UNAVAILABLE,
                 Code::OwnerUnavailable,
@@ -227,37 +255,17 @@ impl Refusal {
         self.answer().reason
     }
 
+    /// What stands in the answer.
+    pub(crate) fn problem(self) -> Problem {
+        let Answer { status, code, detail, retry_after_s, .. } = self.answer();
+        let retry_ms = retry_after_s.map(|seconds| u64::from(seconds) * 1_000);
+        Problem { status, code, detail: detail.into(), retry_ms }
+    }
+
     /// The HTTP answer.
     pub(crate) fn response(self) -> Response<Body> {
-        #[derive(Serialize)]
-        struct Problem {
-            #[serde(rename = "type")]
-            kind: &'static str,
-            title: &'static str,
-            status: u16,
-            code: ErrorCode,
-            detail: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            retry_ms: Option<u32>,
-        }
-        let Answer { status, code, detail, retry_after_s, .. } = self.answer();
-        let problem = Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            code,
-            detail,
-            retry_ms: retry_after_s.map(|seconds| seconds * 1_000),
-        };
-        let body = serde_json::to_vec(&problem).expect("a problem of plain fields serializes");
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
+        let mut response = self.problem().response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
         match self {
             Refusal::NoToken => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

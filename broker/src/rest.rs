@@ -1,35 +1,24 @@
-//! The small REST side: a ticket for a connection of the client's own, tokens for guests, the list of lobbies, and
-//! how the service is.
+//! Ways in: a ticket for a connection of the client's own, tokens for guests; and how the service is.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{Response, StatusCode};
-use mlms_cluster::view::{LobbySummary, NodeRecord, NodeState};
+use mlms_cluster::view::{NodeRecord, NodeState};
 use mlms_process::health::{Condition, State};
 use mlms_protocol::{LobbyId, NodeName, UserId};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressKey;
-use crate::credential;
+use crate::api::{Call, Fault, Reply};
 use crate::edge::{Body, Edge};
 use crate::guests::GuestRequest;
-use crate::passenger::{self, verify_user};
-use crate::query::Query;
+use crate::passenger;
 use crate::refusal::Refusal;
 
-/// Bytes of a request's body.
-const BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a body may take.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
-
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct ConnectRequest {
     lobby: Option<String>,
 }
@@ -44,29 +33,24 @@ struct ConnectAnswer {
 
 /// `POST /v1/connect`: where to open the WebSocket, and with which ticket. The url is a node's own where that node
 /// has one, else this broker's.
-pub(crate) async fn connect(
-    edge: &Edge,
-    head: &Parts,
-    body: Incoming,
-    peer: IpAddr,
-) -> Result<Response<Body>, Refusal> {
-    let claims = verify_user(credential::of_request(head)?, &edge.verifier).await?;
+pub(crate) async fn connect(call: &Call<'_>) -> Result<Reply, Fault> {
+    let (edge, claims, headers) = (call.edge, call.claims()?, &call.head.headers);
     if edge.is_draining() {
-        return Err(Refusal::Draining);
+        return Err(Refusal::Draining.into());
     }
-    let asked: ConnectRequest = read_body(body).await?;
+    let asked: ConnectRequest = call.body()?;
     let lobby = asked.lobby.map(|lobby| LobbyId::new(&lobby).map_err(|_| Refusal::BadLobby)).transpose()?;
     let node = edge.first_node_for(&claims.sub, lobby.as_ref()).ok_or(Refusal::NoNode)?;
-    let address = edge.client_address(peer, &head.headers);
+    let address = edge.client_address(call.peer, headers);
     let url = match &node.public_url {
         Some(url) => socket_url(url),
-        None => own_url(edge, &head.headers, peer).ok_or(Refusal::BadHost)?,
+        None => own_url(edge, headers, call.peer).ok_or(Refusal::BadHost)?,
     };
-    let ticket = passenger::ticket(&claims, address, lobby, node.name);
+    let ticket = passenger::ticket(claims, address, lobby, node.name);
     edge.metrics.tickets.inc();
     let answer =
         ConnectAnswer { url, ticket: edge.keys.mint(&ticket), expires_at: ticket.exp.saturating_mul(1_000) };
-    Ok(json(StatusCode::OK, &answer))
+    Ok(Reply::ok(&answer))
 }
 
 /// A node's public url with the path of its WebSocket, unless the operator gave one.
@@ -98,21 +82,17 @@ struct GuestAnswer {
 }
 
 /// `POST /v1/guests`: a token for somebody without one.
-pub(crate) async fn guests(
-    edge: &Edge,
-    head: &Parts,
-    body: Incoming,
-    peer: IpAddr,
-) -> Result<Response<Body>, Refusal> {
+pub(crate) fn guest(call: &Call<'_>) -> Result<Reply, Fault> {
+    let edge = call.edge;
     let minter = edge.minter.as_ref().ok_or(Refusal::NotFound)?;
     if edge.is_draining() {
-        return Err(Refusal::Draining);
+        return Err(Refusal::Draining.into());
     }
-    let address = edge.client_address(peer, &head.headers);
+    let address = edge.client_address(call.peer, &call.head.headers);
     if !edge.guest_rate.admit(AddressKey::from(address), Instant::now()) {
-        return Err(Refusal::TooManyGuests);
+        return Err(Refusal::TooManyGuests.into());
     }
-    let asked: GuestRequest = read_body(body).await?;
+    let asked: GuestRequest = call.body()?;
     let minted = minter.mint_guest(asked.name()?, edge.config.guest_ttl);
     edge.metrics.guests.inc();
     let answer = GuestAnswer {
@@ -121,32 +101,7 @@ pub(crate) async fn guests(
         name: minted.name,
         expires_at: minted.expires_at.saturating_mul(1_000),
     };
-    Ok(json(StatusCode::CREATED, &answer))
-}
-
-#[derive(Serialize)]
-struct LobbiesAnswer {
-    lobbies: Vec<LobbySummary>,
-    /// What to give as `cursor` for the next page; not there on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<LobbyId>,
-}
-
-/// `GET /v1/lobbies`: a page of the public lobbies, ascending by id.
-pub(crate) async fn lobbies(edge: &Edge, head: &Parts) -> Result<Response<Body>, Refusal> {
-    verify_user(credential::of_request(head)?, &edge.verifier).await?;
-    let query = Query::read(head.uri.query())?;
-    let limit = query.limit();
-    // One more than asked for tells whether there is a next page.
-    let found = edge.directory.lobbies(query.cursor.as_ref(), limit + 1).await;
-    let mut lobbies = found.map_err(|error| {
-        tracing::debug!(%error, "lobbies cannot be listed");
-        Refusal::DirectoryAway
-    })?;
-    let more = lobbies.len() > limit;
-    lobbies.truncate(limit);
-    let next = lobbies.last().filter(|_| more).map(|last| last.lobby.clone());
-    Ok(json(StatusCode::OK, &LobbiesAnswer { lobbies, next }))
+    Ok(Reply::created(&answer))
 }
 
 #[derive(Serialize)]
@@ -188,21 +143,7 @@ pub(crate) fn health(edge: &Edge) -> Response<Body> {
     json(status, &answer)
 }
 
-/// Reads a small JSON object; no body at all is an empty one.
-async fn read_body<T: DeserializeOwned + Default>(body: Incoming) -> Result<T, Refusal> {
-    let whole = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let bytes = match whole.map_err(|_| Refusal::BodyTooSlow)? {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Refusal::BodyTooLarge),
-        Err(_) => return Err(Refusal::BadBody),
-    };
-    if bytes.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(&bytes).map_err(|_| Refusal::BadBody)
-}
-
-pub(crate) fn json<T: Serialize>(status: StatusCode, answer: &T) -> Response<Body> {
+fn json<T: Serialize>(status: StatusCode, answer: &T) -> Response<Body> {
     let body = serde_json::to_vec(answer).expect("answers of plain fields serialize");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use mlms_process::Problem;
 use mlms_process::http::Held;
 use mlms_protocol::ticket::{Ticket, TicketError};
 use mlms_protocol::trace::TRACEPARENT;
@@ -53,36 +54,17 @@ pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply
     outcome.unwrap_or_else(|refusal| refusal)
 }
 
-/// The shape of a refusal, as at the broker (RFC 9457).
-#[derive(Serialize)]
-struct Problem {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'static str,
-    status: u16,
-    code: ErrorCode,
-    detail: &'static str,
-}
-
 fn refusal(status: StatusCode, detail: &'static str) -> Reply {
     let code = match status {
         StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+        StatusCode::FORBIDDEN => ErrorCode::Banned,
         StatusCode::NOT_FOUND => ErrorCode::NotFound,
         StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
         StatusCode::SERVICE_UNAVAILABLE => ErrorCode::Overloaded,
         _ => ErrorCode::BadRequest,
     };
-    let title = status.canonical_reason().unwrap_or("Error");
-    let problem = Problem { kind: "about:blank", title, status: status.as_u16(), code, detail };
-    let body = serde_json::to_vec(&problem).expect("a problem of plain fields serializes");
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
-    *reply.status_mut() = status;
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    reply
+    let retry_ms = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1_000);
+    Problem { status, code, detail: detail.into(), retry_ms }.response()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mlms_protocol::command::DecodeError;
+use mlms_protocol::command::{DecodeError, Find};
 use mlms_protocol::reply::encode_reply;
 use mlms_protocol::{
     Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, SessionId, TraceParent,
@@ -15,8 +15,10 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::limiter::Grant;
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
+use crate::search::Query;
 use crate::session::COMMAND_TIME;
 use crate::worker::{Envelope, Origin, ToWorker};
 
@@ -68,8 +70,10 @@ async fn run(
     trace: Option<TraceParent>,
 ) -> Result<Answer, Refusal> {
     let refuse = |text: &str| Err(Refusal::new(ErrorCode::BadRequest, text));
-    let Command::Lobby(lobby, mut command) = request.command else {
-        return refuse("this needs a session");
+    let (lobby, mut command) = match request.command {
+        Command::Lobby(lobby, command) => (lobby, command),
+        Command::Find(find) if find.quick.is_none() => return self::find(node, &find).await,
+        _ => return refuse("this needs a session"),
     };
     match &command {
         LobbyCommand::Join(_) | LobbyCommand::Leave | LobbyCommand::Typing => {
@@ -81,6 +85,11 @@ async fn run(
         {
             let text = format!("a chat has at most {} bytes", node.limits().chat_bytes_max);
             return Err(Refusal::new(ErrorCode::TooLarge, text));
+        }
+        LobbyCommand::Create(_) if caller.roles.is_empty() && !caller.system => {
+            if let Grant::Later(ms) = node.creates.take(&caller.user) {
+                return Err(Refusal::new(ErrorCode::RateLimited, "too many lobbies created").retry_after(ms));
+            }
         }
         _ => {}
     }
@@ -114,4 +123,14 @@ async fn run(
         Ok(None) => Err(gone()),
         Err(_) => Err(Refusal::new(ErrorCode::Timeout, "the lobby's node did not answer").retry_after(500)),
     }
+}
+
+/// Lobbies of the published list.
+async fn find(node: &Node, find: &Find) -> Result<Answer, Refusal> {
+    node.metrics.commands.with_label_values(&["find"]).inc();
+    let query = Query::read(find)?;
+    let list = node.index.list(&node.directory).await.map_err(|_| {
+        Refusal::new(ErrorCode::Degraded, "the list cannot be read just now").retry_after(1_000)
+    })?;
+    Ok(query.answer(&list))
 }

@@ -179,6 +179,10 @@ impl State {
         create: &Create,
         rules: &Rules,
     ) -> Result<Decision, Refusal> {
+        if self.open && self.is_hidden() && self.rank(caller) == Rank::Outsider {
+            // As a join with `create` hears it.
+            return refuse(ErrorCode::Forbidden, "you may not create this lobby");
+        }
         if self.open {
             return refuse(ErrorCode::Conflict, "there is a lobby of this id");
         }

@@ -1,0 +1,197 @@
+//! The REST side under `/v1`, for game back ends and for players: one table of operations ([`operation`]), one `match`
+//! over them here, a file a noun below. What happens in a lobby is its owner's to decide ([`crate::seam`]); what has
+//! happened is read from the store. Checks that all share (origin, token, rate, size) stand here, once.
+
+mod call;
+mod games;
+mod lobbies;
+mod members;
+mod messages;
+mod operation;
+mod rate;
+mod request_id;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use mlms_process::Problem;
+
+pub(crate) use self::call::{Call, Reply};
+use self::operation::{Access, Found, Operation, Verb};
+pub(crate) use self::rate::UserRate;
+pub(crate) use self::request_id::REQUEST_ID;
+use crate::credential;
+use crate::edge::{Body, Edge};
+use crate::metrics::Route;
+use crate::passenger::verify_user;
+use crate::refusal::Refusal;
+use crate::{players, rest};
+
+/// How long a body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a call is refused: by this broker, or by the lobby's owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Edge(Refusal),
+    Owner(mlms_protocol::Refusal),
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Fault::Edge(refusal)
+    }
+}
+
+impl Fault {
+    /// A call that cannot be understood, and what is wrong with it.
+    pub(crate) fn bad(what: impl Into<String>) -> Fault {
+        let mut what: String = what.into();
+        // It may quote the caller.
+        if let Some((end, _)) = what.char_indices().nth(200) {
+            what.truncate(end);
+        }
+        Fault::Owner(mlms_protocol::Refusal::new(mlms_protocol::ErrorCode::BadRequest, what))
+    }
+
+    fn response(self, edge: &Edge) -> Response<Body> {
+        match self {
+            Fault::Edge(refusal) => {
+                edge.metrics.refused(refusal);
+                refusal.response()
+            }
+            Fault::Owner(refusal) => {
+                edge.metrics.refused_by_owner(refusal.code);
+                Problem::from(refusal).response()
+            }
+        }
+    }
+}
+
+/// Answers a request under `/v1`. Pages of allowed origins may read the answer (CORS), those of others are refused.
+pub(crate) async fn answer(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> (Route, Response<Body>) {
+    let (head, body) = request.into_parts();
+    let found = operation::find(&head.method, head.uri.path());
+    let route = found.route();
+    if let Err(refusal) = edge.check_origin(&head.headers) {
+        return (route, Fault::from(refusal).response(edge));
+    }
+    let mut response = match found {
+        Found::Nothing => Fault::from(Refusal::NotFound).response(edge),
+        Found::Path { allow, .. } if head.method == Method::OPTIONS => preflight(&allow),
+        Found::Path { allow, .. } => {
+            let mut response = Fault::from(Refusal::Method("")).response(edge);
+            let allow = HeaderValue::from_str(&allow).expect("names of methods are a header's value");
+            response.headers_mut().insert(header::ALLOW, allow);
+            response
+        }
+        Found::Operation(operation, path) => match run(edge, operation, path, &head, body, peer).await {
+            Ok(reply) => reply.response(&head.headers),
+            Err(fault) => fault.response(edge),
+        },
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = head.headers.get(header::ORIGIN) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let exposed = HeaderValue::from_static("etag, location, retry-after, x-request-id");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+    (route, response)
+}
+
+/// Gives every answer the number by which its request is found in the log: the caller's own, if it is a sane one.
+pub(crate) fn number(request: &HeaderMap) -> HeaderValue {
+    request_id::of(request)
+}
+
+async fn run(
+    edge: &Edge,
+    operation: &'static Operation,
+    path: Vec<(&'static str, String)>,
+    head: &Parts,
+    body: Incoming,
+    peer: IpAddr,
+) -> Result<Reply, Fault> {
+    let claims = match operation.access {
+        Access::Anybody => None,
+        Access::Token | Access::Roles(_) => {
+            Some(verify_user(credential::of_request(head)?, &edge.verifier).await?)
+        }
+    };
+    if let Some(claims) = &claims {
+        edge.user_rate.admit(claims).map_err(Fault::Owner)?;
+        if let Access::Roles(roles) = operation.access
+            && !roles.iter().any(|role| claims.has_role(*role))
+        {
+            return Err(Refusal::Forbidden.into());
+        }
+    }
+    let body = read_body(head, body, operation.body_bytes_max).await?;
+    let call = Call::new(edge, operation, head, peer, claims, path, body)?;
+    let call = &call;
+    match operation.verb {
+        Verb::Connect => rest::connect(call).await,
+        Verb::Guest => rest::guest(call),
+        Verb::LobbyList => lobbies::list(call).await,
+        Verb::LobbyCreate => lobbies::create(call).await,
+        Verb::LobbyGet => lobbies::get(call).await,
+        Verb::LobbyUpdate => lobbies::update(call).await,
+        Verb::LobbyClose => lobbies::close(call).await,
+        Verb::Invite => lobbies::invite(call).await,
+        Verb::MemberList => members::list(call).await,
+        Verb::MemberKick => members::kick(call).await,
+        Verb::MemberRole => members::role(call).await,
+        Verb::HostSet => members::transfer(call).await,
+        Verb::LobbyBan => members::restrict(call, "ban").await,
+        Verb::LobbyUnban => members::release(call, "unban").await,
+        Verb::LobbyMute => members::restrict(call, "mute").await,
+        Verb::LobbyUnmute => members::release(call, "unmute").await,
+        Verb::MessageList => messages::list(call).await,
+        Verb::MessageSend => messages::send(call).await,
+        Verb::MessageEdit => messages::edit(call).await,
+        Verb::MessageDelete => messages::delete(call).await,
+        Verb::GameStart => games::start(call).await,
+        Verb::GameReport => games::report(call).await,
+        Verb::GameFinish => games::finish(call).await,
+        Verb::PlayerStats => players::stats(call).await,
+        Verb::PlayerAchievements => players::achievements(call).await,
+    }
+}
+
+fn preflight(allow: &str) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    let methods = HeaderValue::from_str(allow).expect("names of methods are a header's value");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    let allowed =
+        HeaderValue::from_static("authorization, content-type, idempotency-key, if-none-match, x-request-id");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
+
+/// Reads the body up to a bound. Where it says what it is, it must be JSON.
+async fn read_body(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let whole = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, bytes_max).collect()).await;
+    let bytes = match whole.map_err(|_| Refusal::BodyTooSlow)? {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(Refusal::BodyTooLarge),
+        Err(_) => return Err(Refusal::BadBody),
+    };
+    let is_json = |kind: &HeaderValue| {
+        let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
+    };
+    match head.headers.get(header::CONTENT_TYPE) {
+        Some(kind) if !bytes.is_empty() && !is_json(kind) => Err(Refusal::NotJson),
+        _ => Ok(bytes),
+    }
+}
