@@ -3,6 +3,7 @@
 //! happened is read from the store. Checks that all share (origin, token, rate, size) stand here, once.
 
 mod call;
+mod document;
 mod games;
 mod lobbies;
 mod members;
@@ -23,6 +24,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use mlms_process::Problem;
 
 pub(crate) use self::call::{Call, Reply};
+pub(crate) use self::document::serve as document;
 use self::operation::{Access, Found, Operation, Verb};
 pub(crate) use self::rate::UserRate;
 pub(crate) use self::request_id::REQUEST_ID;

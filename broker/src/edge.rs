@@ -97,10 +97,13 @@ impl Edge {
         }
         let (route, answer) = match path {
             "/health" => (Route::Health, only_reading(&request).map(|()| rest::health(self))),
-            path => match page::serve(path, request.headers()) {
-                Some(file) => (Route::Page, only_reading(&request).map(|()| file)),
-                None => (Route::Unknown, Err(Refusal::NotFound)),
-            },
+            path => {
+                let headers = request.headers();
+                match api::document(path, headers).or_else(|| page::serve(path, headers)) {
+                    Some(file) => (Route::Page, only_reading(&request).map(|()| file)),
+                    None => (Route::Unknown, Err(Refusal::NotFound)),
+                }
+            }
         };
         let response = answer.unwrap_or_else(|refusal| self.refuse(refusal));
         self.metrics.request(route, response.status());

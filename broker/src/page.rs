@@ -22,12 +22,10 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// The file at a path, or that the client has it already.
 pub(crate) fn serve(path: &str, request: &HeaderMap) -> Option<Response<Body>> {
+    // A page of a name of its own.
+    let path = if path == "/docs" { "/docs.html" } else { path };
     let file = FILES.iter().find(|file| file.path == path)?;
-    let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let is_known = known
-        .flat_map(|value| value.split(','))
-        .map(|etag| etag.trim().trim_start_matches("W/"))
-        .any(|etag| etag == file.etag || etag == "*");
+    let is_known = is_known(request, file.etag);
     let mut response = if is_known {
         let mut response = Response::new(Body::default());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -45,6 +43,15 @@ pub(crate) fn serve(path: &str, request: &HeaderMap) -> Option<Response<Body>> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     Some(response)
+}
+
+/// Whether the client has what carries this tag.
+pub(crate) fn is_known(request: &HeaderMap, etag: &str) -> bool {
+    let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    known
+        .flat_map(|value| value.split(','))
+        .map(|known| known.trim().trim_start_matches("W/"))
+        .any(|known| known == etag || known == "*")
 }
 
 fn content_type(extension: &str) -> &'static str {

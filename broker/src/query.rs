@@ -14,9 +14,7 @@ pub(crate) struct Query {
 impl std::fmt::Debug for Query {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The token is a secret.
-        f.debug_struct("Query")
-            .field("lobby", &self.lobby)
-            .finish_non_exhaustive()
+        f.debug_struct("Query").field("lobby", &self.lobby).finish_non_exhaustive()
     }
 }
 

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_frame_keeps_a_body_to_the_last_digit() {
-        let body: Box<RawValue> = serde_json::from_str("{\"n\": 12345678901234567890123, \"f\":1.10}").unwrap();
+        let body: Box<RawValue> =
+            serde_json::from_str("{\"n\": 12345678901234567890123, \"f\":1.10}").unwrap();
         let frame = Frame::new("send").with("lobby", "a").with("body", &body).with_some::<u32>("x", None);
         assert_eq!(
             serde_json::to_string(&frame).unwrap(),

@@ -25,3 +25,6 @@ pub use ids::{Epoch, Incarnation, Kind, LobbyId, Millis, NodeName, Nonce, Seq, S
 pub use limits::Limits;
 pub use reply::{Answer, Refusal, ServerFrame};
 pub use trace::TraceParent;
+
+/// The AsyncAPI document of the socket and the domain events; a test holds it against the golden frames.
+pub const ASYNCAPI: &str = include_str!("../asyncapi.json");

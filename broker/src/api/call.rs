@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use mlms_process::jwt::Claims;
 use mlms_protocol::{LobbyId, Role, Seq, SessionId, UserId};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::Fault;
 use super::operation::Operation;
 use crate::edge::{Body, Edge};
+use crate::page::is_known;
 use crate::query::decode;
 use crate::refusal::Refusal;
 use crate::seam::{self, Frame, SeamCall};
@@ -54,8 +55,7 @@ impl<'a> Call<'a> {
         let path: Result<Vec<_>, Refusal> =
             path.into_iter().map(|(name, text)| Ok((name, decode(&text)?))).collect();
         let query = read_query(operation, head.uri.query().unwrap_or(""))?;
-        let mut call =
-            Call { edge, head, peer, operation, claims, path: path?, query, body, nonce: None };
+        let mut call = Call { edge, head, peer, operation, claims, path: path?, query, body, nonce: None };
         call.nonce = call.read_nonce()?;
         Ok(call)
     }
@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
 
     /// A parameter of the query.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
-        debug_assert!(self.operation.query.contains(&name), "{name} is documented");
+        debug_assert!(self.operation.query_names().any(|known| known == name), "{name} is documented");
         self.query.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
     }
 
@@ -118,6 +118,10 @@ impl<'a> Call<'a> {
     /// The body as the operation takes it; none at all is an empty object.
     pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, Fault> {
         let bytes: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
+        // A list would pass for an object whose fields have no names.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Refusal::BadBody.into());
+        }
         serde_json::from_slice(bytes).map_err(|error| Fault::bad(format!("the body: {error}")))
     }
 
@@ -127,8 +131,11 @@ impl<'a> Call<'a> {
 
     /// The nonce that stands for an `Idempotency-Key`: the same for the same caller, operation, path and key.
     fn read_nonce(&self) -> Result<Option<String>, Fault> {
-        let Some(key) = self.head.headers.get("idempotency-key") else { return Ok(None) };
-        let is_sane = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic);
+        // The other methods are idempotent by themselves.
+        let key = self.head.headers.get("idempotency-key").filter(|_| self.head.method == Method::POST);
+        let Some(key) = key else { return Ok(None) };
+        let is_sane =
+            (1..=KEY_BYTES_MAX).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic);
         if !is_sane {
             return Err(Refusal::BadKey.into());
         }
@@ -182,7 +189,7 @@ fn read_query(operation: &Operation, text: &str) -> Result<Vec<(String, String)>
     for pair in text.split('&').filter(|pair| !pair.is_empty()).take(QUERY_MAX) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode(&name.replace('+', " "))?;
-        if !operation.query.contains(&name.as_str()) {
+        if operation.query_names().all(|known| known != name) {
             continue;
         }
         if query.iter().any(|(known, _)| *known == name) {
@@ -193,10 +200,10 @@ fn read_query(operation: &Operation, text: &str) -> Result<Vec<(String, String)>
     Ok(query)
 }
 
-/// Digits only: no sign, no spaces.
+/// Digits only: no sign, no spaces; up to what every JSON reader counts exactly.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
+    text.parse().ok().filter(|number| digits && *number < 1 << 53)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -241,6 +248,11 @@ impl Reply {
         self
     }
 
+    /// A text that is JSON already.
+    pub(super) fn of_bytes(body: Bytes) -> Reply {
+        Reply { status: StatusCode::OK, body, etag: None, location: None }
+    }
+
     pub(crate) fn at(mut self, location: String) -> Reply {
         self.location = Some(location.into());
         self
@@ -248,11 +260,7 @@ impl Reply {
 
     pub(super) fn response(self, request: &HeaderMap) -> Response<Body> {
         let Reply { status, body, etag, location } = self;
-        let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let mut known = known.flat_map(|value| value.split(',')).map(str::trim);
-        let is_known = etag.as_ref().is_some_and(|etag| {
-            known.any(|known| known == "*" || known.trim_start_matches("W/") == etag.as_str())
-        });
+        let is_known = etag.as_ref().is_some_and(|etag| is_known(request, etag));
         let mut response = Response::new(if is_known { Body::default() } else { Body::new(body) });
         *response.status_mut() = if is_known { StatusCode::NOT_MODIFIED } else { status };
         let headers = response.headers_mut();
@@ -276,8 +284,8 @@ mod tests {
 
     #[test]
     fn numbers_are_digits() {
-        assert_eq!(number("18446744073709551615"), Some(u64::MAX));
-        for strange in ["", "-1", "+1", " 1", "1.0", "0x1", "18446744073709551616"] {
+        assert_eq!(number("9007199254740991"), Some((1 << 53) - 1));
+        for strange in ["", "-1", "+1", " 1", "1.0", "0x1", "9007199254740992", "18446744073709551616"] {
             assert_eq!(number(strange), None, "{strange}");
         }
     }
@@ -289,6 +297,9 @@ mod tests {
             let header = [(header::IF_NONE_MATCH, HeaderValue::from_str(tag).unwrap())];
             Reply::ok("a").tagged().response(&HeaderMap::from_iter(header)).status().as_u16()
         };
-        assert_eq!([ask(&tag), ask(&format!("\"x\", W/{tag}")), ask("*"), ask("\"x\"")], [304, 304, 304, 200]);
+        assert_eq!(
+            [ask(&tag), ask(&format!("\"x\", W/{tag}")), ask("*"), ask("\"x\"")],
+            [304, 304, 304, 200]
+        );
     }
 }

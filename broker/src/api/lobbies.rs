@@ -118,8 +118,7 @@ struct Invite {
 pub(super) async fn invite(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = call.lobby()?;
     let Invite { uses, for_s } = call.body()?;
-    let frame =
-        Frame::new("invite").with_some("uses", uses.as_ref()).with_some("for_s", for_s.as_ref());
+    let frame = Frame::new("invite").with_some("uses", uses.as_ref()).with_some("for_s", for_s.as_ref());
     Ok(Reply::created(&call.command(&lobby, frame).await?))
 }
 

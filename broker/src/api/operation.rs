@@ -58,7 +58,8 @@ pub(crate) struct Operation {
     pub(crate) access: Access,
     /// One line for the reference.
     pub(crate) summary: &'static str,
-    /// Parameters of the query, each described under this name among the document's parameters.
+    /// Parameters of the query, each described under this key among the document's parameters; what stands behind the
+    /// key's last `_` is the name on the wire.
     pub(crate) query: &'static [&'static str],
     /// The schema of the body.
     pub(crate) body: Option<&'static str>,
@@ -78,7 +79,13 @@ const OWNER: &[u16] = &[404, 410, 500, 504];
 const OWNER_CHANGE: &[u16] = &[404, 409, 410, 500, 504];
 const OWNER_SAY: &[u16] = &[404, 409, 410, 422, 500, 504];
 
-const fn op(verb: Verb, route: Route, method: Method, path: &'static str, summary: &'static str) -> Operation {
+const fn op(
+    verb: Verb,
+    route: Route,
+    method: Method,
+    path: &'static str,
+    summary: &'static str,
+) -> Operation {
     Operation {
         verb,
         method,
@@ -125,6 +132,11 @@ impl Operation {
         self
     }
 
+    /// The parameters' names on the wire.
+    pub(crate) fn query_names(&self) -> impl Iterator<Item = &'static str> {
+        self.query.iter().map(|key| key.rsplit('_').next().unwrap_or(key))
+    }
+
     /// Whether it changes nothing.
     pub(crate) fn is_reading(&self) -> bool {
         self.method == Method::GET
@@ -143,86 +155,211 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         .body("ConnectRequest")
         .answers(&[(200, Some("Ticket"))])
         .refuses(&[]),
-    op(Verb::Guest, Route::Guests, POST, "/v1/guests", "A token for somebody without one, where guests are let in.")
-        .access(Access::Anybody)
-        .body("GuestRequest")
-        .answers(&[(201, Some("Guest"))])
-        .refuses(&[404]),
-    op(Verb::LobbyList, Route::Lobbies, GET, "/v1/lobbies", "Public lobbies; with a filter those that fit, as `find` does.")
-        .query(&["filter", "cursor", "limit"])
-        .answers(&[(200, Some("LobbyPage"))])
-        .refuses(&[500, 504]),
-    op(Verb::LobbyCreate, Route::Lobbies, POST, "/v1/lobbies", "Creates a lobby; the first player to join it is its host.")
-        .body("LobbyCreate")
-        .answers(&[(201, Some("LobbyCreated"))])
-        .refuses(&[404, 409, 500, 504]),
-    op(Verb::LobbyGet, Route::Lobbies, GET, "/v1/lobbies/{lobby}", "A lobby as it is. Members and messages are shown to who may read there.")
-        .answers(&[(200, Some("Lobby")), (304, None)]),
-    op(Verb::LobbyUpdate, Route::Lobbies, PATCH, "/v1/lobbies/{lobby}", "Changes settings: those that are named; null gives one its default.")
-        .body("LobbyUpdate")
-        .refuses(OWNER_CHANGE),
+    op(
+        Verb::Guest,
+        Route::Guests,
+        POST,
+        "/v1/guests",
+        "A token for somebody without one, where guests are let in.",
+    )
+    .access(Access::Anybody)
+    .body("GuestRequest")
+    .answers(&[(201, Some("Guest"))])
+    .refuses(&[404]),
+    op(
+        Verb::LobbyList,
+        Route::Lobbies,
+        GET,
+        "/v1/lobbies",
+        "Public lobbies; with a filter those that fit, as `find` does.",
+    )
+    .query(&["filter", "cursor", "limit"])
+    .answers(&[(200, Some("LobbyPage"))])
+    .refuses(&[500, 504]),
+    op(
+        Verb::LobbyCreate,
+        Route::Lobbies,
+        POST,
+        "/v1/lobbies",
+        "Creates a lobby; the first player to join it is its host.",
+    )
+    .body("LobbyCreate")
+    .large()
+    .answers(&[(201, Some("LobbyCreated"))])
+    .refuses(&[404, 409, 500, 504]),
+    op(
+        Verb::LobbyGet,
+        Route::Lobbies,
+        GET,
+        "/v1/lobbies/{lobby}",
+        "A lobby as it is. Members and messages are shown to who may read there.",
+    )
+    .answers(&[(200, Some("Lobby")), (304, None)]),
+    op(
+        Verb::LobbyUpdate,
+        Route::Lobbies,
+        PATCH,
+        "/v1/lobbies/{lobby}",
+        "Changes settings: those that are named; null gives one its default.",
+    )
+    .body("LobbyUpdate")
+    .large()
+    .refuses(OWNER_CHANGE),
     op(Verb::LobbyClose, Route::Lobbies, DELETE, "/v1/lobbies/{lobby}", "Closes the lobby."),
-    op(Verb::Invite, Route::Invites, POST, "/v1/lobbies/{lobby}/invites", "Makes an invite; its secret is told once.")
-        .body("InviteRequest")
-        .answers(&[(201, Some("Invite"))])
-        .refuses(OWNER_CHANGE),
-    op(Verb::MemberList, Route::Members, GET, "/v1/lobbies/{lobby}/members", "Members in the order in which they joined.")
-        .query(&["member_cursor", "limit"])
-        .answers(&[(200, Some("MemberPage"))]),
-    op(Verb::MemberKick, Route::Members, DELETE, "/v1/lobbies/{lobby}/members/{user}", "Puts a member out, who may join again.")
-        .query(&["reason"]),
-    op(Verb::MemberRole, Route::Members, PUT, "/v1/lobbies/{lobby}/members/{user}/role", "Gives a member a role.")
-        .body("RoleRequest")
-        .refuses(OWNER_CHANGE),
+    op(
+        Verb::Invite,
+        Route::Invites,
+        POST,
+        "/v1/lobbies/{lobby}/invites",
+        "Makes an invite; its secret is told once.",
+    )
+    .body("InviteRequest")
+    .answers(&[(201, Some("Invite"))])
+    .refuses(OWNER_CHANGE),
+    op(
+        Verb::MemberList,
+        Route::Members,
+        GET,
+        "/v1/lobbies/{lobby}/members",
+        "Members in the order in which they joined.",
+    )
+    .query(&["member_cursor", "limit"])
+    .answers(&[(200, Some("MemberPage"))]),
+    op(
+        Verb::MemberKick,
+        Route::Members,
+        DELETE,
+        "/v1/lobbies/{lobby}/members/{user}",
+        "Puts a member out, who may join again.",
+    )
+    .query(&["reason"]),
+    op(
+        Verb::MemberRole,
+        Route::Members,
+        PUT,
+        "/v1/lobbies/{lobby}/members/{user}/role",
+        "Gives a member a role.",
+    )
+    .body("RoleRequest")
+    .refuses(OWNER_CHANGE),
     op(Verb::HostSet, Route::Members, PUT, "/v1/lobbies/{lobby}/host", "Makes another member the host.")
         .body("HostRequest")
         .refuses(OWNER_CHANGE),
-    op(Verb::LobbyBan, Route::Members, PUT, "/v1/lobbies/{lobby}/bans/{user}", "Keeps a user out of the lobby, for a time or for ever.")
-        .body("Restriction")
-        .refuses(OWNER_CHANGE),
-    op(Verb::LobbyUnban, Route::Members, DELETE, "/v1/lobbies/{lobby}/bans/{user}", "Lets a banned user in again."),
-    op(Verb::LobbyMute, Route::Members, PUT, "/v1/lobbies/{lobby}/mutes/{user}", "Silences a user in the lobby, for a time or for ever.")
-        .body("Restriction")
-        .refuses(OWNER_CHANGE),
-    op(Verb::LobbyUnmute, Route::Members, DELETE, "/v1/lobbies/{lobby}/mutes/{user}", "Lets a muted user speak again."),
-    op(Verb::MessageList, Route::Messages, GET, "/v1/lobbies/{lobby}/messages", "The lobby's history: all its events, ascending; the newest without a position.")
-        .query(&["before", "after", "history_limit"])
-        .answers(&[(200, Some("History"))]),
-    op(Verb::MessageSend, Route::Messages, POST, "/v1/lobbies/{lobby}/messages", "Says something: as the system with the role `server` or `admin`, else as the member that one is.")
-        .body("Message")
-        .large()
-        .answers(&[(201, Some("Sent")), (202, Some("Empty"))])
-        .refuses(OWNER_SAY),
-    op(Verb::MessageEdit, Route::Messages, PATCH, "/v1/lobbies/{lobby}/messages/{seq}", "Gives a message of one's own another body.")
-        .body("MessageEdit")
-        .large()
-        .refuses(OWNER_SAY),
-    op(Verb::MessageDelete, Route::Messages, DELETE, "/v1/lobbies/{lobby}/messages/{seq}", "Blanks a message: one's own, or as a moderator."),
+    op(
+        Verb::LobbyBan,
+        Route::Members,
+        PUT,
+        "/v1/lobbies/{lobby}/bans/{user}",
+        "Keeps a user out of the lobby, for a time or for ever.",
+    )
+    .body("Restriction")
+    .refuses(OWNER_CHANGE),
+    op(
+        Verb::LobbyUnban,
+        Route::Members,
+        DELETE,
+        "/v1/lobbies/{lobby}/bans/{user}",
+        "Lets a banned user in again.",
+    ),
+    op(
+        Verb::LobbyMute,
+        Route::Members,
+        PUT,
+        "/v1/lobbies/{lobby}/mutes/{user}",
+        "Silences a user in the lobby, for a time or for ever.",
+    )
+    .body("Restriction")
+    .refuses(OWNER_CHANGE),
+    op(
+        Verb::LobbyUnmute,
+        Route::Members,
+        DELETE,
+        "/v1/lobbies/{lobby}/mutes/{user}",
+        "Lets a muted user speak again.",
+    ),
+    op(
+        Verb::MessageList,
+        Route::Messages,
+        GET,
+        "/v1/lobbies/{lobby}/messages",
+        "The lobby's history: all its events, ascending; the newest without a position.",
+    )
+    .query(&["before", "after", "history_limit"])
+    .answers(&[(200, Some("History"))]),
+    op(
+        Verb::MessageSend,
+        Route::Messages,
+        POST,
+        "/v1/lobbies/{lobby}/messages",
+        "Says something: as the system with the role `server` or `admin`, else as the member that one is.",
+    )
+    .body("Message")
+    .large()
+    .answers(&[(201, Some("Sent")), (202, Some("Empty"))])
+    .refuses(OWNER_SAY),
+    op(
+        Verb::MessageEdit,
+        Route::Messages,
+        PATCH,
+        "/v1/lobbies/{lobby}/messages/{seq}",
+        "Gives a message of one's own another body.",
+    )
+    .body("MessageEdit")
+    .large()
+    .refuses(OWNER_SAY),
+    op(
+        Verb::MessageDelete,
+        Route::Messages,
+        DELETE,
+        "/v1/lobbies/{lobby}/messages/{seq}",
+        "Blanks a message: one's own, or as a moderator.",
+    ),
     op(Verb::GameStart, Route::Games, POST, "/v1/lobbies/{lobby}/games", "Starts a game.")
         .answers(&[(201, Some("GameChanged"))])
         .refuses(OWNER_CHANGE),
-    op(Verb::GameReport, Route::Games, POST, "/v1/lobbies/{lobby}/games/current/reports", "Says that something happened to a player of the game under way.")
-        .body("Report")
-        .answers(&[(201, Some("GameChanged"))])
-        .refuses(OWNER_CHANGE),
-    op(Verb::GameFinish, Route::Games, POST, "/v1/lobbies/{lobby}/games/current/finish", "Ends the game under way, with its results.")
-        .body("GameFinish")
-        .large()
-        .answers(&[(200, Some("GameChanged"))])
-        .refuses(OWNER_CHANGE),
+    op(
+        Verb::GameReport,
+        Route::Games,
+        POST,
+        "/v1/lobbies/{lobby}/games/current/reports",
+        "Says that something happened to a player of the game under way.",
+    )
+    .body("Report")
+    .answers(&[(201, Some("GameChanged"))])
+    .refuses(OWNER_CHANGE),
+    op(
+        Verb::GameFinish,
+        Route::Games,
+        POST,
+        "/v1/lobbies/{lobby}/games/current/finish",
+        "Ends the game under way, with its results.",
+    )
+    .body("GameFinish")
+    .large()
+    .answers(&[(200, Some("GameChanged"))])
+    .refuses(OWNER_CHANGE),
     op(Verb::PlayerStats, Route::Players, GET, "/v1/players/{user}/stats", "What a player did in games.")
         .answers(&[(200, Some("Stats"))])
         .refuses(&[404]),
-    op(Verb::PlayerAchievements, Route::Players, GET, "/v1/players/{user}/achievements", "What a player has been awarded.")
-        .answers(&[(200, Some("Achievements"))])
-        .refuses(&[404]),
+    op(
+        Verb::PlayerAchievements,
+        Route::Players,
+        GET,
+        "/v1/players/{user}/achievements",
+        "What a player has been awarded.",
+    )
+    .answers(&[(200, Some("Achievements"))])
+    .refuses(&[404]),
 ];
 
 /// What a request's method and path lead to.
 pub(crate) enum Found {
     Nothing,
     /// The path is one, the method not one of its own.
-    Path { route: Route, allow: String },
+    Path {
+        route: Route,
+        allow: String,
+    },
     /// With the path's segments, still percent-encoded.
     Operation(&'static Operation, Vec<(&'static str, String)>),
 }
@@ -262,11 +399,13 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
     loop {
         match (names.next(), given.next()) {
             (None, None) => return Some(values),
-            (Some(name), Some(segment)) => match name.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-                Some(name) if !segment.is_empty() => values.push((name, segment.to_owned())),
-                None if name == segment => {}
-                _ => return None,
-            },
+            (Some(name), Some(segment)) => {
+                match name.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+                    Some(name) if !segment.is_empty() => values.push((name, segment.to_owned())),
+                    None if name == segment => {}
+                    _ => return None,
+                }
+            }
             _ => return None,
         }
     }
@@ -291,7 +430,9 @@ mod tests {
         );
         assert_eq!(check(PUT, "/v1/lobbies"), "GET, HEAD, POST");
         assert_eq!(check(Method::TRACE, "/v1/lobbies/a/members"), "GET, HEAD");
-        for path in ["/v1", "/v1/", "/v1/lobbies/", "/v1/lobbies//members", "/v1/lobbies/a/b", "/v1/players/ann"] {
+        for path in
+            ["/v1", "/v1/", "/v1/lobbies/", "/v1/lobbies//members", "/v1/lobbies/a/b", "/v1/players/ann"]
+        {
             assert_eq!(check(GET, path), "nothing", "{path}");
         }
     }

@@ -29,11 +29,7 @@ struct Bucket {
 impl UserRate {
     /// 0 a second turns the limit off.
     pub(crate) fn new(per_s: u32, burst: u32) -> Self {
-        UserRate {
-            per_s: per_s.into(),
-            burst: f64::from(burst.max(1)),
-            buckets: Mutex::new(HashMap::new()),
-        }
+        UserRate { per_s: per_s.into(), burst: f64::from(burst.max(1)), buckets: Mutex::new(HashMap::new()) }
     }
 
     /// Lets one through.

@@ -282,6 +282,21 @@ impl Cluster {
         get(self.admin_port, path).await.expect("the admin listener answers").1
     }
 
+    /// The head of the public listener's answer, in lower case names as it came. `lines`: header lines.
+    pub(crate) async fn head(&self, method: &str, path: &str, lines: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{lines}\r\n\r\n",
+            self.address()
+        );
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        read.expect("an answer comes").unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        answer.split_once("\r\n\r\n").expect("a head has an end").0.to_owned() + "\r\n"
+    }
+
     /// A metric's value, summed over the series that have this label value (any, when it is empty).
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, page) = get(self.admin_port, "/metrics").await.expect("the admin listener answers");
