@@ -2,6 +2,7 @@
 //! over them here, a file a noun below. What happens in a lobby is its owner's to decide ([`crate::seam`]); what has
 //! happened is read from the store. Checks that all share (origin, token, rate, size) stand here, once.
 
+mod bans;
 mod call;
 mod document;
 mod games;
@@ -9,8 +10,10 @@ mod lobbies;
 mod members;
 mod messages;
 mod operation;
+mod personal;
 mod rate;
 mod request_id;
+mod sessions;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -128,6 +131,7 @@ async fn run(
         }
     };
     if let Some(claims) = &claims {
+        edge.check_ban(&claims.sub)?;
         edge.user_rate.admit(claims).map_err(Fault::Owner)?;
         if let Access::Roles(roles) = operation.access
             && !roles.iter().any(|role| claims.has_role(*role))
@@ -162,6 +166,18 @@ async fn run(
         Verb::GameStart => games::start(call).await,
         Verb::GameReport => games::report(call).await,
         Verb::GameFinish => games::finish(call).await,
+        Verb::GameResults => games::results(call).await,
+        Verb::LobbyAudit => games::moderation(call).await,
+        Verb::PlayerSessions => sessions::list(call).await,
+        Verb::SessionsEnd => sessions::end_all(call).await,
+        Verb::SessionEnd => sessions::end_one(call).await,
+        Verb::PlayerExport => personal::export(call).await,
+        Verb::PlayerErase => personal::erase(call).await,
+        Verb::BanList => bans::list(call).await,
+        Verb::BanGet => bans::get(call).await,
+        Verb::BanSet => bans::set(call).await,
+        Verb::BanLift => bans::lift(call).await,
+        Verb::Audit => bans::audit(call).await,
         Verb::PlayerStats => players::stats(call).await,
         Verb::PlayerAchievements => players::achievements(call).await,
     }
@@ -190,7 +206,10 @@ async fn read_body(head: &Parts, body: Incoming, bytes_max: usize) -> Result<Byt
     };
     let is_json = |kind: &HeaderValue| {
         let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
-        kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
+        kind.eq_ignore_ascii_case("application/json")
+            || kind.to_ascii_lowercase().ends_with("+json")
+            // What curl says of whatever it is given.
+            || kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
     };
     match head.headers.get(header::CONTENT_TYPE) {
         Some(kind) if !bytes.is_empty() && !is_json(kind) => Err(Refusal::NotJson),

@@ -16,6 +16,7 @@ use mlms_process::shutdown::Shutdown;
 use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{LobbyId, NodeName, UserId};
+use mlms_store::BanList;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use crate::api::UserRate;
 use crate::config::BrokerConfig;
 use crate::guests::GuestRate;
 use crate::metrics::{Metrics, Route};
+use crate::passenger::unix_millis;
 use crate::players::StoreSlot;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
@@ -44,6 +46,8 @@ pub(crate) struct Edge {
     pub(crate) keys: ClusterKeys,
     /// What players have done, where there is a database.
     pub(crate) players: Option<StoreSlot>,
+    /// Who is kept out of the whole service; empty without a database.
+    pub(crate) bans: BanList,
     pub(crate) health: Health,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
@@ -121,6 +125,11 @@ impl Edge {
         let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("\u{fffd}"));
         let allowed = self.config.allowed_origins.allows(text(header::ORIGIN), text(header::HOST));
         if allowed { Ok(()) } else { Err(Refusal::Origin) }
+    }
+
+    /// Refuses users who are banned from the service.
+    pub(crate) fn check_ban(&self, user: &UserId) -> Result<(), Refusal> {
+        if self.bans.holds(user, unix_millis()) { Err(Refusal::Banned) } else { Ok(()) }
     }
 
     pub(crate) fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {

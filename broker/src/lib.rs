@@ -26,6 +26,7 @@ mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlms_cluster::view::NodeState;
 use mlms_cluster::{Directory, View};
@@ -35,6 +36,7 @@ use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::shutdown::Shutdown;
 use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
+use mlms_store::BanList;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -49,6 +51,9 @@ use crate::edge::Edge;
 use crate::guests::GuestRate;
 use crate::metrics::Metrics;
 pub use crate::players::StoreSlot;
+
+/// Pause between looks whether the store is open.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a broker is made of.
 pub struct Broker {
@@ -97,7 +102,9 @@ impl Broker {
             NodeWatch { component: self.health.component("nodes"), gate: self.readiness.dependency("nodes") };
         nodes.report(&self.directory.view());
         let listener_metrics = ListenerMetrics::new(&self.registry, "public");
+        let bans = BanList::default();
         let edge = Arc::new(Edge {
+            bans,
             directory: self.directory,
             verifier: self.verifier,
             tracer: self.tracer,
@@ -148,6 +155,15 @@ async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, n
     let serving = http::serve(listener, options, metrics, service, closed.clone());
     let leveled = CancellationToken::new();
     let leveling = level::run(edge.clone(), leveled.clone());
+    let banning = async {
+        let Some(slot) = &edge.players else { return std::future::pending().await };
+        loop {
+            match slot.get() {
+                Some(store) => edge.bans.follow(store).await,
+                None => tokio::time::sleep(STORE_PAUSE).await,
+            }
+        }
+    };
     let stopping = async {
         tokio::select! {
             () = nodes.follow(&edge.directory) => {}
@@ -160,7 +176,11 @@ async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, n
         drain::drain(&edge, &deadline).await;
         closed.cancel();
     };
-    tokio::join!(serving, stopping, leveling);
+    let serving = async { tokio::join!(serving, stopping, leveling) };
+    tokio::select! {
+        _ = serving => {}
+        () = banning => {}
+    }
 }
 
 /// Tells whether there is a node to send players to.

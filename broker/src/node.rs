@@ -137,6 +137,8 @@ pub(crate) enum Purpose {
     Bye,
     /// A command of a REST caller.
     Command,
+    /// Sessions are ended by an operator.
+    Disconnect,
 }
 
 impl Purpose {
@@ -144,6 +146,7 @@ impl Purpose {
         match self {
             Purpose::Bye => "bye",
             Purpose::Command => "command",
+            Purpose::Disconnect => "disconnect",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlms_process::jwt::{Claims, TokenError, Verifier};
 use mlms_protocol::ticket::{ClusterKeys, TICKET_TTL_MS, TICKET_VERSION, Ticket, TicketError};
-use mlms_protocol::{LobbyId, Millis, NodeName, SessionId};
+use mlms_protocol::{LobbyId, Millis, NodeName, SessionId, UserId};
 
 use crate::refusal::Refusal;
 
@@ -19,6 +19,13 @@ pub(crate) enum Passenger {
 }
 
 impl Passenger {
+    pub(crate) fn user(&self) -> &UserId {
+        match self {
+            Passenger::User(claims) => &claims.sub,
+            Passenger::Ticketed(ticket) => &ticket.user,
+        }
+    }
+
     /// Verifies a token or a ticket.
     ///
     /// # Errors
@@ -72,4 +79,10 @@ pub(crate) fn ticket(claims: &Claims, address: IpAddr, lobby: Option<LobbyId>, n
 /// Seconds since 1970.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_millis() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -21,13 +21,13 @@ struct AchievementsAnswer {
 }
 
 #[derive(Serialize)]
-struct AchievementAnswer {
+pub(crate) struct AchievementAnswer {
     achievement: String,
     at: Millis,
 }
 
 #[derive(Serialize)]
-struct StatsAnswer {
+pub(crate) struct StatsAnswer {
     user: UserId,
     games_finished: i64,
     stats: BTreeMap<String, StatAnswer>,
@@ -55,18 +55,24 @@ pub(crate) fn away(error: StoreError) -> Fault {
 /// `GET /v1/players/{user}/achievements`; somebody who never played has none.
 pub(crate) async fn achievements(call: &Call<'_>) -> Result<Reply, Fault> {
     let user = call.user()?;
-    let awards = store(call)?.awards(&user).await.map_err(away)?;
-    let achievements = awards
-        .into_iter()
-        .map(|award| AchievementAnswer { achievement: award.achievement, at: award.at })
-        .collect();
+    let achievements = achievements_of(store(call)?, &user).await?;
     Ok(Reply::ok(&AchievementsAnswer { user, achievements }))
+}
+
+pub(crate) async fn achievements_of(store: &Store, user: &UserId) -> Result<Vec<AchievementAnswer>, Fault> {
+    let awards = store.awards(user).await.map_err(away)?;
+    let answer =
+        |award: mlms_store::Award| AchievementAnswer { achievement: award.achievement, at: award.at };
+    Ok(awards.into_iter().map(answer).collect())
 }
 
 /// `GET /v1/players/{user}/stats`.
 pub(crate) async fn stats(call: &Call<'_>) -> Result<Reply, Fault> {
-    let user = call.user()?;
-    let mut statistics = store(call)?.statistics(&user).await.map_err(away)?;
+    Ok(Reply::ok(&stats_of(store(call)?, &call.user()?).await?))
+}
+
+pub(crate) async fn stats_of(store: &Store, user: &UserId) -> Result<StatsAnswer, Fault> {
+    let mut statistics = store.statistics(user).await.map_err(away)?;
     let games_finished = statistics.remove(GAMES_FINISHED).map_or(0, |games| games.times);
     let stat = |(name, statistic): (String, mlms_store::Statistic)| {
         let answer =
@@ -74,5 +80,5 @@ pub(crate) async fn stats(call: &Call<'_>) -> Result<Reply, Fault> {
         (name, answer)
     };
     let stats = statistics.into_iter().map(stat).collect();
-    Ok(Reply::ok(&StatsAnswer { user, games_finished, stats }))
+    Ok(StatsAnswer { user: user.clone(), games_finished, stats })
 }

@@ -34,6 +34,8 @@ pub(crate) enum Refusal {
     NoTokenKeys,
     Origin,
     ForbiddenByNode,
+    /// The user is banned from the service.
+    Banned,
     /// The token lacks the role that the operation is for.
     Forbidden,
     TooManyConnections,
@@ -50,6 +52,8 @@ pub(crate) enum Refusal {
     DirectoryAway,
     StoreAway,
     NotFound,
+    /// Nobody keeps the user out.
+    NoBan,
     /// The path exists, the method does not; carries what `Allow` says.
     Method(&'static str),
 }
@@ -177,6 +181,9 @@ impl Refusal {
             Refusal::ForbiddenByNode => {
                 answer(FORBIDDEN, Code::Forbidden, "forbidden_by_node", "This user may not connect.")
             }
+            Refusal::Banned => {
+                answer(FORBIDDEN, Code::Banned, "banned", "This user is banned from the service.")
+            }
             Refusal::Forbidden => {
                 answer(FORBIDDEN, Code::Forbidden, "role", "The token has none of the roles that this needs.")
             }
@@ -240,6 +247,9 @@ impl Refusal {
             }
             Refusal::NotFound => {
                 answer(StatusCode::NOT_FOUND, Code::NotFound, "not_found", "There is nothing here.")
+            }
+            Refusal::NoBan => {
+                answer(StatusCode::NOT_FOUND, Code::NotFound, "no_ban", "The user is not banned.")
             }
             Refusal::Method(_) => answer(
                 StatusCode::METHOD_NOT_ALLOWED,

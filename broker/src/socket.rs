@@ -74,6 +74,7 @@ async fn open(
     let lobby = lobby_of(lobby_in_path, &query)?;
     let address = edge.client_address(peer, &head.headers);
     let passenger = identify(edge, &head, &query).await?;
+    edge.check_ban(passenger.user())?;
     if edge.is_draining() {
         return Err(Refusal::Draining);
     }

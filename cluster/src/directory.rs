@@ -175,6 +175,17 @@ impl Directory {
         }
     }
 
+    /// A user's sessions on nodes that live, the oldest first.
+    ///
+    /// # Errors
+    /// The directory is out of reach.
+    pub async fn sessions(&self, user: &UserId) -> Result<Vec<SessionRecord>, Unavailable> {
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.sessions(user),
+            Kind::Redis(redis, _) => redis.sessions(user).await,
+        }
+    }
+
     /// Removes a session that has ended.
     ///
     /// # Errors

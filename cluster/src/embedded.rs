@@ -266,6 +266,16 @@ impl Shared {
         Ok(records.drain(..excess).collect())
     }
 
+    pub(crate) fn sessions(&self, user: &UserId) -> Result<Vec<SessionRecord>, Unavailable> {
+        self.reachable("the directory")?;
+        let state = self.lock();
+        let records = state.sessions.get(user).cloned().unwrap_or_default();
+        let lives = |record: &SessionRecord| {
+            state.leases.get(&record.node).is_some_and(|(lease, _)| lease.incarnation == record.incarnation)
+        };
+        Ok(records.into_iter().filter(lives).collect())
+    }
+
     pub(crate) fn remove_session(&self, user: &UserId, session: &SessionId) {
         let mut state = self.lock();
         if let Some(records) = state.sessions.get_mut(user) {

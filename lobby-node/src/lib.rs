@@ -3,6 +3,7 @@
 
 mod audience;
 mod backlog;
+mod banning;
 mod blocks;
 mod clock;
 mod condition;

@@ -49,6 +49,7 @@ pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply
         (&Method::GET, "/ws") => open(&node, request),
         (&Method::POST, "/internal/bye") => bye(&node, request).await,
         (&Method::POST, "/internal/command") => command(&node, request).await,
+        (&Method::POST, "/internal/disconnect") => disconnect(&node, request).await,
         _ => Err(refusal(StatusCode::NOT_FOUND, "there is no such path")),
     };
     outcome.unwrap_or_else(|refusal| refusal)
@@ -120,6 +121,9 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
     };
     let ticket =
         check_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
+    if node.bans.holds(&ticket.user, node.clock.now()) {
+        return Err(refuse(StatusCode::FORBIDDEN, "the user is banned from the service", "banned"));
+    }
     if node.is_draining() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
     }
@@ -208,4 +212,16 @@ async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Repl
     let mut reply = Response::new(Full::new(Bytes::new()));
     *reply.status_mut() = StatusCode::ACCEPTED;
     Ok(reply)
+}
+
+/// An operator ends these sessions; their users may come back by themselves, not by a client that reconnects.
+async fn disconnect(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    let body = from_broker(node, request, "disconnect").await?;
+    let sessions: Vec<SessionId> = serde_json::from_slice(&body)
+        .map_err(|_| refusal(StatusCode::BAD_REQUEST, "not a list of sessions"))?;
+    let handles: Vec<_> = sessions.iter().filter_map(|session| node.session(session)).collect();
+    for handle in &handles {
+        handle.outbox.close(CloseCode::Kicked, "disconnected by an operator", Reconnect::Never, None);
+    }
+    Ok(Response::new(Full::new(Bytes::from(handles.len().to_string()))))
 }

@@ -21,7 +21,7 @@ use mlms_process::shutdown::Shutdown;
 use mlms_process::trace::Tracer;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_protocol::{Encoding, Incarnation, Limits, NodeName, Role, SessionId};
-use mlms_store::{Award, Outlet, Store};
+use mlms_store::{Award, BanList, Outlet, Store};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ use crate::session::SessionHandle;
 use crate::standing::Standing;
 use crate::status::Operator;
 use crate::worker::{ToWorker, Worker};
-use crate::{drain, lease, level, load, lookout};
+use crate::{banning, drain, lease, level, load, lookout};
 use inboxes::{dispatch, watch_view};
 use threads::{Thread, WorkerHandle, prepare_workers};
 
@@ -157,6 +157,8 @@ pub(crate) struct Node {
     pub(crate) keys: ClusterKeys,
     pub(crate) creates: Creates,
     pub(crate) sealing: Sealing,
+    /// Who is kept out of the whole service.
+    pub(crate) bans: BanList,
     pub(crate) index: Index,
     pub(crate) handshakes: TaskTracker,
     /// Ends the workers, when everything is at rest.
@@ -196,6 +198,7 @@ impl LobbyNode {
             }),
             creates: Creates::new(limits.creates_per_minute),
             sealing: Sealing::default(),
+            bans: BanList::default(),
             index: Index::default(),
             heartbeat: self.config.heartbeat,
             clock: self.clock.clone(),
@@ -312,6 +315,7 @@ async fn run(
     tasks.spawn(links_task);
     tasks.spawn(dispatch(Arc::clone(&node), link_events));
     tasks.spawn(watch_view(Arc::clone(&node)));
+    tasks.spawn(banning::follow(Arc::clone(&node)));
     if matches!(threads_kind, Threads::Own(_)) {
         let workers = node.workers.iter().map(|worker| worker.runtime.clone()).collect();
         tasks.spawn(load::measure(Arc::clone(&node), workers, health.component("workers")));

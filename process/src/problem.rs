@@ -37,9 +37,10 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::SlowMode | ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::OwnerUnavailable | ErrorCode::Overloaded | ErrorCode::Degraded => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorCode::OwnerUnavailable
+        | ErrorCode::Overloaded
+        | ErrorCode::Degraded
+        | ErrorCode::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

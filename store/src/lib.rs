@@ -5,6 +5,9 @@
 pub mod amqp;
 mod catalogue;
 mod integrity;
+mod audit;
+mod bans;
+mod forgetting;
 mod memory;
 mod message;
 mod outlet;
@@ -17,6 +20,8 @@ mod store;
 mod tests;
 
 pub use catalogue::{CATALOGUE, EventKind};
+pub use audit::{AuditEntry, Topic};
+pub use bans::{BanList, BansMark, ServiceBan};
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
 pub use report::{FiledReport, MessageReport};

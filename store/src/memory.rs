@@ -1,6 +1,8 @@
 //! The store of `--ephemeral` and of the simulation: the same answers as SQL gives, from maps. It never waits, so
 //! it works under a paused clock.
 
+mod service;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -44,6 +46,7 @@ struct Tables {
     reports: BTreeMap<(Millis, String), FiledReport>,
     /// Who blocks whom since when.
     blocks: HashMap<UserId, Vec<(Millis, UserId)>>,
+    service: service::Service,
 }
 
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod migrations;
 #[cfg(test)]
 mod plans;
 mod reports;
+mod service;
 mod snapshots;
 mod statistics;
 mod upkeep;

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use mlms_protocol::{Body, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
+use crate::audit::{AuditEntry, Topic};
+use crate::bans::{BansMark, ServiceBan};
+use crate::forgetting::anonymous;
 use crate::memory::Memory;
 use crate::report::{FiledReport, MessageReport};
 use crate::sql::SqlStore;
@@ -542,6 +545,126 @@ impl Store {
     /// `Unavailable`.
     pub async fn count_aside(&self) -> Result<u64, StoreError> {
         self.sql()?.count_aside().await
+    }
+
+    /// Keeps a user out of the service; a ban that is there is replaced.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn set_ban(&self, ban: &ServiceBan) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.set_ban(ban).await,
+            Backend::Memory(memory) => {
+                memory.set_ban(ban);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets a user in again; `false`: nobody kept it out.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn lift_ban(&self, user: &UserId) -> Result<bool, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.lift_ban(user).await,
+            Backend::Memory(memory) => Ok(memory.lift_ban(user)),
+        }
+    }
+
+    /// A user's ban, also one that has run out.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn ban(&self, user: &UserId) -> Result<Option<ServiceBan>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.ban(user).await,
+            Backend::Memory(memory) => Ok(memory.ban(user)),
+        }
+    }
+
+    /// Bans by their users, from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn bans(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<ServiceBan>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.bans(after, limit).await,
+            Backend::Memory(memory) => Ok(memory.bans(after, limit)),
+        }
+    }
+
+    /// What tells whether the bans have changed.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn bans_mark(&self) -> Result<BansMark, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.bans_mark().await,
+            Backend::Memory(memory) => Ok(memory.bans_mark()),
+        }
+    }
+
+    /// Notes what was done to a user.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn add_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.add_audit(entry).await,
+            Backend::Memory(memory) => {
+                memory.add_audit(entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// What was done (to a user), the newest first, from before an entry's id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn audit(
+        &self,
+        user: Option<&UserId>,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.audit(user, before, limit).await,
+            Backend::Memory(memory) => Ok(memory.audit(user, before, limit)),
+        }
+    }
+
+    /// A lobby's events about something, the newest first, with a seq below `before`.
+    ///
+    /// # Errors
+    /// As [`Store::history`].
+    pub async fn events_about(
+        &self,
+        lobby: &LobbyId,
+        topic: Topic,
+        before: Seq,
+        limit: u32,
+    ) -> Result<Vec<LobbyEvent>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.events_about(lobby, topic, before, limit).await,
+            Backend::Memory(memory) => Ok(memory.events_about(lobby, topic, before, limit)),
+        }
+    }
+
+    /// Forgets a player's statistics and awards, and who it was in at most `limit` of its events; gives in how many. 0:
+    /// nothing is left.
+    ///
+    /// # Errors
+    /// `Unavailable`: what was not done yet is done by the next call.
+    pub async fn forget(&self, user: &UserId, alias: &UserId, limit: u32) -> Result<usize, StoreError> {
+        let events = self.player_events(user, None, limit).await?;
+        let events: Vec<_> = events.iter().map(|event| anonymous(event, user, alias)).collect();
+        match &self.0 {
+            Backend::Sql(sql) => sql.forget(user, &events).await?,
+            Backend::Memory(memory) => memory.forget(user, &events),
+        }
+        Ok(events.len())
     }
 
     pub(crate) fn sql(&self) -> Result<&SqlStore, StoreError> {

@@ -180,7 +180,7 @@ async fn of_two_events_with_one_seq_the_higher_epoch_wins(store: &Store) {
     assert_eq!(stored[12], *chat("a", 3, 13));
 }
 
-fn every_change() -> Vec<Change> {
+pub(crate) fn every_change() -> Vec<Change> {
     let (ann, ben) = (user("ann"), user("Änn 🦀"));
     let by = Some(ben.clone());
     let reason = Some("\"quoted\\\" \u{1F600} ' ; --".to_owned());

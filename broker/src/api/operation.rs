@@ -32,8 +32,20 @@ pub(crate) enum Verb {
     GameStart,
     GameReport,
     GameFinish,
+    GameResults,
+    LobbyAudit,
     PlayerStats,
     PlayerAchievements,
+    PlayerSessions,
+    SessionsEnd,
+    SessionEnd,
+    PlayerExport,
+    PlayerErase,
+    BanList,
+    BanGet,
+    BanSet,
+    BanLift,
+    Audit,
 }
 
 /// Who may call, before anybody looks at what it is about.
@@ -44,7 +56,6 @@ pub(crate) enum Access {
     /// With any good token; the lobby's owner knows more.
     Token,
     /// With a token that has one of these roles.
-    #[expect(dead_code, reason = "the operations that need one come with the store's part")]
     Roles(&'static [Role]),
 }
 
@@ -78,6 +89,11 @@ const LARGE: usize = 128 * 1024;
 const OWNER: &[u16] = &[404, 410, 500, 504];
 const OWNER_CHANGE: &[u16] = &[404, 409, 410, 500, 504];
 const OWNER_SAY: &[u16] = &[404, 409, 410, 422, 500, 504];
+
+/// Who has powers over users.
+const GUARDS: Access = Access::Roles(&[Role::Moderator, Role::Server, Role::Admin]);
+/// Who keeps players' data.
+const KEEPERS: Access = Access::Roles(&[Role::Server, Role::Admin]);
 
 const fn op(
     verb: Verb,
@@ -338,6 +354,54 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     .large()
     .answers(&[(200, Some("GameChanged"))])
     .refuses(OWNER_CHANGE),
+    op(Verb::GameResults, Route::Games, GET, "/v1/lobbies/{lobby}/results", "Games that were finished, with their results, the newest first; the database has them a moment later.")
+        .query(&["before", "limit"])
+        .answers(&[(200, Some("History"))]),
+    op(Verb::LobbyAudit, Route::Audit, GET, "/v1/lobbies/{lobby}/audit", "What moderators and hosts decided in the lobby, the newest first.")
+        .access(GUARDS)
+        .query(&["before", "limit"])
+        .answers(&[(200, Some("History"))])
+        .refuses(&[404]),
+    op(Verb::PlayerSessions, Route::Players, GET, "/v1/players/{user}/sessions", "A player's open sessions; one's own, or with a role.")
+        .answers(&[(200, Some("Sessions"))])
+        .refuses(&[]),
+    op(Verb::SessionsEnd, Route::Players, DELETE, "/v1/players/{user}/sessions", "Ends all of a player's sessions with 4504; one's own, or with a role.")
+        .answers(&[(200, Some("SessionsClosed"))])
+        .refuses(&[404]),
+    op(Verb::SessionEnd, Route::Players, DELETE, "/v1/players/{user}/sessions/{session}", "Ends one of a player's sessions with 4504; one's own, or with a role.")
+        .answers(&[(200, Some("SessionsClosed"))])
+        .refuses(&[404]),
+    op(Verb::PlayerExport, Route::Players, GET, "/v1/players/{user}/export", "Everything that is kept of a player, its events in pages; one's own, or with the role server or admin.")
+        .query(&["export_cursor", "history_limit"])
+        .answers(&[(200, Some("Export"))])
+        .refuses(&[404]),
+    op(Verb::PlayerErase, Route::Players, DELETE, "/v1/players/{user}", "Forgets a player, a part a call: again until it is complete.")
+        .access(KEEPERS)
+        .answers(&[(200, Some("Erased"))])
+        .refuses(&[404, 500, 504]),
+    op(Verb::BanList, Route::Bans, GET, "/v1/bans", "Users who are banned from the service, by their ids.")
+        .access(GUARDS)
+        .query(&["ban_cursor", "limit"])
+        .answers(&[(200, Some("BanPage"))])
+        .refuses(&[404]),
+    op(Verb::BanGet, Route::Bans, GET, "/v1/bans/{user}", "A user's ban from the service.")
+        .access(GUARDS)
+        .answers(&[(200, Some("Ban"))])
+        .refuses(&[404]),
+    op(Verb::BanSet, Route::Bans, PUT, "/v1/bans/{user}", "Bans a user from the service: its sessions end with 4505, and nobody lets it in.")
+        .access(GUARDS)
+        .body("Restriction")
+        .answers(&[(200, Some("Ban"))])
+        .refuses(&[404]),
+    op(Verb::BanLift, Route::Bans, DELETE, "/v1/bans/{user}", "Lets a banned user in again.")
+        .access(GUARDS)
+        .answers(&[(200, Some("Ban"))])
+        .refuses(&[404]),
+    op(Verb::Audit, Route::Audit, GET, "/v1/audit", "What was done to users by the service's powers, the newest first.")
+        .access(GUARDS)
+        .query(&["audit_cursor", "of_user", "limit"])
+        .answers(&[(200, Some("AuditPage"))])
+        .refuses(&[404]),
     op(Verb::PlayerStats, Route::Players, GET, "/v1/players/{user}/stats", "What a player did in games.")
         .answers(&[(200, Some("Stats"))])
         .refuses(&[404]),
@@ -431,7 +495,7 @@ mod tests {
         assert_eq!(check(PUT, "/v1/lobbies"), "GET, HEAD, POST");
         assert_eq!(check(Method::TRACE, "/v1/lobbies/a/members"), "GET, HEAD");
         for path in
-            ["/v1", "/v1/", "/v1/lobbies/", "/v1/lobbies//members", "/v1/lobbies/a/b", "/v1/players/ann"]
+            ["/v1", "/v1/", "/v1/lobbies/", "/v1/lobbies//members", "/v1/lobbies/a/b", "/v1/players/ann/x"]
         {
             assert_eq!(check(GET, path), "nothing", "{path}");
         }

@@ -181,7 +181,7 @@ async fn requests_that_are_too_large_or_unknown_are_refused() {
         ("GET", "/ws/", 404, "not_found"),
         ("GET", "/lobbies/a", 404, "not_found"),
         ("GET", "/v1/guests", 405, "unknown_op"),
-        ("POST", "/v1/lobbies", 405, "unknown_op"),
+        ("PUT", "/v1/lobbies", 405, "unknown_op"),
         ("POST", "/health", 405, "unknown_op"),
         ("POST", "/ws", 400, "bad_request"),
     ] {

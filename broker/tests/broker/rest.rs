@@ -132,7 +132,8 @@ async fn pages_of_allowed_origins_may_read_the_answers() {
     let answer = stage.request("OPTIONS", "/v1/connect", &preflight, "").await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some(origin)));
     assert_eq!(answer.header("access-control-allow-methods"), Some("POST"));
-    assert_eq!(answer.header("access-control-allow-headers"), Some("authorization, content-type"));
+    let allowed = "authorization, content-type, idempotency-key, if-none-match, x-request-id";
+    assert_eq!(answer.header("access-control-allow-headers"), Some(allowed));
     assert_eq!(answer.header("access-control-allow-credentials"), None, "no cookie counts here");
     let refused = stage.get("/v1/lobbies", &[("origin", origin)]).await;
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, Some(origin)));
@@ -155,6 +156,26 @@ async fn health_tells_of_services_and_nodes() {
     );
     assert_eq!(health["services"]["nodes"]["state"], "ok");
     assert_eq!(health["nodes"][1]["name"], "node-2");
+}
+
+#[tokio::test]
+async fn the_documents_are_there_for_everybody() {
+    let stage = Stage::with_nodes(1).await;
+    for (path, name) in [("/openapi.json", "openapi"), ("/asyncapi.json", "asyncapi")] {
+        let answer = stage.get(path, &[]).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{path}");
+        assert!(answer.json()[name].is_string(), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+        let tag = answer.header("etag").unwrap().to_owned();
+        assert_eq!(stage.get(path, &[("if-none-match", &tag)]).await.status, 304, "{path}");
+    }
+    // The reference shows them without anything from elsewhere.
+    let page = stage.get("/docs", &[]).await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    for path in ["/docs.js", "/docs.css"] {
+        assert_eq!(stage.get(path, &[]).await.status, 200, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -304,6 +304,27 @@ impl RedisDirectory {
         })
     }
 
+    pub(crate) fn sessions<'a>(
+        &'a self,
+        user: &'a UserId,
+    ) -> BoxFuture<'a, Result<Vec<SessionRecord>, Unavailable>> {
+        Box::pin(async move {
+            let known: HashMap<String, String> =
+                self.client.hgetall(self.keys.user(user)).await.map_err(unavailable("sessions"))?;
+            let view = self.view();
+            let mut sessions: Vec<_> = known
+                .iter()
+                .filter_map(|(session, place)| read_session(session, place))
+                .filter(|(_, record)| {
+                    let node = view.nodes.get(&record.node);
+                    node.is_some_and(|node| node.incarnation == record.incarnation)
+                })
+                .collect();
+            sessions.sort_by(|a, b| (a.0, a.1.session.as_str()).cmp(&(b.0, b.1.session.as_str())));
+            Ok(sessions.into_iter().map(|(_, record)| record).collect())
+        })
+    }
+
     pub(crate) fn remove_session<'a>(
         &'a self,
         user: &'a UserId,
@@ -392,13 +413,16 @@ fn read_sessions(answer: Value) -> Option<(u64, Vec<(u64, SessionRecord)>)> {
     let mut parts = answer.into_array().into_iter();
     let now = parts.next()?.as_u64()?;
     let fields = parts.next()?.into_array();
-    let sessions = fields.chunks_exact(2).filter_map(|pair| {
-        let session = SessionId::new(&pair[0].as_str()?).ok()?;
-        let place = pair[1].as_str()?;
-        let mut place = place.splitn(3, ' ');
-        let since = place.next()?.parse().ok()?;
-        let incarnation = Incarnation(place.next()?.parse().ok()?);
-        Some((since, SessionRecord { session, node: NodeName::new(place.next()?).ok()?, incarnation }))
-    });
+    let sessions =
+        fields.chunks_exact(2).filter_map(|pair| read_session(&pair[0].as_str()?, &pair[1].as_str()?));
     Some((now, sessions.collect()))
+}
+
+/// A session with the time at which it came, in microseconds.
+fn read_session(session: &str, place: &str) -> Option<(u64, SessionRecord)> {
+    let session = SessionId::new(session).ok()?;
+    let mut place = place.splitn(3, ' ');
+    let since = place.next()?.parse().ok()?;
+    let incarnation = Incarnation(place.next()?.parse().ok()?);
+    Some((since, SessionRecord { session, node: NodeName::new(place.next()?).ok()?, incarnation }))
 }

@@ -182,6 +182,8 @@ impl Node {
         self.metrics.sessions.inc();
         let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
         self.count_session(&user, &session).await;
+        // The list may have changed since its ticket was looked at.
+        crate::banning::end_if_banned(&self, &handle);
         if self.is_draining() {
             handle.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Now, None);
         }

@@ -14,6 +14,7 @@ mod observing;
 mod player;
 mod positions;
 mod retuning;
+mod powers;
 mod rest;
 mod slow;
 mod stalled;

@@ -13,12 +13,14 @@ use serde_json::{Map, Value, json};
 
 use crate::samples;
 
+type Reads = Box<dyn Fn(&Value) -> bool>;
+
 /// The frames of one kind of message.
 #[derive(Default)]
 struct Message {
     frames: Vec<Value>,
     /// Whether a frame can be read.
-    reads: Option<Box<dyn Fn(&Value) -> bool>>,
+    reads: Option<Reads>,
 }
 
 type Messages = BTreeMap<String, Message>;
@@ -213,10 +215,10 @@ fn schemas(events: &Messages) -> Value {
     let member = object("state", &members, &|frame, field| {
         reads(frame, field, &|value| serde_json::from_value::<Member>(value).is_ok())
     });
-    let limits = object("welcome", &[welcome.clone()], &|frame, field| {
+    let limits = object("welcome", std::slice::from_ref(welcome), &|frame, field| {
         reads(frame, field, &|value| serde_json::from_value::<Limits>(value).is_ok())
     });
-    let mut state = object("state", &[snapshot.clone()], &|_, _| true);
+    let mut state = object("state", std::slice::from_ref(snapshot), &|_, _| true);
     state["properties"]["members"] = json!({"type": "array", "items": shared("Member")});
     state["properties"]["host"] = json!({"type": ["string", "null"]});
     state["properties"]["game"] = json!({"type": ["integer", "null"]});

@@ -257,7 +257,7 @@ pub(super) fn game_events(rows: &[Row]) -> Result<Vec<GameEvent>, StoreError> {
     Ok(read_all(rows)?.iter().filter_map(GameEvent::of).collect())
 }
 
-fn read_all(rows: &[Row]) -> Result<Vec<LobbyEvent>, StoreError> {
+pub(super) fn read_all(rows: &[Row]) -> Result<Vec<LobbyEvent>, StoreError> {
     let read = |row: &Row| {
         let packed = row.maybe_bytes(2)?;
         let event = row::read(&row.text(0)?, &row.text(1)?, packed.as_deref());

@@ -36,6 +36,8 @@ macro_rules! all_steps {
             11 "0011_purged_lobbies",
             12 "0012_message_reports",
             13 "0013_user_blocks",
+            14 "0014_service_bans",
+            15 "0015_audit_entries",
         )
     };
 }
