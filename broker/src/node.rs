@@ -242,9 +242,12 @@ async fn exchange(stream: TcpStream, mut request: Request<Full<Bytes>>) -> Resul
 /// Like [`exchange`], with the answer's body up to a bound. The request says that the connection ends behind it.
 async fn exchange_whole(
     stream: TcpStream,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     bytes_max: usize,
 ) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    if let Some(context) = trace::header() {
+        request.headers_mut().insert(TRACEPARENT, context);
+    }
     let broken = |_| NodeRefusal::Broken("the connection fails");
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)

@@ -100,11 +100,8 @@ mod tests {
             let status = status_of(*code);
             assert!(status.is_client_error() || status.is_server_error(), "{code}");
             let response = Problem::from(Refusal::new(*code, "so").retry_after(1_001)).response();
-            assert_eq!(
-                (response.status(), &response.headers()[header::RETRY_AFTER]),
-                (status, "2"),
-                "{code}"
-            );
+            assert_eq!(response.status(), status, "{code}");
+            assert_eq!(response.headers()[header::RETRY_AFTER], "2", "{code}");
         }
         let response = Problem::from(Refusal::new(ErrorCode::NotFound, "no")).response();
         assert!(!response.headers().contains_key(header::RETRY_AFTER));

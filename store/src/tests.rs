@@ -5,6 +5,7 @@ mod faults;
 pub(crate) mod mariadb;
 mod measure;
 mod reports;
+mod service;
 mod statistics;
 
 use std::path::PathBuf;
@@ -84,7 +85,16 @@ behaviours!(
     lobbies_of_the_same_players_counted_at_once_lose_nothing,
     an_award_is_kept_once_and_announced_once,
     a_shards_cursor_is_what_was_saved_last,
+    a_ban_is_kept_replaced_and_lifted,
+    the_audit_is_read_from_its_end,
+    events_are_found_by_what_they_are_about,
+    a_forgotten_player_is_in_nothing_and_no_seq_is_missing,
 );
+
+use service::{
+    a_ban_is_kept_replaced_and_lifted, a_forgotten_player_is_in_nothing_and_no_seq_is_missing,
+    events_are_found_by_what_they_are_about, the_audit_is_read_from_its_end,
+};
 
 use statistics::{
     a_shards_cursor_is_what_was_saved_last, an_award_is_kept_once_and_announced_once,
