@@ -3,11 +3,11 @@
 //! lobbies are read back. Nothing here decides who owns a lobby.
 
 pub mod amqp;
-mod catalogue;
-mod integrity;
 mod audit;
 mod bans;
+mod catalogue;
 mod forgetting;
+mod integrity;
 mod memory;
 mod message;
 mod outlet;
@@ -19,9 +19,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use catalogue::{CATALOGUE, EventKind};
 pub use audit::{AuditEntry, Topic};
 pub use bans::{BanList, BansMark, ServiceBan};
+pub use catalogue::{CATALOGUE, EventKind};
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
 pub use report::{FiledReport, MessageReport};
