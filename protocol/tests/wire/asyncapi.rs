@@ -123,7 +123,7 @@ fn named(message: &str, field: &str) -> Option<Value> {
             json!({"description": "Any value, as its sender wrote it; of a chat a string."})
         }
         (_, "metadata" | "attributes" | "filter") => json!({"type": "object"}),
-        (_, "messages" | "events") => json!({
+        (_, "messages" | "events" | "retained") => json!({
             "type": "array", "items": {"type": "object", "description": "Sequenced events, as they come live."},
         }),
         _ => return None,
