@@ -1,5 +1,6 @@
 /** The open lobby: its head and notices, and the log, the members, the composer and the arena in it. */
 import { Arena } from '/arena.js';
+import { readBlocks } from '/blocks.js';
 import { Composer } from '/composer.js';
 import { ask } from '/dialog.js';
 import { byId, say } from '/element.js';
@@ -109,6 +110,7 @@ export class LobbyView {
     this.#drawHead();
     this.#enable(true);
     this.composer.open(lobby, this.#log);
+    void readBlocks(this.client);
     this.on.entered();
   }
 
@@ -138,6 +140,7 @@ export class LobbyView {
         return;
       case 'caught_up':
       case 'lag':
+      case 'read':
       case 'gap':
       case 'resumed':
         return;

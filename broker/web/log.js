@@ -2,10 +2,11 @@
  * The chat of the open lobby: sequenced events in the order of seq, the player's own messages below them until the
  * service has them. Older ones are read when the player scrolls up.
  */
+import { isBlocked } from '/blocks.js';
 import { byId, element, say } from '/element.js';
 import { openMenu } from '/menu.js';
 import { drawReactions, markEdited, messageRow, setBody } from '/message.js';
-import { actionsOn, mayModerate } from '/moderation.js';
+import { actionsOn, askToReport, mayModerate } from '/moderation.js';
 import { narrate } from '/narration.js';
 import { sentence, stranger } from '/words.js';
 
@@ -14,6 +15,8 @@ const ROWS_MAX = 1_000;
 const PAGE = 50;
 /** Reactions that are counted; beyond it new ones are not shown until the lobby is opened again. */
 const REACTIONS_MAX = 20_000;
+/** How often at most the service is told what was read. */
+const READ_MS = 1_000;
 /** How near to the end counts as reading along. */
 const NEAR_PX = 60;
 
@@ -34,6 +37,10 @@ export class Log {
   #reading = false;
   #below = 0;
   #along = true;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #readTimer;
+  #onBlocks = () => this.#hideBlocked();
+  #onSeen = () => this.#readUp();
   /** @type {ResizeObserver} */
   #resized;
 
@@ -54,19 +61,27 @@ export class Log {
     byId('to-newest').onclick = () => this.toEnd();
     this.scroll.onscroll = () => {
       this.#along = this.#near();
-      if (this.#along) this.#tellBelow(0);
+      if (this.#along) {
+        this.#tellBelow(0);
+        this.#readUp();
+      }
       if (this.scroll.scrollTop < 40) void this.#readOlder();
     };
     // Whoever reads along goes on doing so when the room for messages changes.
     this.#resized = new ResizeObserver(() => this.#along && this.toEnd());
     this.#resized.observe(this.scroll);
     this.log.onkeydown = (event) => this.#rove(event);
+    document.addEventListener('blocks', this.#onBlocks);
+    document.addEventListener('visibilitychange', this.#onSeen);
     this.restart();
   }
 
   /** Another log takes its place. */
   close() {
     this.#resized.disconnect();
+    clearTimeout(this.#readTimer);
+    document.removeEventListener('blocks', this.#onBlocks);
+    document.removeEventListener('visibilitychange', this.#onSeen);
   }
 
   /** Draws from the lobby's snapshot. */
@@ -80,12 +95,34 @@ export class Log {
       this.log.replaceChildren();
       for (const event of lobby.messages) this.#place(event);
     });
+    this.#markNew(lobby.readSeq);
     this.#oldest = lobby.messages[0]?.seq ?? lobby.seq + 1;
     for (const [nonce, { seq }] of this.#unsent) if (seq <= lobby.seq) this.#arrived(nonce);
     this.#offerOlder(this.#oldest > 1);
     this.toEnd();
     this.#fill();
     void this.#readReactions();
+  }
+
+  /** Draws a line before the first message that the player has not read on any device. */
+  #markNew(read) {
+    const first = [...this.#rows].find(([seq, row]) => seq > read && row.dataset.from && row.dataset.from !== this.me());
+    if (read > 0 && this.lobby.unread > 0 && first) first[1].before(element('p', { class: 'new-line', role: 'separator' }, 'New'));
+  }
+
+  /** Tells the service that what can be seen was read: at most once a second, and only where it is news. */
+  #readUp() {
+    if (this.#readTimer || document.hidden || !this.#near() || this.lobby.unread === 0) return;
+    this.#readTimer = setTimeout(() => {
+      this.#readTimer = undefined;
+      if (document.hidden || this.lobby.status !== 'live' || this.lobby.unread === 0) return;
+      this.lobby.read().catch(() => {}); // the next message tries again
+    }, READ_MS);
+  }
+
+  /** Hides what is left of the words of those whom the player blocks. */
+  #hideBlocked() {
+    for (const row of this.log.querySelectorAll('.row[data-from]')) row.hidden = isBlocked(row.dataset.from);
   }
 
   /** A live event. @returns {boolean} whether it is a chat message */
@@ -100,8 +137,8 @@ export class Log {
     this.#trim();
     const own = event.from === this.me();
     if (near || own) this.toEnd();
-    else if (event.ev === 'message') this.#tellBelow(this.#below + 1);
-    return event.ev === 'message' && !own;
+    else if (event.ev === 'message' && !row.hidden) this.#tellBelow(this.#below + 1);
+    return event.ev === 'message' && !own && !row.hidden;
   }
 
   /** Shows an own message as under way until its event comes; a refused one can be sent again. */
@@ -174,6 +211,7 @@ export class Log {
   toEnd() {
     this.scroll.scrollTop = this.scroll.scrollHeight;
     this.#tellBelow(0);
+    this.#readUp();
   }
 
   /** How many messages came below what can be seen. */
@@ -242,6 +280,7 @@ export class Log {
       if (this.#rows.has(seq)) return;
       this.#rows.set(seq, row);
     }
+    row.hidden = isBlocked(row.dataset.from);
     this.log.insertBefore(row, before);
     if (before === null) this.#stopAt(row.querySelector('.more'));
     if (seq !== undefined) this.#drawReactions(seq);
@@ -330,7 +369,11 @@ export class Log {
       if (from === me) items.push({ label: 'Change', act: () => this.edit(seq, row.querySelector('.body').textContent) });
       if (from === me || mayModerate(this.lobby, me)) items.push({ label: 'Delete', kind: 'danger', act: () => this.#command('delete', { seq }) });
     }
-    if (from !== null && from !== me) items.push(...actionsOn(this.lobby, me, from, (text) => this.note(text)));
+    if (from !== null && from !== me) {
+      const tell = (text) => this.note(text);
+      if (row && !row.classList.contains('deleted')) items.push({ label: 'Report…', kind: 'danger', act: () => askToReport(this.lobby, seq, this.nameOf(from), tell) });
+      items.push(...actionsOn(this.lobby, me, from, tell));
+    }
     openMenu(button, 'Message', items);
   }
 

@@ -1,4 +1,5 @@
 /** Who may do what to whom in a lobby, as far as the page offers it. The service decides. */
+import { blockItem } from '/blocks.js';
 import { ask } from '/dialog.js';
 import { rolesOf, storedGuest } from '/guest.js';
 import { sentence, stranger } from '/words.js';
@@ -45,19 +46,33 @@ export function actionsOn(lobby, me, user, tell) {
     if (mine === RANKS.player) items.push(role('Only watch', 'spectator', 'You watch now.'));
     return items;
   }
+  const block = blockItem(lobby, user, name, tell);
   if (member && mine >= RANKS.host) {
     if (user !== lobby.host) items.push({ label: 'Make host', act: () => act('transfer', {}, `${name} is the host now.`) });
     if (theirs < RANKS.moderator) items.push(role('Make moderator', 'moderator', `${name} is a moderator now.`));
     if (theirs === RANKS.moderator) items.push(role('No longer moderator', 'player', `${name} is a player again.`));
   }
-  if (mine < RANKS.moderator || mine <= theirs) return items;
+  if (mine < RANKS.moderator || mine <= theirs) return [...items, block];
   if (theirs === RANKS.player) items.push(role('Let only watch', 'spectator', `${name} watches now.`));
   if (theirs === RANKS.spectator) items.push(role('Let play', 'player', `${name} plays now.`));
   items.push({ label: 'Mute…', act: () => askTo(lobby, 'mute', user, name, tell) });
   items.push({ label: 'Unmute', act: () => act('unmute', {}, `${name} may speak again.`) });
   if (member) items.push({ label: 'Kick…', kind: 'danger', act: () => askTo(lobby, 'kick', user, name, tell) });
   items.push({ label: 'Ban…', kind: 'danger', act: () => askTo(lobby, 'ban', user, name, tell) });
+  items.push(block);
   return items;
+}
+
+/** Brings a message to the notice of those who moderate the service. */
+export function askToReport(lobby, seq, name, tell) {
+  const text = 'Those who look after this service read it, with what was said around it. Nobody here is told.';
+  const fields = [{ name: 'reason', label: 'What is wrong with it', max: 500 }];
+  ask({ title: `Report the message of ${name}?`, text, action: 'Report', danger: true, fields }, async ({ reason }) => {
+    await lobby.reportMessage(seq, reason || undefined).catch((error) => {
+      throw new Error(sentence(error));
+    });
+    tell('The message was reported.');
+  });
 }
 
 const VERBS = {

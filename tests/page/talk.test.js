@@ -82,6 +82,53 @@ test('messages_are_changed_deleted_and_reacted_to', async (t) => {
   for (const player of [ann, bob, cleo]) player.isContent();
 });
 
+test('what_is_new_is_marked_and_whom_a_player_blocks_is_read_no_more', async (t) => {
+  const { named } = openWindows(browser, t, service.url);
+  const [ann, bob, cleo] = [await named('Ann'), await named('Bob'), await named('Cleo')];
+  const id = await ann.creates('Corner');
+  await bob.joins(id);
+  await cleo.joins(id);
+  await ann.says('one');
+  await bob.hasMessages(['one']);
+  await bob.says('two');
+  await ann.hasMessages(['one', 'two']);
+  // Bob goes elsewhere, and what is said meanwhile is new when he comes back.
+  await bob.page.goto(service.url);
+  await bob.page.locator('#list-view').waitFor();
+  await ann.says('three');
+  await cleo.says('four');
+  await ann.hasMessages(['one', 'two', 'three', 'four']);
+  await bob.joins(id);
+  await bob.hasMessages(['one', 'two', 'three', 'four']);
+  assert.equal(await bob.page.locator('.new-line + .row .body').textContent(), 'three');
+  await bob.isWellMade();
+  // A message is reported, and its author is read no more, wherever he writes.
+  await doWith(ann, 'four', 'Report…');
+  await ann.page.getByLabel('What is wrong with it').fill('rude');
+  await ann.isWellMade();
+  await ann.page.getByRole('button', { name: 'Report', exact: true }).click();
+  await ann.sees('#log .note', 'The message was reported.');
+  await doWith(ann, 'four', 'Block');
+  await ann.sees('#log .note', 'You do not read any more what Cleo writes.');
+  await ann.page.locator('#log .row').filter({ hasText: 'four' }).waitFor({ state: 'hidden' });
+  await cleo.says('five');
+  await bob.says('six');
+  await ann.sees('#log .body', 'six');
+  const visible = async (player) => (await player.page.locator('#log .row:visible .body').allTextContents());
+  assert.deepEqual(await visible(ann), ['one', 'two', 'three', 'six']);
+  assert.ok(!(await ann.page.content()).includes('five'), 'it does not come as far as the page');
+  await bob.hasMessages(['one', 'two', 'three', 'four', 'five', 'six']);
+  await ann.page.reload();
+  await ann.isIn();
+  await ann.sees('#log .body', 'six');
+  await ann.page.waitForFunction(() => [...document.querySelectorAll('#log .row[data-from]')].filter((row) => row.checkVisibility()).length === 4);
+  assert.deepEqual(await visible(ann), ['one', 'two', 'three', 'six']);
+  await ann.does('Cleo', 'Unblock');
+  await cleo.says('seven');
+  await ann.sees('#log .body', 'seven');
+  for (const player of [ann, bob, cleo]) player.isContent();
+});
+
 test('a_locked_lobby_opens_by_password_or_invite', async (t) => {
   const { named } = openWindows(browser, t, service.url);
   const ann = await named('Ann');
