@@ -62,8 +62,9 @@ doc:
 load SCENARIO *ARGS:
     cargo run --release -p loadtest -- run "$@"
 
-# Measure the service beside the floor and other peers (docs/performance.md).
+# Measure the service beside the floor and other peers (docs/performance.md): just bench [ratios durable curves storm neighbours memory]
 [positional-arguments]
 bench *ARGS:
     cargo build --release --workspace
+    npm --prefix benches/peers ci --no-audit --no-fund
     node benches/run.mjs "$@"
