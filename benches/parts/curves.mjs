@@ -34,5 +34,5 @@ export async function curves(options) {
   const ofLobbies = lobbies.map((count) => [count, { clients: 2 * count, members: 2, senders: 2, underWay: 1 }]);
   const first = await curve(options, ofMembers, 'members.svg', 'members of one lobby');
   const second = await curve(options, ofLobbies, 'lobbies.svg', 'lobbies of two, both send');
-  return `${first}\n\n![](plots/members.svg)\n\n${second}\n\n![](plots/lobbies.svg)`;
+  return `${first}\n\n![CPU time a delivery as one lobby grows](plots/members.svg)\n\n${second}\n\n![CPU time a delivery as there are more lobbies](plots/lobbies.svg)`;
 }
