@@ -26,6 +26,9 @@ pub(crate) use state::{Entry, State};
 use mlms_protocol::{Role, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
+/// What a join hears that was carried out, and whose membership is over before it is answered.
+pub(crate) const MEMBERSHIP_ENDED: &str = "the membership that the join began has ended";
+
 /// Who gives a command: a session of a user, with what its token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Caller {

@@ -267,6 +267,17 @@ pub(crate) struct Worker {
     reported: Reported,
 }
 
+/// A join that could have created its lobby and did not costs its user nothing.
+fn give_back_create(node: &Node, envelope: &Envelope, outcome: &Result<Answer, Refusal>) {
+    if let (Origin::Session(session, _), LobbyCommand::Join(join)) = (&envelope.origin, &envelope.command)
+        && join.create.is_some()
+        && join.create_later_ms.is_none()
+        && !has_created(outcome)
+    {
+        node.creates.give_back(&session.caller.user);
+    }
+}
+
 /// Whether a join may have created its lobby: then its member is the only one. Who enters an empty lobby again is
 /// counted too.
 fn has_created(outcome: &Result<Answer, Refusal>) -> bool {
@@ -408,13 +419,7 @@ impl Worker {
         }
         match &envelope.origin {
             Origin::Session(session, reply_to) => {
-                if let LobbyCommand::Join(join) = &envelope.command
-                    && join.create.is_some()
-                    && join.create_later_ms.is_none()
-                    && !has_created(&outcome)
-                {
-                    self.node.creates.give_back(&session.caller.user);
-                }
+                give_back_create(&self.node, envelope, &outcome);
                 let frame =
                     session.reply_frame(reply_to, envelope.command.op(), Some(&envelope.lobby), outcome);
                 if let Some(frame) = frame {

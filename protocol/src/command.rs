@@ -175,6 +175,10 @@ pub struct Join {
     /// Not asked for by a `join`: a `resume`, or a node that brings its sessions back. Never on a client's wire.
     #[serde(default)]
     pub resumed: bool,
+    /// It was carried out already, and is asked for its snapshot once more: it begins no membership. From the session's
+    /// node, never on a client's wire.
+    #[serde(default)]
+    pub again: bool,
     /// The lobby's lock that `password` was found to open. Set by the owner alone.
     #[serde(default)]
     pub opened: Option<String>,
@@ -567,6 +571,7 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
         invite: fields.get("invite")?,
         role,
         resumed: false,
+        again: false,
         opened: None,
         create_later_ms: None,
     }))

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::dedupe::Recorded;
 use super::filter::WordFilter;
 use super::standing::Rank;
-use super::{Caller, State};
+use super::{Caller, MEMBERSHIP_ENDED, State};
 
 /// What a deployment allows in its lobbies.
 #[derive(Debug, Clone)]
@@ -233,6 +233,9 @@ impl State {
     ) -> Result<Decision, Refusal> {
         if self.member(&caller.user).is_some() {
             return Ok(Decision::Attach(Vec::new()));
+        }
+        if join.again {
+            return refuse(ErrorCode::NotMember, MEMBERSHIP_ENDED);
         }
         let mut changes = Vec::new();
         let mut used = None;

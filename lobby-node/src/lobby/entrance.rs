@@ -90,6 +90,7 @@ impl State {
     pub(crate) fn lock_for(&self, caller: &Caller, join: &Join, now: Millis) -> Option<&str> {
         let lock = self.entrance.lock.as_deref()?;
         let needs = self.open
+            && !join.again
             && join.password.is_some()
             && join.opened.as_deref() != Some(lock)
             && self.rank(caller) == Rank::Outsider

@@ -9,7 +9,7 @@ use mlms_protocol::command::Position;
 use mlms_protocol::{Change, Class, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Seq};
 use tokio::time::Instant;
 
-use super::Envelope;
+use super::{Envelope, Origin};
 use crate::audience::Audience;
 use crate::metrics::Metrics;
 use crate::session::{Gather, SessionHandle};
@@ -36,8 +36,8 @@ pub(super) struct Attachment {
     pub(super) resuming: HashMap<u64, Arc<Gather>>,
     /// Sessions that have to join anew as soon as their resume is answered. The flag: they want `saved` events.
     pub(super) doomed: HashMap<u64, (Arc<SessionHandle>, bool)>,
-    /// Joins of sessions that still pull, by session; one each.
-    pub(super) held: HashMap<u64, Envelope>,
+    /// Joins of sessions that still pull, by session. They were carried out, and wait for their turn to be answered.
+    pub(super) held: HashMap<u64, Vec<Envelope>>,
 }
 
 pub(super) enum Feed {
@@ -98,7 +98,10 @@ impl Attachment {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.audience.is_empty() && self.unanswered.is_empty() && self.doomed.is_empty()
+        self.audience.is_empty()
+            && self.unanswered.is_empty()
+            && self.doomed.is_empty()
+            && self.held.is_empty()
     }
 
     /// Whether a session's resume of this lobby is not answered yet: nothing of the lobby may reach it before.
@@ -145,6 +148,14 @@ impl Attachment {
                 *sent = Sent::Former { until };
             }
         }
+    }
+
+    /// Whether the session has sent a `leave` after this command.
+    pub(super) fn leaves_after(&self, token: u64, session: u64) -> bool {
+        self.unanswered.range(token + 1..).any(|(_, (envelope, _))| {
+            matches!(envelope.command, LobbyCommand::Leave)
+                && matches!(&envelope.origin, Origin::Session(leaver, _) if leaver.number == session)
+        })
     }
 
     /// The next command that may go to the present owner. Nothing overtakes what a former owner may still have

@@ -9,7 +9,7 @@ use super::shard::OwnedShard;
 use super::speech::Emit;
 use super::{Envelope, Origin};
 use crate::limiter::Grant;
-use crate::lobby::{CommandKey, Decision, Outcome, Recorded};
+use crate::lobby::{CommandKey, Decision, MEMBERSHIP_ENDED, Outcome, Recorded};
 use crate::node::Node;
 use crate::wire::Attaching;
 
@@ -43,7 +43,7 @@ impl Lobby {
             let reply = match envelope.command {
                 // A join that is sent again by its node, as its answer was lost, begins no second membership.
                 LobbyCommand::Join(_) if self.state.member(&sender).is_none() => {
-                    Err(Refusal::new(ErrorCode::NotMember, "the membership that the join began has ended"))
+                    Err(Refusal::new(ErrorCode::NotMember, MEMBERSHIP_ENDED))
                 }
                 LobbyCommand::Join(_) => return self.take_new(owned, node, envelope, now, out),
                 // Whoever asked did not do this before, and must not believe that it is done now.

@@ -17,10 +17,25 @@ use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
 use super::shard::ShardSlot;
-use super::{Envelope, Origin, Worker};
+use super::{Envelope, Origin, Worker, give_back_create};
 use crate::audience::Pulled;
+use crate::lobby::MEMBERSHIP_ENDED;
+use crate::node::Node;
 use crate::session::{COMMAND_TIME, ReplyTo, SessionHandle};
 use crate::wire::{AttachOutcome, FromOwner, LinkMessage, ToOwner};
+
+/// Joins of one session that may wait for their turn.
+const HELD_MAX: usize = 16;
+
+/// A join that was carried out, as it is sent for the snapshot of a later moment.
+fn once_more(node: &Node, mut envelope: Envelope, outcome: &Result<Answer, Refusal>) -> Envelope {
+    give_back_create(node, &envelope, outcome);
+    if let LobbyCommand::Join(join) = &mut envelope.command {
+        join.create = None;
+        join.again = true;
+    }
+    envelope
+}
 
 impl Worker {
     pub(super) fn on_from_owner(&mut self, from: &NodeName, lobby: &LobbyId, message: FromOwner) {
@@ -41,6 +56,12 @@ impl Worker {
                     let live = joined.seq.0 + joined.missed;
                     if !attachment.audience.is_empty() && attachment.position.seq.0 != live {
                         // Events before the join did not arrive: first those, then the join again.
+                        if let Origin::Session(session, _) = &envelope.origin
+                            && attachment.leaves_after(token, session.number)
+                        {
+                            return self.refuse(&envelope, ErrorCode::NotMember, MEMBERSHIP_ENDED, None);
+                        }
+                        let envelope = once_more(&self.node, envelope, &outcome);
                         attachment.unanswered.insert(token, (envelope, Sent::No));
                         self.turn_again(lobby);
                         return self.send_unsent(lobby);
@@ -243,6 +264,7 @@ impl Worker {
             }
             Ok(Answer::Done) if matches!(envelope.command, LobbyCommand::Leave) => {
                 let session = Arc::clone(session);
+                self.refuse_held(&envelope.lobby, &session);
                 self.reply(&envelope, outcome);
                 if let Some(attachment) = self.attachments.get_mut(&envelope.lobby) {
                     attachment.audience.unseat(&session);
@@ -282,11 +304,12 @@ impl Worker {
         let is_resuming = attachment.is_resuming(session.number);
         if behind.is_none() && (is_resuming || attachment.audience.pulling_at(session).is_some()) {
             // A new seat would take what the session was promised: its join waits until that was given.
-            if let Some(former) = attachment.held.insert(session.number, envelope) {
-                let text = "another join of this session waits for the missed events";
-                self.refuse(&former, ErrorCode::Conflict, text, Some(500));
+            let held = attachment.held.entry(session.number).or_default();
+            if held.len() < HELD_MAX {
+                return held.push(once_more(&self.node, envelope, &outcome));
             }
-            return;
+            let text = "other joins of this session wait for the missed events";
+            return self.refuse(&envelope, ErrorCode::Overloaded, text, Some(500));
         }
         if attachment.audience.is_empty() {
             attachment.position = Position { epoch: joined.epoch.max(attachment.position.epoch), seq: live };
@@ -298,7 +321,7 @@ impl Worker {
             // What came before the join did not reach the audience: first that, then the join again.
             tracing::warn!(%lobby, head = %attachment.audience.head(), %live, "an audience is behind its lobby");
             self.attach_lobby(lobby);
-            return self.on_command(envelope);
+            return self.on_command(once_more(&self.node, envelope, &outcome));
         }
         let seated = attachment.audience.seat(session, saved, behind);
         attachment.doomed.remove(&session.number);
@@ -386,9 +409,18 @@ impl Worker {
     /// A join that came while its session was still getting what it missed: now it is its turn.
     fn take_held(&mut self, lobby: &LobbyId, session: u64) {
         let held = self.attachments.get_mut(lobby).and_then(|attachment| attachment.held.remove(&session));
-        if let Some(mut envelope) = held {
+        for mut envelope in held.into_iter().flatten() {
             envelope.deadline = Instant::now() + COMMAND_TIME;
             self.on_command(envelope);
+        }
+    }
+
+    /// Joins that wait for their turn when their session leaves: it is over for them.
+    fn refuse_held(&mut self, lobby: &LobbyId, session: &SessionHandle) {
+        let held =
+            self.attachments.get_mut(lobby).and_then(|attachment| attachment.held.remove(&session.number));
+        for envelope in held.into_iter().flatten() {
+            self.refuse(&envelope, ErrorCode::NotMember, MEMBERSHIP_ENDED, None);
         }
     }
 
@@ -396,8 +428,8 @@ impl Worker {
     pub(super) fn take_all_held(&mut self) {
         let mut due = Vec::new();
         for (lobby, attachment) in &self.attachments {
-            for (number, envelope) in &attachment.held {
-                if let Origin::Session(session, _) = &envelope.origin
+            for (number, held) in &attachment.held {
+                if let Some(Origin::Session(session, _)) = held.first().map(|envelope| &envelope.origin)
                     && attachment.audience.pulling_at(session).is_none()
                     && attachment.resuming.get(number).is_none_or(|gather| gather.is_answered())
                 {

@@ -1,9 +1,12 @@
 //! Moderation over sockets: what it means on every node that has sessions of the user.
 
+use std::time::Duration;
+
 use mlms_protocol::command::{Join, Moderate, Moderation, ResumePoint};
+use mlms_protocol::lobby::Settings;
 use mlms_protocol::{
     Answer, Change, Class, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, MemberRole,
-    Refusal, Seq,
+    Refusal, Seq, ServerFrame,
 };
 
 use crate::fleet::{Entrance, Fleet, Plan, user};
@@ -152,4 +155,45 @@ async fn a_game_is_seen_alike_on_every_node() {
     assert!(
         matches!(finished.change, Change::GameFinished { game: 1, players, .. } if players == [user("ann")])
     );
+}
+
+/// A join that waits for its turn behind a resume is not carried out a second time.
+#[tokio::test(start_paused = true)]
+async fn a_join_beside_a_resume_undoes_neither_a_leave_nor_a_kick() {
+    let fleet = fleet(no_rates()).await;
+    for (number, is_kicked) in [(0, false), (1, false), (0, true), (1, true)] {
+        let (lobby, mut ann) = owned_by(&fleet, 0).await;
+        let mut bob = fleet.connect(number, "bob").await;
+        let joined = bob.join(&lobby).await;
+        drop(bob);
+        for round in 0..40 {
+            ann.chat(&lobby, &format!("missed {round}")).await;
+        }
+        let mut bob = fleet.connect(number, "bob").await;
+        let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+        let other = ResumePoint { lobby: crate::fleet::lobby("never-made"), ..point.clone() };
+        let mut asked = vec![bob.send(Command::Resume(vec![point, other]), None).await.unwrap()];
+        let join = LobbyCommand::Join(Join { create: Some(Settings::default()), ..Join::default() });
+        asked.push(bob.send(Command::Lobby(lobby.clone(), join), None).await.unwrap());
+        if is_kicked {
+            // What bob says behind the join: the owner has decided both.
+            asked.push(bob.send(chat(&lobby, "mark"), None).await.unwrap());
+            ann.event_that(|event| text(event).as_deref() == Some("mark")).await;
+            moderate(&mut ann, &lobby, Moderation::Kick, "bob").await.unwrap();
+        } else {
+            asked.push(bob.send(Command::Lobby(lobby.clone(), LobbyCommand::Leave), None).await.unwrap());
+        }
+        while !asked.is_empty() {
+            if let ServerFrame::Reply { id, .. } = bob.next().await.unwrap() {
+                asked.retain(|open| *open != id);
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let is_end = |event: &Event| matches!(event, Event::Lobby(event) if matches!(event.change, Change::Left { .. } | Change::Kicked { .. }));
+        ann.event_that(is_end).await;
+        ann.chat(&lobby, "without bob").await;
+        let next = ann.event_that(|event| matches!(event, Event::Lobby(_))).await;
+        assert_eq!(text(&next).as_deref(), Some("without bob"), "nobody joined again: {next:?}");
+        ann.close().await;
+    }
 }

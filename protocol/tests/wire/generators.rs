@@ -136,6 +136,7 @@ fn join() -> impl Strategy<Value = Join> {
             invite,
             role,
             resumed: false,
+            again: false,
             ..Join::default()
         })
 }

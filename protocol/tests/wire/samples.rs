@@ -90,6 +90,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
                 invite: Some("i-1".to_owned()),
                 role: Some(MemberRole::Spectator),
                 resumed: false,
+                again: false,
                 opened: None,
                 create_later_ms: None,
             }),
