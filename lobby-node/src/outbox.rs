@@ -19,6 +19,11 @@ use crate::metrics::Metrics;
 /// Bytes that are joined into one write when a backlog drains.
 const JOIN_BYTES: usize = 16 * 1024;
 
+/// A frame that is larger holds a reply with a snapshot or a page, that its reader asked for: such ones count apart.
+const LARGE_MIN: usize = 256 * 1024;
+/// Bytes of large frames that may wait.
+const LARGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// So many emptied entries are not worth taking out.
 const EMPTIED_MIN: usize = 32;
 
@@ -112,6 +117,8 @@ struct Backlog {
     queue: VecDeque<Waiting>,
     /// Bytes of the queue still to be written.
     bytes: usize,
+    /// Bytes of the large frames of the queue, written or not.
+    large_bytes: usize,
     /// Bytes of the front that are written already.
     front_written: usize,
     /// How many entries have left the front: an entry's number minus this is its place.
@@ -187,9 +194,7 @@ impl Outbox {
             match self.wire.try_write(joined) {
                 Ok(written) if written == joined.len() => return,
                 Ok(written) if written > 0 => {
-                    // The frame that was cut must be finished; the few behind it are not worth sorting out.
-                    backlog.append(joined.clone(), Shed::Never);
-                    backlog.advance(written);
+                    self.queue_behind(&mut backlog, written, frames());
                     self.wake.notify_one();
                     return;
                 }
@@ -207,6 +212,26 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Queues what is left of frames of which so many bytes are out. The one that was cut must be finished.
+    fn queue_behind(
+        &self,
+        backlog: &mut Backlog,
+        written: usize,
+        frames: impl Iterator<Item = (Bytes, Shed)>,
+    ) {
+        let mut end = 0;
+        for (bytes, shed) in frames {
+            let begin = end;
+            end += bytes.len();
+            if begin >= written {
+                self.queue(backlog, bytes, shed);
+            } else if end > written {
+                backlog.append(bytes, Shed::Never);
+                backlog.advance(written - begin);
+            }
+        }
+    }
+
     fn queue(&self, backlog: &mut Backlog, bytes: Bytes, shed: Shed) {
         if backlog.state != Flow::Open {
             return;
@@ -221,7 +246,8 @@ impl Outbox {
             }
         }
         backlog.append(bytes, shed);
-        if backlog.bytes > self.bytes_max {
+        let counted = backlog.bytes.saturating_sub(backlog.large_bytes);
+        if counted > self.bytes_max || backlog.large_bytes > LARGE_BYTES_MAX {
             self.give_up(backlog);
         }
     }
@@ -401,12 +427,18 @@ impl Outbox {
     }
 }
 
+/// The bytes of a frame, if it is a large one.
+fn large(bytes: &Bytes) -> usize {
+    if bytes.len() > LARGE_MIN { bytes.len() } else { 0 }
+}
+
 impl Backlog {
     fn append(&mut self, bytes: Bytes, shed: Shed) {
         if let Shed::Ephemeral { key: Some(key), .. } = &shed {
             self.latest.insert(Arc::clone(key), self.left + self.queue.len() as u64);
         }
         self.bytes += bytes.len();
+        self.large_bytes += large(&bytes);
         self.queue.push_back(Waiting { bytes, shed });
     }
 
@@ -422,6 +454,7 @@ impl Backlog {
         let Some(waiting) = self.queue.get_mut(place) else { return 0 };
         let length = waiting.bytes.len();
         self.bytes -= length;
+        self.large_bytes -= large(&waiting.bytes);
         *waiting = Waiting { bytes: Bytes::new(), shed: Shed::Never };
         self.emptied += 1;
         if self.emptied > EMPTIED_MIN && self.emptied > self.queue.len() / 2 {
@@ -481,6 +514,7 @@ impl Backlog {
             if rest == 0 && front.bytes.is_empty() {
                 self.emptied = self.emptied.saturating_sub(1);
             }
+            self.large_bytes -= large(&front.bytes);
             self.queue.pop_front();
             self.left += 1;
         }
@@ -496,6 +530,7 @@ impl Backlog {
         self.latest.clear();
         self.emptied = 0;
         self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written);
+        self.large_bytes = self.queue.front().map_or(0, |front| large(&front.bytes));
     }
 
     fn break_off(&mut self) {
@@ -597,6 +632,36 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.starts_with("abcdef0123456789012345678now"), "{text}");
         assert!(text.contains(r#""ev":"lag""#) && text.ends_with(r#""dropped":1}"#), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_reply_counts_apart_and_only_one_such_bound_may_wait() {
+        let (outbox, _far) = outbox(4, 100);
+        let reply = Bytes::from(vec![b'r'; LARGE_BYTES_MAX / 2]);
+        outbox.push(&reply);
+        push(&outbox, "an event behind it", Shed::Never);
+        outbox.push(&reply);
+        assert!(!outbox.is_closing(), "what was asked for may wait");
+        outbox.push(&reply);
+        assert!(outbox.is_closing(), "without an end it may not");
+        assert!(outbox.waiting_bytes() < LARGE_BYTES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_joined_frames_only_the_cut_one_must_be_finished() {
+        let (outbox, mut far) = outbox(8, 100);
+        let frames = [("abcdef", Shed::Never), ("ghi", Shed::Never), ("dropped", ephemeral("place"))];
+        let joined = Bytes::from(frames.iter().map(|(text, _)| *text).collect::<String>());
+        let frames = || frames.clone().into_iter().map(|(text, shed)| (Bytes::from(text), shed));
+        outbox.push_joined(&joined, frames);
+        push(&outbox, "newest.", ephemeral("place"));
+        let mut bytes = vec![0; 16];
+        tokio::select! {
+            read = far.read_exact(&mut bytes) => assert_eq!(read.unwrap(), 16),
+            drained = outbox.drain() => panic!("{drained:?}"),
+        }
+        assert_eq!(String::from_utf8(bytes).unwrap(), "abcdefghinewest.");
+        assert_eq!(outbox.waiting_bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
 use mlms_protocol::reply::{Joined, encode_reply};
 use mlms_protocol::{
-    Answer, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyId, Millis, Reconnect,
-    Refusal, Request, Shard, TraceParent, UserId,
+    Answer, Change, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyEvent,
+    LobbyId, Millis, Reconnect, Refusal, Request, Shard, TraceParent, UserId,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ const PONG_TIME: Duration = Duration::from_secs(10);
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How long a peer that does not read may take to receive what stands before its close frame.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(10);
+/// Bytes of messages in all the snapshots of one resume's reply.
+const RESUME_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a command may wait for a worker or an owner (protocol: then `owner_unavailable`).
 pub(crate) const COMMAND_TIME: Duration = Duration::from_secs(2);
 
@@ -190,7 +192,8 @@ impl Gather {
         if !outcomes.iter().all(Option::is_some) {
             return;
         }
-        let outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
+        let mut outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
+        shorten(outcomes.iter_mut().flatten());
         let outbox = &self.session.outbox;
         let joined: Vec<_> = outcomes.iter().flatten().map(|joined| joined.lobby.clone()).collect();
         if let Some(id) = self.id {
@@ -205,6 +208,23 @@ impl Gather {
     }
 }
 
+/// Takes the oldest messages out of snapshots that are too large together. They are in the history.
+fn shorten<'a>(snapshots: impl Iterator<Item = &'a mut Joined>) {
+    let mut room = RESUME_MESSAGE_BYTES_MAX;
+    for messages in snapshots.filter_map(|joined| joined.state.as_mut()).map(|state| &mut state.messages) {
+        let fits = |event: &&LobbyEvent| match &event.change {
+            Change::Message { body, .. } if body.byte_len() > room => false,
+            Change::Message { body, .. } => {
+                room -= body.byte_len();
+                true
+            }
+            _ => true,
+        };
+        let kept = messages.iter().rev().take_while(fits).count();
+        messages.drain(..messages.len() - kept);
+    }
+}
+
 /// Everything a session starts with.
 pub(crate) struct Start {
     pub(crate) token_expires_at: Millis,
@@ -216,6 +236,8 @@ pub(crate) struct Start {
 
 struct Session {
     handle: Arc<SessionHandle>,
+    /// Who gives its commands, with the roles of its newest token.
+    caller: Arc<Caller>,
     node: Arc<Node>,
     commands: Bucket,
     chats: Bucket,
@@ -259,6 +281,7 @@ pub(crate) async fn run(
         counted: 0,
         trace: start.trace,
         knows_blocks: false,
+        caller: Arc::clone(&handle.caller),
         handle: Arc::clone(&handle),
         node: Arc::clone(&node),
     };
@@ -446,7 +469,7 @@ impl Session {
             Command::Lobby(lobby, mut command) => {
                 let sealed = crate::secret::seal(
                     &self.node,
-                    &self.handle.caller,
+                    &self.caller,
                     &lobby,
                     request.nonce.as_ref(),
                     &mut command,
@@ -525,6 +548,9 @@ impl Session {
         let claims = claims.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
         if claims.sub != self.handle.caller.user {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token is of another user"));
+        }
+        if claims.roles != self.caller.roles {
+            self.caller = Arc::new(Caller { roles: claims.roles, ..Caller::clone(&self.caller) });
         }
         self.token_expires_at = Millis(claims.exp.saturating_mul(1_000));
         self.expiry = expiry(self.token_expires_at, self.node.clock.now());
@@ -607,11 +633,10 @@ impl Session {
             }
         };
         let trace = self.trace.as_deref();
-        let trace =
-            self.node.trace_command("session.command", trace, &self.handle.caller, &lobby, command.op());
+        let trace = self.node.trace_command("session.command", trace, &self.caller, &lobby, command.op());
         let envelope = Envelope {
             trace,
-            caller: Arc::clone(&self.handle.caller),
+            caller: Arc::clone(&self.caller),
             origin: Origin::Session(Arc::clone(&self.handle), reply_to),
             lobby: lobby.clone(),
             command,
