@@ -558,15 +558,21 @@ impl Session {
     }
 
     async fn resume(&mut self, id: Option<u32>, points: Vec<Result<ResumePoint, (LobbyId, String)>>) {
-        let mut unique: Vec<(LobbyId, Result<Position, String>)> = Vec::with_capacity(points.len());
+        let mut unique: Vec<(LobbyId, Result<Join, String>)> = Vec::with_capacity(points.len());
         for point in points {
-            let (lobby, position) = match point {
-                Ok(ResumePoint { lobby, epoch, seq }) => (lobby, Ok(Position { epoch, seq })),
+            let (lobby, join) = match point {
+                Ok(ResumePoint { lobby, epoch, seq, saved, password, invite, role }) => {
+                    let since = Some(Position { epoch, seq });
+                    (
+                        lobby,
+                        Ok(Join { since, saved, password, invite, role, resumed: true, ..Join::default() }),
+                    )
+                }
                 Err((lobby, why)) => (lobby, Err(why)),
             };
             match unique.iter_mut().find(|(known, _)| *known == lobby) {
-                Some((_, known)) => *known = position,
-                None => unique.push((lobby, position)),
+                Some((_, known)) => *known = join,
+                None => unique.push((lobby, join)),
             }
         }
         if unique.is_empty() {
@@ -580,27 +586,29 @@ impl Session {
             answered: AtomicBool::new(false),
         });
         let mut entered = self.handle.lobby_count();
-        for (place, (lobby, position)) in unique.into_iter().enumerate() {
-            let refusal = match self.joins.take() {
+        for (place, (lobby, join)) in unique.into_iter().enumerate() {
+            let join = match self.joins.take() {
                 Grant::Flood => return self.close(CloseCode::Flood, "far too many lobbies resumed"),
-                Grant::Later(ms) => Some(rate_limited("joins", ms)),
-                Grant::Yes if position.is_err() => {
-                    let why = position.as_ref().err().cloned().unwrap_or_default();
-                    Some(Refusal::new(ErrorCode::BadRequest, why))
-                }
-                Grant::Yes if self.handle.is_in(&lobby) => None,
-                Grant::Yes => {
+                Grant::Later(ms) => Err(rate_limited("joins", ms)),
+                Grant::Yes => join.map_err(|why| Refusal::new(ErrorCode::BadRequest, why)),
+            };
+            let join = join.and_then(|join| {
+                if !self.handle.is_in(&lobby) {
                     entered += 1;
-                    (entered > self.node.rules.load().limits.lobbies_per_session_max)
-                        .then(|| self.too_many_lobbies())
+                    if entered > self.node.rules.load().limits.lobbies_per_session_max {
+                        return Err(self.too_many_lobbies());
+                    }
+                }
+                Ok(LobbyCommand::Join(join))
+            });
+            let join = match join {
+                Ok(join) => join,
+                Err(refusal) => {
+                    self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+                    gather.complete(place, Err(refusal));
+                    continue;
                 }
             };
-            if let Some(refusal) = refusal {
-                self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
-                gather.complete(place, Err(refusal));
-                continue;
-            }
-            let join = LobbyCommand::Join(Join { since: position.ok(), resumed: true, ..Join::default() });
             self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
         }
     }

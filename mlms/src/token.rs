@@ -56,7 +56,7 @@ pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = own_secret {
         // Not on the standard output: there the token stands alone.
         super::tool::tell(&format!(
-            "made a new secret in {}: a service takes this token when it is started in the same folder",
+            "made a new secret in {}: a service takes this token when it is started in the same folder, and not with --ephemeral",
             path.display()
         ));
     }

@@ -156,6 +156,21 @@ pub struct ResumePoint {
     pub lobby: LobbyId,
     pub epoch: Epoch,
     pub seq: Seq,
+    /// From here on as a join has it, for when the grace is over. Wants `saved` events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub saved: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<MemberRole>,
+}
+
+impl ResumePoint {
+    pub fn new(lobby: LobbyId, epoch: Epoch, seq: Seq) -> Self {
+        ResumePoint { lobby, epoch, seq, saved: false, password: None, invite: None, role: None }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -499,10 +514,25 @@ fn read_resume(fields: &Fields<'_>) -> Result<Command, Refusal> {
     }
     let read = |item: &Fields<'_>| -> Result<Result<ResumePoint, (LobbyId, String)>, FieldError> {
         let lobby: LobbyId = item.need("lobby")?;
-        let point = item.need("epoch").and_then(|epoch| Ok((epoch, item.need("seq")?)));
-        Ok(match point {
-            Ok((epoch, seq)) => Ok(ResumePoint { lobby, epoch, seq }),
-            Err(why) => Err((lobby, why.to_string().chars().take(MESSAGE_CHARS_MAX).collect())),
+        let point = || {
+            Ok(ResumePoint {
+                lobby: lobby.clone(),
+                epoch: item.need("epoch")?,
+                seq: item.need("seq")?,
+                saved: item.get("saved")?.unwrap_or(false),
+                password: item.get("password")?,
+                invite: item.get("invite")?,
+                role: item.get("role")?,
+            })
+        };
+        Ok(match point() {
+            Ok(point) if matches!(point.role, Some(MemberRole::Host | MemberRole::Moderator)) => {
+                Err((lobby, ROLE_OF_JOIN.to_owned()))
+            }
+            Ok(point) => Ok(point),
+            Err::<_, FieldError>(why) => {
+                Err((lobby, why.to_string().chars().take(MESSAGE_CHARS_MAX).collect()))
+            }
         })
     };
     let points: Vec<_> = fields.list("lobbies")?.iter().map(read).collect::<Result<_, _>>()?;
@@ -553,6 +583,8 @@ fn read_settings(
     Ok(Some((settings, lock)))
 }
 
+const ROLE_OF_JOIN: &str = "`role` must be player or spectator";
+
 fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
     let (create, lock) = match read_settings("create", fields.value("create")?)? {
         Some((settings, lock)) => (Some(settings), lock),
@@ -560,7 +592,7 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
     };
     let role = fields.get("role")?;
     if matches!(role, Some(MemberRole::Host | MemberRole::Moderator)) {
-        return Err(bad("`role` must be player or spectator"));
+        return Err(bad(ROLE_OF_JOIN));
     }
     Ok(LobbyCommand::Join(Join {
         create,

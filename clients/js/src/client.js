@@ -9,8 +9,6 @@ import { TokenSource } from './token.js';
 
 /** Operations that change nothing when they happen twice; the others carry a nonce. */
 const HARMLESS = new Set(['join', 'resume', 'history', 'roster', 'find', 'auth', 'ping', 'read', 'report_message', 'block', 'unblock', 'blocked']);
-/** What joining again cannot mend, or must not: `not_member` is who was kicked meanwhile. */
-const FINAL = new Set(['banned', 'kicked', 'lobby_closed', 'not_member']);
 
 /**
  * @typedef {object} ClientOptions
@@ -396,28 +394,40 @@ export class Client extends Emitter {
   /** Attaches every joined lobby again, where it was. */
   #resume() {
     const lobbies = [...this.lobbies.values()];
-    // `resume` cannot ask for `saved` events; `join` with a position does the same and can.
-    const plain = lobbies.filter((lobby) => lobby.position && !lobby.options.saved);
-    for (const lobby of lobbies) if (!plain.includes(lobby)) this.#rejoin(lobby);
-    if (plain.length === 0) return;
-    const fields = { lobbies: plain.map((lobby) => ({ lobby: lobby.id, ...lobby.position })) };
+    const known = lobbies.filter((lobby) => lobby.position);
+    for (const lobby of lobbies) if (!lobby.position) this.#rejoin(lobby);
+    if (known.length > 0) this.#resumeThese(known);
+  }
+
+  /**
+   * Resumes lobbies from their positions. A resume, unlike a join, undoes no kick and creates nothing anew.
+   * @param {Lobby[]} lobbies @param {number} [round]
+   */
+  #resumeThese(lobbies, round = 0) {
+    const fields = { lobbies: lobbies.map(entryOf) };
     const onOk = (/** @type {any} */ ok) => {
       for (const result of ok.lobbies ?? []) {
         const lobby = this.lobbies.get(result.lobby);
         if (!lobby) continue;
         if (!result.err) this.#attached(lobby, result);
-        else if (FINAL.has(result.err.code)) this.#end(lobby, MlmsError.fromWire(result.err, { lobby: lobby.id }));
-        else this.#rejoin(lobby, result.err.retry_ms);
+        else if (result.err.retry_ms > 0) this.#rejoin(lobby, result.err.retry_ms, round);
+        else if (result.err.code === 'not_found') this.#join(lobby, round); // a server that lost it, or never had it
+        else this.#end(lobby, MlmsError.fromWire(result.err, { lobby: lobby.id }));
       }
     };
     this.#outbox.push('resume', fields, { repeatable: true, urgent: true, onOk }).catch((error) => {
       if (error.code === 'connection_lost' || error.code === 'closed') return;
-      for (const lobby of plain) if (this.lobbies.has(lobby.id)) this.#rejoin(lobby, error.retryMs);
+      for (const lobby of lobbies) {
+        if (this.lobbies.get(lobby.id) !== lobby) continue;
+        if (error.retryMs > 0) this.#rejoin(lobby, error.retryMs, round);
+        else if (error.code === 'unknown_op') this.#join(lobby, round);
+        else this.#end(lobby, error);
+      }
     });
   }
 
   /**
-   * Joins a known lobby again from its position, as often as the server says that it may help.
+   * Enters a known lobby again, from its position where it has one, as often as the server says that it may help.
    * @param {Lobby} lobby @param {number} [afterMs] @param {number} [round]
    */
   #rejoin(lobby, afterMs = 0, round = 0) {
@@ -430,6 +440,12 @@ export class Client extends Emitter {
     }
     if (this.lobbies.get(lobby.id) !== lobby) return;
     lobby.become('interrupted');
+    if (lobby.position) this.#resumeThese([lobby], round);
+    else this.#join(lobby, round);
+  }
+
+  /** @param {Lobby} lobby @param {number} round */
+  #join(lobby, round) {
     const onOk = (/** @type {any} */ ok) => this.lobbies.get(lobby.id) === lobby && this.#attached(lobby, ok);
     const fields = { lobby: lobby.id, ...lobby.options, since: lobby.position };
     this.#outbox.push('join', fields, { repeatable: true, urgent: true, onOk }).catch((error) => {
@@ -526,6 +542,11 @@ export class Client extends Emitter {
   };
 
   #offline = () => this.#socket?.probe();
+}
+
+/** A resume's entry: the position, and what a join would need. @param {Lobby} lobby */
+function entryOf({ id, position, options: { saved, password, invite, role } }) {
+  return dense({ lobby: id, ...position, saved, password, invite, role });
 }
 
 /** @param {any} fields */

@@ -167,9 +167,9 @@ test('a_gap_is_told_and_healed_from_the_last_known_position', async (t) => {
   session.message(1, 'a');
   session.message(3, 'c');
   session.message(4, 'd');
-  const join = await session.command('join');
-  assert.deepEqual(join.since, { epoch: 1, seq: 1 });
-  session.ok(join, { lobby: 'den', epoch: 1, seq: 1, status: 'resumed', missed: 3 });
+  const resume = await session.command('resume');
+  assert.deepEqual(resume.lobbies, [{ lobby: 'den', epoch: 1, seq: 1 }]);
+  session.ok(resume, { lobbies: [{ lobby: 'den', epoch: 1, seq: 1, status: 'resumed', missed: 3 }] });
   for (const [seq, body] of [[2, 'b'], [3, 'c'], [4, 'd']]) session.message(seq, body);
   session.send({ ev: 'caught_up', lobby: 'den', seq: 4 });
   await lobby.next('caught_up');
@@ -181,24 +181,24 @@ test('a_gap_that_stays_is_passed_over', async (t) => {
   const { session, lobby } = await server.inLobby(1);
   const seen = record(lobby);
   session.message(3, 'c');
-  const join = await session.command('join');
-  session.ok(join, { lobby: 'den', epoch: 1, seq: 1, status: 'resumed', missed: 1 });
+  const resume = await session.command('resume');
+  session.ok(resume, { lobbies: [{ lobby: 'den', epoch: 1, seq: 1, status: 'resumed', missed: 1 }] });
   session.message(3, 'c');
   await reached(lobby, 3);
   assert.deepEqual(seen, ['gap', '<interrupted>', '<catching_up>', 'resumed', 'gap', '3:c']);
 });
 
-test('a_lobby_that_wants_saved_joins_again_with_its_position', async (t) => {
+test('a_lobby_is_resumed_with_what_its_join_said_and_nothing_that_creates_it', async (t) => {
   const server = await scripted(t);
-  const { session, lobby } = await server.inLobby(7, { join: { saved: true } });
+  const options = { saved: true, password: 'pw', role: 'spectator', create: true };
+  const { session, lobby } = await server.inLobby(7, { join: options });
   session.ws.terminate();
   const next = await server.session();
   next.welcome();
-  const join = await next.command('join');
-  assert.equal(join.saved, true);
-  assert.deepEqual(join.since, { epoch: 1, seq: 7 });
+  const resume = await next.command('resume');
+  assert.deepEqual(resume.lobbies, [{ lobby: 'den', epoch: 1, seq: 7, saved: true, password: 'pw', role: 'spectator' }]);
   const resumed = lobby.next('resumed');
-  next.ok(join, { lobby: 'den', epoch: 1, seq: 7, status: 'resumed', missed: 0 });
+  next.ok(resume, { lobbies: [{ lobby: 'den', epoch: 1, seq: 7, status: 'resumed', missed: 0 }] });
   await resumed;
   assert.equal(lobby.status, 'live');
   const saved = lobby.next('saved');
@@ -206,14 +206,14 @@ test('a_lobby_that_wants_saved_joins_again_with_its_position', async (t) => {
   assert.equal((await saved).seq, 5);
 });
 
-test('a_refused_resume_falls_back_to_join_with_what_the_first_join_said', async (t) => {
+test('a_lobby_that_the_server_does_not_know_is_joined_with_what_the_first_join_said', async (t) => {
   const server = await scripted(t);
   const { session, lobby } = await server.inLobby(3, { join: { password: 'pw', create: { capacity: 4 } } });
   session.ws.terminate();
   const next = await server.session();
   next.welcome();
   const resume = await next.command('resume');
-  next.ok(resume, { lobbies: [{ lobby: 'den', err: { code: 'wrong_password', message: '' } }] });
+  next.ok(resume, { lobbies: [{ lobby: 'den', err: { code: 'not_found', message: '' } }] });
   const join = await next.command('join');
   assert.equal(join.password, 'pw');
   assert.deepEqual(join.create, { capacity: 4 });
@@ -232,7 +232,7 @@ test('an_unknown_resume_falls_back_to_join', async (t) => {
   assert.deepEqual((await next.command('join')).since, { epoch: 1, seq: 3 });
 });
 
-test('a_join_refused_for_now_is_tried_again', async (t) => {
+test('a_resume_refused_for_now_is_tried_again', async (t) => {
   const server = await scripted(t);
   const { session, lobby } = await server.inLobby(3);
   session.ws.terminate();
@@ -240,9 +240,10 @@ test('a_join_refused_for_now_is_tried_again', async (t) => {
   next.welcome();
   const resume = await next.command('resume');
   next.ok(resume, { lobbies: [{ lobby: 'den', err: { code: 'owner_unavailable', message: '', retry_ms: 5 } }] });
-  next.err(await next.command('join'), 'owner_unavailable', { retry_ms: 5 });
+  next.err(await next.command('resume'), 'owner_unavailable', { retry_ms: 5 });
   const resumed = lobby.next('resumed');
-  next.ok(await next.command('join'), { lobby: 'den', epoch: 1, seq: 3, status: 'resumed', missed: 0 });
+  const answer = { lobby: 'den', epoch: 1, seq: 3, status: 'resumed', missed: 0 };
+  next.ok(await next.command('resume'), { lobbies: [answer] });
   await resumed;
 });
 

@@ -65,8 +65,8 @@ struct Membership {
     /// False after being kicked, banned or the like: the lobby is not resumed.
     member: bool,
     stage: Stage,
-    /// What a `resume` cannot say (password, wish for `saved` events): the lobby is joined again instead.
-    rejoin: Option<Join>,
+    /// What the lobby was joined with (password, wish for `saved` events): a resume may need it again.
+    entry: Join,
     /// Gaps since the last event that fitted.
     gaps: u32,
 }
@@ -216,14 +216,13 @@ impl Ledger {
             let Some(membership) = self.lobbies.get_mut(&lobby) else { continue };
             membership.stage = Stage::Resuming;
             let position = membership.position;
-            if let Some(join) = membership.rejoin.clone() {
-                let join = LobbyCommand::Join(Join { since: Some(position), ..join });
-                let request = Request { id: None, nonce: None, command: Command::Lobby(lobby.clone(), join) };
-                let order = self.enter(request, Purpose::Resume(vec![lobby]));
-                self.send(order);
-            } else {
-                points.push(ResumePoint { lobby, epoch: position.epoch, seq: position.seq });
-            }
+            // A resume, and not a join: it undoes no kick, and creates nothing that was closed meanwhile.
+            let mut point = ResumePoint::new(lobby, position.epoch, position.seq);
+            point.saved = membership.entry.saved;
+            point.password.clone_from(&membership.entry.password);
+            point.invite.clone_from(&membership.entry.invite);
+            point.role = membership.entry.role;
+            points.push(point);
         }
         for chunk in points.chunks(RESUME_CHUNK) {
             let lobbies = chunk.iter().map(|point| point.lobby.clone()).collect();
@@ -341,14 +340,10 @@ impl Ledger {
             (JoinStatus::Resumed, Some(since)) => since.epoch,
             _ => joined.epoch,
         };
-        let plain = !join.saved && join.password.is_none() && join.invite.is_none() && join.role.is_none();
-        // Coming back must not create what was closed meanwhile.
-        let rejoin = (!plain).then(|| Join { create: None, ..join.clone() });
+        let entry = Join { create: None, ..join.clone() };
         let position = Position { epoch, seq: joined.seq };
-        self.lobbies.insert(
-            lobby.clone(),
-            Membership { position, member: true, stage: Stage::Live, rejoin, gaps: 0 },
-        );
+        self.lobbies
+            .insert(lobby.clone(), Membership { position, member: true, stage: Stage::Live, entry, gaps: 0 });
         self.incoming.push_back(Incoming::Joined(joined.clone()));
     }
 
@@ -414,7 +409,13 @@ impl Ledger {
             Event::Lobby(sequenced) if !self.follows(sequenced, now) => return Signal::None,
             Event::Snapshot { lobby, epoch, seq, .. } => {
                 let position = Position { epoch: *epoch, seq: *seq };
-                let fresh = Membership { position, member: true, stage: Stage::Live, rejoin: None, gaps: 0 };
+                let fresh = Membership {
+                    position,
+                    member: true,
+                    stage: Stage::Live,
+                    entry: Join::default(),
+                    gaps: 0,
+                };
                 let membership = self.lobbies.entry(lobby.clone()).or_insert(fresh);
                 (membership.position, membership.member, membership.gaps) = (position, true, 0);
             }

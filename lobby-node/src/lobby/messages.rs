@@ -64,6 +64,9 @@ impl State {
         // Who is muted goes on playing.
         self.check_voice(member, rank, !send.kind.is_game(), now)?;
         if send.kind.is_chat() {
+            if is_blank(&send.body) {
+                return refuse(ErrorCode::BadRequest, "an empty message is a deleted one");
+            }
             self.check_words(&send.body, rules)?;
             let slow_mode_s = self.settings.slow_mode_s;
             if slow_mode_s > 0 && rank < Rank::Moderator {

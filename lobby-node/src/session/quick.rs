@@ -70,7 +70,10 @@ impl Session {
             if self.handle.is_in(&lobby) {
                 continue;
             }
+            let creates = create.is_some();
             match self.attempt(id, lobby, Join { create, ..Join::default() }).await {
+                // The name is a new one: it is creating that is forbidden, there and everywhere.
+                Err(refusal) if creates && refusal.code == ErrorCode::Forbidden => return Err(refusal),
                 Err(refusal) if leads_on(&refusal) => {}
                 outcome => return outcome,
             }

@@ -77,7 +77,7 @@ async fn a_resume_does_not_undo_a_kick() {
     bob.close().await;
     moderate(&mut ann, &lobby, Moderation::Kick, "bob").await.unwrap();
     let mut bob = fleet.connect(1, "bob").await;
-    let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+    let point = ResumePoint::new(lobby.clone(), joined.epoch, joined.seq);
     let answer = bob.ask(Command::Resume(vec![point.clone()]), None).await.unwrap();
     let Answer::Resumed(outcomes) = answer else { panic!("{answer:?}") };
     assert!(matches!(&outcomes[..], [Err((_, refusal))] if refusal.code == ErrorCode::NotMember));
@@ -170,7 +170,7 @@ async fn a_join_beside_a_resume_undoes_neither_a_leave_nor_a_kick() {
             ann.chat(&lobby, &format!("missed {round}")).await;
         }
         let mut bob = fleet.connect(number, "bob").await;
-        let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+        let point = ResumePoint::new(lobby.clone(), joined.epoch, joined.seq);
         let other = ResumePoint { lobby: crate::fleet::lobby("never-made"), ..point.clone() };
         let mut asked = vec![bob.send(Command::Resume(vec![point, other]), None).await.unwrap()];
         let join = LobbyCommand::Join(Join { create: Some(Settings::default()), ..Join::default() });

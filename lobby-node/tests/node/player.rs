@@ -206,17 +206,15 @@ impl Player {
         let points: Vec<_> = self
             .inside
             .iter()
-            .map(|(lobby, inside)| ResumePoint {
-                lobby: lobby.clone(),
-                epoch: inside.position.epoch,
-                seq: inside.position.seq,
+            .map(|(lobby, inside)| {
+                ResumePoint::new(lobby.clone(), inside.position.epoch, inside.position.seq)
             })
             .collect();
         if points.is_empty() {
             return;
         }
         let mut calls = Vec::new();
-        for ResumePoint { lobby, epoch, seq } in &points {
+        for ResumePoint { lobby, epoch, seq, .. } in &points {
             let call = self.call();
             let since = Some(NotedPosition { epoch: epoch.0, seq: seq.0 });
             let (op, lobby_name) = (text("resume"), text(lobby));

@@ -364,8 +364,7 @@ async fn a_resume_enters_no_more_lobbies_than_joins_would() {
     }
     let home = points[0].clone();
     ann.join(&home).await;
-    let since =
-        |lobby: &LobbyId| ResumePoint { lobby: lobby.clone(), epoch: Default::default(), seq: Seq(0) };
+    let since = |lobby: &LobbyId| ResumePoint::new(lobby.clone(), Epoch::default(), Seq(0));
     let outcome = ann.ask(Command::Resume(points.iter().map(since).collect()), None).await;
     let Ok(Answer::Resumed(outcomes)) = outcome else { panic!("{outcome:?}") };
     // One of five joins was left in the bucket: the others are told when to come again.
@@ -460,7 +459,8 @@ async fn a_resume_of_thousands_of_events_to_a_slow_socket_does_not_end_in_4002()
         }
         let entrance = Entrance { pipe_bytes: 2_048, ..Entrance::default() };
         let mut bob = fleet.connect_with(number, "bob", entrance).await;
-        let joined = bob.join_since(&lobby, Position { epoch: joined.epoch, seq: joined.seq }).await;
+        let joined =
+            bob.join_since(&lobby, Position { epoch: joined.epoch, seq: joined.seq }).await;
         assert_eq!((joined.status, joined.missed), (JoinStatus::Resumed, 3_000));
         let mut at = joined.seq;
         let mut talked = 0;
@@ -538,7 +538,7 @@ async fn a_resume_of_several_lobbies_is_answered_before_their_events() {
     for lobby in &lobbies {
         ann.join(lobby).await;
         let joined = bob.join(lobby).await;
-        points.push(ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq });
+        points.push(ResumePoint::new(lobby.clone(), joined.epoch, joined.seq));
     }
     drop(bob);
     for lobby in &lobbies {
@@ -580,7 +580,7 @@ async fn a_join_beside_a_resume_takes_none_of_the_missed_events_away() {
             ann.chat(&lobby, &format!("missed {round}")).await;
         }
         let mut bob = fleet.connect(number, "bob").await;
-        let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+        let point = ResumePoint::new(lobby.clone(), joined.epoch, joined.seq);
         // A second lobby, elsewhere or not, keeps the reply waiting for a moment.
         let other = ResumePoint { lobby: crate::fleet::lobby("never-made"), ..point.clone() };
         let resume = bob.send(Command::Resume(vec![point, other]), None).await.unwrap();

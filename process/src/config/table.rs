@@ -503,7 +503,7 @@ pub(super) const TABLE: &[Setting] = &[
     limit!(chats_per_s, 0, 1_000_000, "Chat messages a second and session; 0: unlimited."),
     limit!(chats_burst, 0, 1_000_000, "Chat messages that a session may send at once after a pause."),
     limit!(joins_per_s, 0, 1_000_000, "Joins and resumed lobbies a second and session; 0: unlimited."),
-    limit!(creates_per_minute, 0, 1_000_000, "Lobbies that one user may create in a minute; 0: unlimited."),
+    limit!(creates_per_minute, 0, 1_000_000, "Lobbies that one user may create in a minute, counted by each node that a session of the user is at; 0: unlimited."),
     limit!(outbox_bytes_max, 1_024, 1_073_741_824, "Bytes that may wait for one slow connection before it is closed."),
     limit!(sessions_per_user_max, 0, 100_000, "Sessions of one user; a further one closes the oldest. 0: no limit."),
     limit!(connections_per_address_max, 0, 10_000_000, "Connections from one client address at one broker. 0: no limit."),

@@ -224,8 +224,13 @@ pub(crate) fn lobby_command(encoding: Encoding) -> impl Strategy<Value = LobbyCo
 }
 
 pub(crate) fn request(encoding: Encoding) -> impl Strategy<Value = Request> {
-    let point =
-        (lobby_id(), epoch(), seq()).prop_map(|(lobby, epoch, seq)| ResumePoint { lobby, epoch, seq });
+    let point = (lobby_id(), epoch(), seq(), any::<bool>(), option::of(text())).prop_map(
+        |(lobby, epoch, seq, saved, password)| ResumePoint {
+            saved,
+            password,
+            ..ResumePoint::new(lobby, epoch, seq)
+        },
+    );
     let not_null = value().prop_filter("null is as good as left out", |value| !value.is_null());
     let find = (option::of(object()), option::of(text()), option::of(any::<u32>()), option::of(not_null))
         .prop_map(|(filter, cursor, limit, quick)| Find { filter, cursor, limit, quick });

@@ -152,11 +152,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             (name, Request { id: Some(7), nonce, command: Command::Lobby(lobby(), command) })
         })
         .collect();
-    let point = |lobby: &str, seq| ResumePoint {
-        lobby: LobbyId::new(lobby).unwrap(),
-        epoch: Epoch(3),
-        seq: Seq(seq),
-    };
+    let point = |lobby: &str, seq| ResumePoint::new(LobbyId::new(lobby).unwrap(), Epoch(3), Seq(seq));
     let session_commands = vec![
         ("resume", Command::Resume(vec![point("lounge", 41), point("arena", 0)])),
         ("auth", Command::Auth { token: "e30.e30.c2ln".to_owned() }),
