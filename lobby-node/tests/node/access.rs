@@ -157,7 +157,7 @@ impl Scene {
             "blocked" => return Command::Blocked,
             "resume" => {
                 let (epoch, seq) = self.position;
-                return Command::Resume(vec![ResumePoint { lobby: self.lobby.clone(), epoch, seq }]);
+                return Command::Resume(vec![ResumePoint::new(self.lobby.clone(), epoch, seq)]);
             }
             "kick" => return self.about(Moderation::Kick, &other),
             "ban" => return self.about(Moderation::Ban, &other),

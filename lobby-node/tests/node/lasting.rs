@@ -106,7 +106,7 @@ async fn a_read_mark_is_of_the_user_on_all_devices_and_nodes() {
     phone.close().await;
     laptop.close().await;
     let mut phone = fleet.connect(1, "bob").await;
-    let point = ResumePoint { lobby: lobby.clone(), epoch: joined.epoch, seq: joined.seq };
+    let point = ResumePoint::new(lobby.clone(), joined.epoch, joined.seq);
     let Answer::Resumed(outcomes) = phone.ask(Command::Resume(vec![point]), None).await.unwrap() else {
         panic!("no answer to a resume")
     };

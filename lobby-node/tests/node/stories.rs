@@ -459,8 +459,7 @@ async fn a_resume_of_thousands_of_events_to_a_slow_socket_does_not_end_in_4002()
         }
         let entrance = Entrance { pipe_bytes: 2_048, ..Entrance::default() };
         let mut bob = fleet.connect_with(number, "bob", entrance).await;
-        let joined =
-            bob.join_since(&lobby, Position { epoch: joined.epoch, seq: joined.seq }).await;
+        let joined = bob.join_since(&lobby, Position { epoch: joined.epoch, seq: joined.seq }).await;
         assert_eq!((joined.status, joined.missed), (JoinStatus::Resumed, 3_000));
         let mut at = joined.seq;
         let mut talked = 0;

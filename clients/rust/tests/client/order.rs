@@ -1,9 +1,8 @@
 //! Sequenced events: each once, in order, without gaps; and what ends a membership.
 
-use mlms_client::protocol::command::{Join, Position, ResumePoint};
+use mlms_client::protocol::command::{Join, ResumePoint};
 use mlms_client::protocol::{
-    Answer, Change, Command, Epoch, ErrorCode, Event, JoinStatus, LobbyCommand, LobbyEvent, Millis, Refusal,
-    Seq, UserId,
+    Answer, Change, Command, Epoch, ErrorCode, Event, JoinStatus, LobbyEvent, Millis, Refusal, Seq, UserId,
 };
 use mlms_client::{Error, Incoming};
 use tokio::time::Instant;
