@@ -13,6 +13,14 @@ use crate::metrics::Metrics;
 use crate::outbox::{LatestKey, Shed};
 use crate::session::SessionHandle;
 
+#[cfg(test)]
+mod tests;
+
+/// Members to whom a worker writes in one go. What is for more of them leaves in slices, and what other lobbies have to
+/// say goes between.
+const SLICE: usize = 512;
+/// Up to here one go is short enough for everybody: some milliseconds.
+const ONE_GO: usize = 1_024;
 /// Bytes of missed events that are written before the connection has to drain.
 const PAGE_BYTES: usize = 64 * 1024;
 
@@ -34,7 +42,16 @@ pub(crate) struct Audience {
     special: Vec<u32>,
     /// Seats whose users block somebody.
     blockers: Vec<u32>,
+    /// What is still on its way to a very large audience.
+    spread: Option<Box<Spread>>,
     metrics: Arc<Metrics>,
+}
+
+/// What is for everyone, and who has not got it yet. Seats neither come nor go before it is out.
+struct Spread {
+    staged: Vec<Staged>,
+    joined: [Bytes; 2],
+    seats: std::vec::IntoIter<u32>,
 }
 
 struct Seat {
@@ -172,6 +189,7 @@ impl Audience {
             leaving: Vec::new(),
             special: Vec::new(),
             blockers: Vec::new(),
+            spread: None,
             metrics,
         }
     }
@@ -197,6 +215,7 @@ impl Audience {
             // the new one.
             self.flush();
         }
+        self.finish_spread();
         self.unseat(session);
         if !session.enter(&self.lobby) {
             return false;
@@ -232,6 +251,7 @@ impl Audience {
     /// Takes a session out; it still gets what was staged before.
     pub(crate) fn unseat(&mut self, session: &SessionHandle) -> bool {
         let Some(index) = self.by_session.remove(&session.number) else { return false };
+        self.finish_spread();
         self.forget_name(&session.caller.user, index);
         session.leave(&self.lobby);
         let until = u32::try_from(self.staged.len()).expect("a flush comes long before 2^32 staged events");
@@ -380,11 +400,13 @@ impl Audience {
         !self.staged.is_empty()
     }
 
-    /// Writes what is staged: one write a member.
+    /// Writes what is staged: one write a member. To a very large audience it leaves in slices: until [`Audience::spread`]
+    /// says that all is out, there is more to write.
     pub(crate) fn flush(&mut self) {
         if self.staged.is_empty() {
             return;
         }
+        self.finish_spread();
         let mut staged = std::mem::take(&mut self.staged);
         for encoding in Encoding::ALL {
             if self.counts[slot(encoding)] == 0 {
@@ -394,27 +416,25 @@ impl Audience {
                 item.frame(encoding);
             }
         }
-        let shared = |item: &&Staged| !matches!(item.to, To::Only(_));
         let joined = Encoding::ALL.map(|encoding| match self.counts[slot(encoding)] {
             0 => Bytes::new(),
             _ => join(staged.iter().filter(shared).map(|item| item.ready(encoding))),
         });
         let lobby = &self.lobby;
-        let mut plain = 0_u64;
-        for seat in self.seats.iter().flatten().filter(|seat| !seat.special) {
-            let encoding = seat.session.outbox.encoding();
-            if joined[slot(encoding)].is_empty() {
-                continue;
-            }
-            plain += 1;
-            seat.session.outbox.push_joined(&joined[slot(encoding)], || {
-                staged.iter().filter(shared).map(|item| (item.ready(encoding).clone(), item.shed(lobby)))
-            });
-        }
+        let plain = self.seats.iter().zip(0_u32..).filter_map(|(seat, index)| Some((seat.as_ref()?, index)));
+        let plain = plain
+            .filter(|(seat, _)| !seat.special && !joined[slot(seat.session.outbox.encoding())].is_empty());
+        let mut later = Vec::new();
+        let plain = if self.by_session.len() > ONE_GO {
+            later.extend(plain.map(|(_, index)| index));
+            later.len() as u64
+        } else {
+            plain.map(|(seat, _)| deliver_plain(lobby, &staged, &joined, seat)).count() as u64
+        };
         for class in [Class::Durable, Class::Ordered, Class::Ephemeral] {
             let items = staged.iter().filter(shared).filter(|item| item.class == class).count() as u64;
             if items > 0 && plain > 0 {
-                self.metrics.deliveries.with_label_values(&[class.as_str()]).inc_by(items * plain);
+                self.metrics.deliveries.of(class).inc_by(items * plain);
             }
         }
         for index in std::mem::take(&mut self.special) {
@@ -432,12 +452,48 @@ impl Audience {
                 self.special.push(index);
             }
         }
+        if later.is_empty() {
+            self.time_delivery(&staged);
+            staged.clear();
+            self.staged = staged;
+        } else {
+            self.spread = Some(Box::new(Spread { staged, joined, seats: later.into_iter() }));
+            self.spread();
+        }
+        self.clear_leaving();
+    }
+
+    /// Writes to the next slice of a very large audience. `true`: all is out.
+    pub(crate) fn spread(&mut self) -> bool {
+        let Some(mut spread) = self.spread.take() else { return true };
+        for index in spread.seats.by_ref().take(SLICE) {
+            if let Some(seat) = &self.seats[index as usize] {
+                deliver_plain(&self.lobby, &spread.staged, &spread.joined, seat);
+            }
+        }
+        let is_out = spread.seats.len() == 0;
+        if is_out {
+            self.time_delivery(&spread.staged);
+        } else {
+            self.spread = Some(spread);
+        }
+        is_out
+    }
+
+    fn time_delivery(&self, staged: &[Staged]) {
         if let Some(at) = staged.iter().find_map(Staged::at) {
             self.metrics.delivery_seconds.observe(since(at));
         }
-        staged.clear();
-        self.staged = staged;
-        self.clear_leaving();
+    }
+
+    /// Whether something is still on its way to a very large audience.
+    pub(crate) fn is_spreading(&self) -> bool {
+        self.spread.is_some()
+    }
+
+    /// Writes what is on its way to all who have not got it.
+    fn finish_spread(&mut self) {
+        while !self.spread() {}
     }
 
     fn clear_leaving(&mut self) {
@@ -467,6 +523,7 @@ impl Audience {
         events: impl FnOnce(Seq) -> Option<Vec<Arc<LobbyEvent>>>,
     ) -> Pulled {
         self.flush();
+        self.finish_spread();
         let Some(&index) = self.by_session.get(&session.number) else { return Pulled::NotSeated };
         let Some(seat) = self.seats[index as usize].as_mut() else { return Pulled::NotSeated };
         let Some(pull) = seat.pull.as_mut() else { return Pulled::Live };
@@ -569,6 +626,19 @@ fn join<'a>(frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
     }
 }
 
+/// What everybody gets, or everybody but a few.
+fn shared(item: &&Staged) -> bool {
+    !matches!(item.to, To::Only(_))
+}
+
+/// Writes what is for everyone to one of them.
+fn deliver_plain(lobby: &LobbyId, staged: &[Staged], joined: &[Bytes; 2], seat: &Seat) {
+    let encoding = seat.session.outbox.encoding();
+    seat.session.outbox.push_joined(&joined[slot(encoding)], || {
+        staged.iter().filter(shared).map(|item| (item.ready(encoding).clone(), item.shed(lobby)))
+    });
+}
+
 /// Writes the run of a seat that differs from everybody's: it was seated or taken out meanwhile, is named or left out
 /// by a message, or is still pulling.
 fn deliver_special(lobby: &LobbyId, staged: &[Staged], index: u32, seat: &mut Seat, metrics: &Metrics) {
@@ -580,7 +650,7 @@ fn deliver_special(lobby: &LobbyId, staged: &[Staged], index: u32, seat: &mut Se
             let counted = |item: &&Staged| item.class == class && !matches!(item.payload, Payload::Ready);
             let items = mine.clone().filter(counted).count() as u64;
             if items > 0 {
-                metrics.deliveries.with_label_values(&[class.as_str()]).inc_by(items);
+                metrics.deliveries.of(class).inc_by(items);
             }
         }
         let joined = join(mine.clone().map(|item| item.ready(encoding)));

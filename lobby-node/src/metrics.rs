@@ -1,6 +1,7 @@
 //! What a lobby node counts. Labels are closed sets, never ids of users or lobbies.
 
 use mlms_process::metrics::register;
+use mlms_protocol::Class;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
@@ -12,10 +13,12 @@ pub(crate) struct Metrics {
     pub(crate) lobbies: IntGauge,
     pub(crate) shards: IntGauge,
     pub(crate) refused_connects: IntCounterVec,
-    pub(crate) commands: IntCounterVec,
+    commands: IntCounterVec,
+    /// The one of them that most commands are.
+    sends: IntCounter,
     pub(crate) refusals: IntCounterVec,
-    pub(crate) messages: IntCounterVec,
-    pub(crate) deliveries: IntCounterVec,
+    pub(crate) messages: ByClass,
+    pub(crate) deliveries: ByClass,
     pub(crate) delivery_seconds: Histogram,
     pub(crate) shed: IntCounter,
     pub(crate) slow_consumers: IntCounter,
@@ -60,6 +63,7 @@ impl Metrics {
         };
         let buckets =
             |start, factor, count| exponential_buckets(start, factor, count).expect("constants are valid");
+        let commands = labelled("mlms_commands_total", "Commands from sessions.", "op");
         Metrics {
             sessions: gauge("mlms_sessions", "Open sessions."),
             lobbies: gauge("mlms_lobbies", "Lobbies in memory that this node owns."),
@@ -69,10 +73,19 @@ impl Metrics {
                 "Sessions refused at connect.",
                 "reason",
             ),
-            commands: labelled("mlms_commands_total", "Commands from sessions.", "op"),
+            sends: commands.with_label_values(&["send"]),
+            commands,
             refusals: labelled("mlms_refusals_total", "Commands refused, by error code.", "code"),
-            messages: labelled("mlms_messages_total", "Messages that lobbies took, by class.", "class"),
-            deliveries: labelled("mlms_deliveries_total", "Events written to members, by class.", "class"),
+            messages: ByClass::new(&labelled(
+                "mlms_messages_total",
+                "Messages that lobbies took, by class.",
+                "class",
+            )),
+            deliveries: ByClass::new(&labelled(
+                "mlms_deliveries_total",
+                "Events written to members, by class.",
+                "class",
+            )),
             delivery_seconds: histogram(
                 "mlms_delivery_seconds",
                 "Time from an owner's decision to the write to a node's members, of the oldest event in each write.",
@@ -169,6 +182,36 @@ impl Metrics {
                 "kind",
             ),
             unreadable: labelled("mlms_unreadable_total", "Records this release cannot read.", "what"),
+        }
+    }
+
+    pub(crate) fn count_command(&self, op: &'static str) {
+        if op == "send" {
+            return self.sends.inc();
+        }
+        self.commands.with_label_values(&[op]).inc();
+    }
+}
+
+/// A counter for each class, found without a look-up: they are counted for every message.
+#[derive(Debug)]
+pub(crate) struct ByClass {
+    durable: IntCounter,
+    ordered: IntCounter,
+    ephemeral: IntCounter,
+}
+
+impl ByClass {
+    fn new(counters: &IntCounterVec) -> Self {
+        let of = |class: Class| counters.with_label_values(&[class.as_str()]);
+        ByClass { durable: of(Class::Durable), ordered: of(Class::Ordered), ephemeral: of(Class::Ephemeral) }
+    }
+
+    pub(crate) fn of(&self, class: Class) -> &IntCounter {
+        match class {
+            Class::Durable => &self.durable,
+            Class::Ordered => &self.ordered,
+            Class::Ephemeral => &self.ephemeral,
         }
     }
 }

@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 use mlms_protocol::{CloseCode, Encoding, Event, LobbyId, Reconnect, UserId};
 use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
 
@@ -107,8 +106,6 @@ pub(crate) struct Outbox {
     bytes_max: usize,
     wire: Wire,
     backlog: Mutex<Backlog>,
-    /// Wakes the connection's task when there is a backlog to write, or an order to close.
-    wake: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -130,6 +127,8 @@ struct Backlog {
     state: Flow,
     /// Lobbies whose missed events are to be pulled when the backlog has drained.
     pulls: Vec<LobbyId>,
+    /// Wakes the connection's task when there is a backlog to write, or an order to close.
+    waker: Option<Waker>,
 }
 
 struct Waiting {
@@ -159,7 +158,7 @@ pub(crate) enum Drained {
 
 impl Outbox {
     pub(crate) fn new(encoding: Encoding, bytes_max: usize, wire: Wire, metrics: Arc<Metrics>) -> Self {
-        Outbox { encoding, bytes_max, wire, backlog: Mutex::default(), wake: Notify::new(), metrics }
+        Outbox { encoding, bytes_max, wire, backlog: Mutex::default(), metrics }
     }
 
     pub(crate) fn encoding(&self) -> Encoding {
@@ -195,12 +194,12 @@ impl Outbox {
                 Ok(written) if written == joined.len() => return,
                 Ok(written) if written > 0 => {
                     self.queue_behind(&mut backlog, written, frames());
-                    self.wake.notify_one();
+                    backlog.wake();
                     return;
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     backlog.break_off();
-                    self.wake.notify_one();
+                    backlog.wake();
                     return;
                 }
                 _ => {}
@@ -209,7 +208,7 @@ impl Outbox {
         for (bytes, shed) in frames() {
             self.queue(&mut backlog, bytes, shed);
         }
-        self.wake.notify_one();
+        backlog.wake();
     }
 
     /// Queues what is left of frames of which so many bytes are out. The one that was cut must be finished.
@@ -278,8 +277,7 @@ impl Outbox {
     ) {
         let mut backlog = self.lock();
         self.close_in(&mut backlog, code, reason, reconnect, window_ms);
-        drop(backlog);
-        self.wake.notify_one();
+        backlog.wake();
     }
 
     fn close_in(
@@ -309,8 +307,7 @@ impl Outbox {
             backlog.state = Flow::Closing(code);
             self.metrics.closes.with_label_values(&[label]).inc();
         }
-        drop(backlog);
-        self.wake.notify_one();
+        backlog.wake();
     }
 
     /// Sends a ping (RFC 6455 section 5.5.2).
@@ -324,8 +321,7 @@ impl Outbox {
         if !backlog.pulls.contains(lobby) {
             backlog.pulls.push(lobby.clone());
         }
-        drop(backlog);
-        self.wake.notify_one();
+        backlog.wake();
     }
 
     /// Bytes that wait.
@@ -343,34 +339,43 @@ impl Outbox {
         if backlog.state == Flow::Open {
             self.give_up(&mut backlog);
         }
-        drop(backlog);
-        self.wake.notify_one();
+        backlog.wake();
     }
 
     /// Writes the backlog as the socket takes it, until something is for the connection's task to do. Cancel safe:
     /// what is written is noted before the next wait.
     pub(crate) async fn drain(&self) -> Drained {
         loop {
-            let wait = {
-                let mut backlog = self.lock();
-                match (backlog.state, backlog.queue.is_empty()) {
-                    (Flow::Broken, _) => return Drained::Broken,
-                    (Flow::Closing(code), true) => return Drained::Closed(code),
-                    (Flow::Open, true) if !backlog.dropped.is_empty() => {
-                        self.tell_lag(&mut backlog);
-                        continue;
-                    }
-                    (Flow::Open, true) if !backlog.pulls.is_empty() => {
-                        return Drained::Pulls(std::mem::take(&mut backlog.pulls));
-                    }
-                    (Flow::Open, true) => true,
-                    (_, false) => false,
-                }
-            };
-            match wait {
-                true => self.wake.notified().await,
-                false => _ = self.drain_once().await,
+            if let Some(drained) = std::future::poll_fn(|cx| self.poll_due(cx)).await {
+                return drained;
             }
+            // Boxed: most sessions never wait for their socket.
+            Box::pin(self.drain_once()).await;
+        }
+    }
+
+    /// Waits until there is something to do for the connection's task. `None`: bytes wait to be written.
+    fn poll_due(&self, cx: &Context<'_>) -> Poll<Option<Drained>> {
+        let mut backlog = self.lock();
+        loop {
+            return Poll::Ready(match (backlog.state, backlog.queue.is_empty()) {
+                (Flow::Broken, _) => Some(Drained::Broken),
+                (_, false) => None,
+                (Flow::Closing(code), true) => Some(Drained::Closed(code)),
+                (Flow::Open, true) if !backlog.dropped.is_empty() => {
+                    self.tell_lag(&mut backlog);
+                    continue;
+                }
+                (Flow::Open, true) if !backlog.pulls.is_empty() => {
+                    Some(Drained::Pulls(std::mem::take(&mut backlog.pulls)))
+                }
+                (Flow::Open, true) => {
+                    if backlog.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                        backlog.waker = Some(cx.waker().clone());
+                    }
+                    return Poll::Pending;
+                }
+            });
         }
     }
 
@@ -412,8 +417,9 @@ impl Outbox {
 
     /// Ends the connection at once, as if the socket were gone.
     pub(crate) fn break_off(&self) {
-        self.lock().break_off();
-        self.wake.notify_one();
+        let mut backlog = self.lock();
+        backlog.break_off();
+        backlog.wake();
     }
 
     /// Whether the socket is known to be gone, or a close frame is on its way.
@@ -433,6 +439,13 @@ fn large(bytes: &Bytes) -> usize {
 }
 
 impl Backlog {
+    /// Whoever waits looks again.
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
     fn append(&mut self, bytes: Bytes, shed: Shed) {
         if let Shed::Ephemeral { key: Some(key), .. } = &shed {
             self.latest.insert(Arc::clone(key), self.left + self.queue.len() as u64);
@@ -534,7 +547,7 @@ impl Backlog {
     }
 
     fn break_off(&mut self) {
-        *self = Backlog { state: Flow::Broken, ..Backlog::default() };
+        *self = Backlog { state: Flow::Broken, waker: self.waker.take(), ..Backlog::default() };
     }
 }
 

@@ -93,7 +93,7 @@ async fn run(
         }
         _ => {}
     }
-    node.metrics.commands.with_label_values(&[command.op()]).inc();
+    node.metrics.count_command(command.op());
     crate::secret::seal(node, &caller, &lobby, request.nonce.as_ref(), &mut command).await?;
     let key = command.changes_state().then(|| match request.nonce {
         Some(nonce) => CommandKey::Nonce(nonce),
@@ -127,7 +127,7 @@ async fn run(
 
 /// Lobbies of the published list.
 async fn find(node: &Node, find: &Find) -> Result<Answer, Refusal> {
-    node.metrics.commands.with_label_values(&["find"]).inc();
+    node.metrics.count_command("find");
     let query = Query::read(find)?;
     let list = node.index.list(&node.directory).await.map_err(|_| {
         Refusal::new(ErrorCode::Degraded, "the list cannot be read just now").retry_after(1_000)

@@ -108,6 +108,18 @@ struct Named<'a> {
     nonce: &'a Nonce,
 }
 
+/// Whether a command has something to seal.
+pub(crate) fn is_in(command: &LobbyCommand) -> bool {
+    let lock = match command {
+        LobbyCommand::Join(join) => &join.lock,
+        LobbyCommand::Update(update) => &update.lock,
+        LobbyCommand::Create(create) => &create.lock,
+        LobbyCommand::Invite(_) => return true,
+        _ => return false,
+    };
+    matches!(lock, Some(Lock::Password(_)))
+}
+
 /// Seals what is secret in a command.
 ///
 /// # Errors

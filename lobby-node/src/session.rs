@@ -234,6 +234,14 @@ pub(crate) struct Start {
     pub(crate) trace: Option<Box<TraceParent>>,
 }
 
+/// What of a command may take time: most commands go to their worker at once.
+enum Longer {
+    /// The worker does not keep up.
+    Tell(Box<Envelope>),
+    /// Somebody else is to be asked first.
+    Request(Box<Request>),
+}
+
 struct Session {
     handle: Arc<SessionHandle>,
     /// Who gives its commands, with the roles of its newest token.
@@ -322,9 +330,12 @@ impl Session {
                         return;
                     };
                     unanswered = None;
-                    if closing.is_none() && !outbox.is_closing() {
+                    if closing.is_none()
+                        && !outbox.is_closing()
+                        && let Some(longer) = self.take(incoming)
+                    {
                         // Boxed: an idle session must not hold room for a command.
-                        Box::pin(self.take(incoming)).await;
+                        Box::pin(self.go_on(longer)).await;
                     }
                 }
                 drained = outbox.drain(), if closing.is_none() => match drained {
@@ -371,31 +382,38 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, incoming: Incoming) {
+    /// Takes a frame. Gives back what may take time.
+    fn take(&mut self, incoming: Incoming) -> Option<Longer> {
         let encoding = self.handle.outbox.encoding();
         let frame = match (incoming, encoding) {
-            (Incoming::Alive, _) => return,
+            (Incoming::Alive, _) => return None,
             (Incoming::Text(frame), Encoding::Json) | (Incoming::Binary(frame), Encoding::Msgpack) => frame,
-            _ => return self.close(CloseCode::ProtocolError, "the frame is of the other encoding"),
+            _ => {
+                self.close(CloseCode::ProtocolError, "the frame is of the other encoding");
+                return None;
+            }
         };
-        match self.commands.take() {
-            Grant::Flood => self.close(CloseCode::Flood, "far too many commands"),
-            grant => match Request::decode(encoding, &frame) {
-                Err(DecodeError::Protocol) => {
-                    self.close(CloseCode::ProtocolError, "the frame is not one object with `op`");
+        let grant = self.commands.take();
+        if grant == Grant::Flood {
+            self.close(CloseCode::Flood, "far too many commands");
+            return None;
+        }
+        match Request::decode(encoding, &frame) {
+            Err(DecodeError::Protocol) => {
+                self.close(CloseCode::ProtocolError, "the frame is not one object with `op`");
+            }
+            Err(DecodeError::Refused { id, op, lobby, code, message }) => {
+                self.refuse(id, &op, lobby, Refusal::new(code, message));
+            }
+            Ok(request) => match grant {
+                Grant::Later(_) if self.is_flooded_by(&request) => {
+                    self.close(CloseCode::Flood, "far too many messages");
                 }
-                Err(DecodeError::Refused { id, op, lobby, code, message }) => {
-                    self.refuse(id, &op, lobby, Refusal::new(code, message));
-                }
-                Ok(request) => match grant {
-                    Grant::Later(_) if self.is_flooded_by(&request) => {
-                        self.close(CloseCode::Flood, "far too many messages");
-                    }
-                    Grant::Later(ms) => self.refuse_request(&request, rate_limited("commands", ms)),
-                    _ => self.carry_out(request).await,
-                },
+                Grant::Later(ms) => self.refuse_request(&request, rate_limited("commands", ms)),
+                _ => return self.carry_out(request),
             },
         }
+        None
     }
 
     /// What the commands' rate refuses still counts against the rate of its own kind.
@@ -442,15 +460,41 @@ impl Session {
         }
     }
 
-    async fn carry_out(&mut self, request: Request) {
-        self.node.metrics.commands.with_label_values(&[request.command.op()]).inc();
+    /// Carries a command out as far as that takes no time.
+    fn carry_out(&mut self, request: Request) -> Option<Longer> {
+        self.node.metrics.count_command(request.command.op());
         self.handle.spoke_ms.store(self.node.clock.now().0, Ordering::Relaxed);
         if let Err(refusal) = self.check(&request) {
             if refusal.code == ErrorCode::RateLimited && refusal.retry_ms.is_none() {
-                return self.close(CloseCode::Flood, "far too many messages");
+                self.close(CloseCode::Flood, "far too many messages");
+            } else {
+                self.refuse_request(&request, refusal);
             }
-            return self.refuse_request(&request, refusal);
+            return None;
         }
+        match request.command {
+            Command::Ping => {
+                self.answer(request.id, Answer::Pong { now: self.node.clock.now() });
+                None
+            }
+            // The first join asks whom the user blocks.
+            Command::Lobby(lobby, command)
+                if !crate::secret::is_in(&command)
+                    && (self.knows_blocks || !matches!(command, LobbyCommand::Join(_))) =>
+            {
+                let reply_to = request.id.map_or(ReplyTo::Nobody, ReplyTo::Id);
+                let envelope = self.envelope(lobby, reply_to, request.nonce.map(CommandKey::Nonce), command);
+                self.node.try_tell(envelope).map(Longer::Tell)
+            }
+            _ => Some(Longer::Request(Box::new(request))),
+        }
+    }
+
+    async fn go_on(&mut self, longer: Longer) {
+        let request = match longer {
+            Longer::Tell(envelope) => return self.hand_on(envelope).await,
+            Longer::Request(request) => *request,
+        };
         match request.command {
             Command::Ping => self.answer(request.id, Answer::Pong { now: self.node.clock.now() }),
             Command::Auth { ref token } => match self.authenticate(token).await {
@@ -465,16 +509,12 @@ impl Session {
             },
             Command::Resume(points) => self.resume(request.id, points.into_iter().map(Ok).collect()).await,
             Command::ResumePartly(points) => self.resume(request.id, points).await,
-            Command::Find(find) => Box::pin(self.find(request.id, &find)).await,
+            Command::Find(find) => self.find(request.id, &find).await,
             Command::Lobby(lobby, mut command) => {
-                let sealed = crate::secret::seal(
-                    &self.node,
-                    &self.caller,
-                    &lobby,
-                    request.nonce.as_ref(),
-                    &mut command,
-                );
-                if let Err(refusal) = Box::pin(sealed).await {
+                let nonce = request.nonce.as_ref();
+                let caller = &self.caller;
+                let sealed = crate::secret::seal(&self.node, caller, &lobby, nonce, &mut command).await;
+                if let Err(refusal) = sealed {
                     return self.refuse(request.id, command.op(), Some(lobby), refusal);
                 }
                 let reply_to = request.id.map_or(ReplyTo::Nobody, ReplyTo::Id);
@@ -618,8 +658,37 @@ impl Session {
         lobby: LobbyId,
         reply_to: ReplyTo,
         key: Option<CommandKey>,
-        mut command: LobbyCommand,
+        command: LobbyCommand,
     ) {
+        if !self.knows_blocks && matches!(command, LobbyCommand::Join(_)) {
+            self.knows_blocks = self.node.load_blocks(&self.handle).await;
+        }
+        let envelope = self.envelope(lobby, reply_to, key, command);
+        self.hand_on(envelope).await;
+    }
+
+    async fn hand_on(&self, envelope: Box<Envelope>) {
+        let lobby = envelope.lobby.clone();
+        let told = self.node.tell(&lobby, ToWorker::Command(envelope)).await;
+        if let Err(ToWorker::Command(envelope)) = told {
+            let Envelope { origin: Origin::Session(_, reply_to), command, .. } = *envelope else { return };
+            let text = "the lobby's node does not keep up";
+            let refusal = Refusal::new(ErrorCode::Overloaded, text).retry_after(1_000);
+            self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
+            let frame = self.handle.reply_frame(&reply_to, command.op(), Some(&lobby), Err(refusal));
+            if let Some(frame) = frame {
+                self.handle.outbox.push(&frame);
+            }
+        }
+    }
+
+    fn envelope(
+        &mut self,
+        lobby: LobbyId,
+        reply_to: ReplyTo,
+        key: Option<CommandKey>,
+        mut command: LobbyCommand,
+    ) -> Box<Envelope> {
         if let LobbyCommand::Join(join) = &mut command
             && join.create.is_some()
             && let Grant::Later(ms) = self.node.creates.take(&self.handle.caller.user)
@@ -628,9 +697,6 @@ impl Session {
             join.create_later_ms = Some(ms);
         }
         let joins = matches!(command, LobbyCommand::Join(_));
-        if joins && !self.knows_blocks {
-            self.knows_blocks = Box::pin(self.node.load_blocks(&self.handle)).await;
-        }
         let key = match key {
             _ if !command.changes_state() => None,
             // A client that repeats a join wants to be in; only the node's own repetition is the same join.
@@ -642,27 +708,16 @@ impl Session {
         };
         let trace = self.trace.as_deref();
         let trace = self.node.trace_command("session.command", trace, &self.caller, &lobby, command.op());
-        let envelope = Envelope {
+        Box::new(Envelope {
             trace,
             caller: Arc::clone(&self.caller),
             origin: Origin::Session(Arc::clone(&self.handle), reply_to),
-            lobby: lobby.clone(),
+            lobby,
             command,
             key,
             found: None,
             deadline: Instant::now() + COMMAND_TIME,
-        };
-        let told = self.node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await;
-        if let Err(ToWorker::Command(envelope)) = told {
-            let Envelope { origin: Origin::Session(_, reply_to), command, .. } = *envelope else { return };
-            let text = "the lobby's node does not keep up";
-            let refusal = Refusal::new(ErrorCode::Overloaded, text).retry_after(1_000);
-            self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
-            let frame = self.handle.reply_frame(&reply_to, command.op(), Some(&lobby), Err(refusal));
-            if let Some(frame) = frame {
-                self.handle.outbox.push(&frame);
-            }
-        }
+        })
     }
 }
 

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use mlms_cluster::Unavailable;
 use mlms_cluster::journal::{AppendError, EntryId, Loaded};
 use mlms_cluster::view::ShardRecord;
@@ -234,6 +234,8 @@ pub(crate) struct Worker {
     staged: HashSet<LobbyId>,
     /// Spans of events that are staged.
     delivering: Vec<Span>,
+    /// Lobbies with something on its way to a very large audience.
+    spreading: HashSet<LobbyId>,
     /// Shards with something to append.
     gathered: HashSet<Shard>,
     /// Shards that are being given away.
@@ -252,6 +254,8 @@ pub(crate) struct Worker {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     archiving: bool,
     publishing: bool,
+    /// Something became of entries since it was last looked whether there is any to archive or to publish.
+    storing_due: bool,
     /// How far events have gone out, where the database does not know yet.
     cursors_due: HashMap<Shard, EntryId>,
     keeping_cursors: bool,
@@ -296,6 +300,7 @@ impl Worker {
             attachments: HashMap::new(),
             staged: HashSet::new(),
             delivering: Vec::new(),
+            spreading: HashSet::new(),
             gathered: HashSet::new(),
             moving: HashSet::new(),
             given: HashMap::new(),
@@ -307,6 +312,7 @@ impl Worker {
             under_way: FuturesUnordered::new(),
             archiving: false,
             publishing: false,
+            storing_due: true,
             cursors_due: HashMap::new(),
             keeping_cursors: false,
             counted_bytes: 0,
@@ -332,8 +338,13 @@ impl Worker {
                 Some(done) = self.under_way.next(), if !self.under_way.is_empty() => {
                     self.node.check_standing();
                     self.on_done(done);
+                    self.take_done();
+                    self.storing_due = true;
                 }
-                _ = tick.tick() => self.on_tick(),
+                _ = tick.tick() => {
+                    self.on_tick();
+                    self.storing_due = true;
+                }
                 taken = inbox.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
                         break;
@@ -343,13 +354,28 @@ impl Worker {
                         self.on_message(message);
                     }
                 }
+                // Sessions are read between two slices.
+                () = tokio::task::yield_now(), if !self.spreading.is_empty() => {}
             }
+            self.spread();
             self.advance_moves();
             self.submit();
             self.flush();
-            self.archive();
-            self.publish();
+            // Looks at every shard: not for messages that are passed on and nothing else.
+            if std::mem::take(&mut self.storing_due) {
+                self.archive();
+                self.publish();
+            }
             self.answer_resting();
+        }
+    }
+
+    /// Takes what else is done by now, so that it shares what follows with the first.
+    fn take_done(&mut self) {
+        for _ in 1..BATCH_MAX {
+            // Whoever polls next registers its waker again.
+            let Some(Some(done)) = self.under_way.next().now_or_never() else { return };
+            self.on_done(done);
         }
     }
 
@@ -455,12 +481,25 @@ impl Worker {
         for lobby in self.staged.drain() {
             if let Some(attachment) = self.attachments.get_mut(&lobby) {
                 attachment.audience.flush();
-                if attachment.is_idle() {
+                if attachment.audience.is_spreading() {
+                    self.spreading.insert(lobby);
+                } else if attachment.is_idle() {
                     self.attachments.remove(&lobby);
                 }
             }
         }
         self.delivering.clear();
+    }
+
+    /// Writes to the next slice of each very large audience.
+    fn spread(&mut self) {
+        if self.spreading.is_empty() {
+            return;
+        }
+        let attachments = &mut self.attachments;
+        self.spreading.retain(|lobby| {
+            attachments.get_mut(lobby).is_some_and(|attachment| !attachment.audience.spread())
+        });
     }
 
     /// Starts an append for every shard that has gathered something and has none under way.

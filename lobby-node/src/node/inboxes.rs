@@ -19,7 +19,7 @@ use super::Node;
 use super::threads::WorkerHandle;
 use crate::status::ShardReport;
 use crate::wire::{Achievement, LinkMessage};
-use crate::worker::{Moved, ToWorker};
+use crate::worker::{Envelope, Moved, ToWorker};
 
 /// Changes of the view are passed on to the workers no more often than this.
 const VIEW_PAUSE: Duration = Duration::from_millis(50);
@@ -67,6 +67,21 @@ impl Node {
     /// The worker does not keep up: the message comes back.
     pub(crate) async fn tell(&self, lobby: &LobbyId, message: ToWorker) -> Result<(), ToWorker> {
         self.tell_worker(self.worker_of(shard_of(lobby)), message).await
+    }
+
+    /// Hands a command to the worker of its lobby, if that has room now; else gives it back.
+    pub(crate) fn try_tell(&self, envelope: Box<Envelope>) -> Option<Box<Envelope>> {
+        let worker = &self.workers[self.worker_of(shard_of(&envelope.lobby))];
+        match worker.inbox.try_send(ToWorker::Command(envelope)) {
+            Err(TrySendError::Full(ToWorker::Command(envelope))) => return Some(envelope),
+            // Looked at first: the place is shared with all sessions of the worker.
+            Ok(()) if worker.is_stuck.load(Ordering::Relaxed) => {
+                worker.is_stuck.store(false, Ordering::Relaxed)
+            }
+            // A worker that has ended belongs to a node that is gone.
+            _ => {}
+        }
+        None
     }
 
     /// Hands something over that must not be lost, however long it takes.

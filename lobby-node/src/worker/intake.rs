@@ -111,7 +111,7 @@ impl Lobby {
                 self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
             }
             Ok(Decision::Pass(passing)) => {
-                node.metrics.messages.with_label_values(&[passing.class.as_str()]).inc();
+                node.metrics.messages.of(passing.class).inc();
                 self.pass(owned.epoch, passing, Some(envelope), out);
             }
             Ok(Decision::Recall(of)) => {
@@ -157,7 +157,7 @@ impl Lobby {
                 let key = envelope.key.clone();
                 let changes = changes.into_iter().map(|change| with_nonce(change, key.as_ref())).collect();
                 if recorded == Recorded::Sent {
-                    node.metrics.messages.with_label_values(&[Class::Durable.as_str()]).inc();
+                    node.metrics.messages.of(Class::Durable).inc();
                 }
                 let events = self.commit(owned, changes, key.map(|key| (sender.clone(), key)), recorded, now);
                 let last = events.last().expect("a change has at least one event");

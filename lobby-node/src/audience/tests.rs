@@ -1,0 +1,100 @@
+//! A very large audience gets what is said in slices; who comes and goes meanwhile misses nothing and gets nothing twice.
+
+use std::sync::Mutex;
+
+use mlms_protocol::event::PassingMessage;
+use mlms_protocol::{Body, Kind, Millis, SessionId};
+use prometheus::Registry;
+use tokio::io::{AsyncReadExt as _, DuplexStream};
+
+use super::*;
+use crate::lobby::{Caller, PassingEvent};
+use crate::outbox::{Outbox, Wire};
+
+const MEMBERS: u64 = ONE_GO as u64 + 200;
+
+struct Member {
+    session: Arc<SessionHandle>,
+    far: DuplexStream,
+}
+
+impl Member {
+    fn new(number: u64, metrics: &Arc<Metrics>) -> Member {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
+        let outbox = Outbox::new(Encoding::Json, 1 << 20, wire, Arc::clone(metrics));
+        let caller = Caller {
+            session: SessionId::generate(),
+            user: UserId::new(&format!("user-{number}")).unwrap(),
+            name: String::new(),
+            roles: Vec::new(),
+            system: false,
+        };
+        Member {
+            session: Arc::new(SessionHandle::new(number, caller, Arc::new(outbox), None, Millis(0))),
+            far,
+        }
+    }
+
+    /// The bodies of the messages that have come.
+    async fn heard(&mut self) -> Vec<String> {
+        let mut bytes = vec![0; 64 * 1024];
+        let read = tokio::time::timeout(std::time::Duration::from_millis(1), self.far.read(&mut bytes)).await;
+        let text = String::from_utf8_lossy(&bytes[..read.map_or(0, Result::unwrap)]).into_owned();
+        text.split("\"body\":\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    }
+}
+
+fn message(text: &str) -> Passing {
+    let message = PassingMessage {
+        lobby: LobbyId::new("den").unwrap(),
+        kind: Kind::new("game").unwrap(),
+        from: None,
+        at: Millis(0),
+        body: Body::text(text),
+    };
+    Passing {
+        event: PassingEvent::Message(message),
+        class: Class::Ordered,
+        key: None,
+        to: Target::Everyone,
+        trace: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_very_large_audience_is_told_in_slices_and_nobody_misses_or_repeats_a_message() {
+    // A pipe counts against a task's turn, which a socket that is only tried does not.
+    tokio::task::unconstrained(tell_in_slices()).await;
+}
+
+async fn tell_in_slices() {
+    let metrics = Arc::new(Metrics::new(&Registry::new()));
+    let mut audience = Audience::new(LobbyId::new("den").unwrap(), Arc::clone(&metrics));
+    let mut members: Vec<_> = (0..MEMBERS).map(|number| Member::new(number, &metrics)).collect();
+    for member in &members {
+        assert!(audience.seat(&member.session, false, None));
+    }
+    audience.stage_passing(message("first"));
+    audience.flush();
+    assert!(audience.is_spreading());
+    let last = members.len() - 1;
+    assert!(members[last].heard().await.is_empty(), "its slice has not come");
+    // One is told something of its own, one leaves, and one comes, while the first message is under way.
+    audience.stage_ready(&members[last].session, &Bytes::from_static(b"\"body\":\"own\""));
+    audience.stage_passing(message("second"));
+    assert!(audience.unseat(&members[last - 1].session));
+    assert!(!audience.is_spreading(), "who leaves gets what was said before, and so does everybody");
+    let mut late = Member::new(MEMBERS, &metrics);
+    assert!(audience.seat(&late.session, false, None));
+    audience.stage_passing(message("third"));
+    audience.flush();
+    assert!(audience.is_spreading());
+    while !audience.spread() {}
+    for member in &mut members[..last - 1] {
+        assert_eq!(member.heard().await, ["first", "second", "third"]);
+    }
+    assert_eq!(members[last - 1].heard().await, ["first", "second"]);
+    assert_eq!(members[last].heard().await, ["first", "own", "second", "third"]);
+    assert_eq!(late.heard().await, ["third"]);
+}
