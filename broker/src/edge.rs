@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::{self, Places};
 use crate::api::UserRate;
+use crate::carriers::Carriers;
 use crate::config::BrokerConfig;
 use crate::guests::GuestRate;
 use crate::metrics::{Metrics, Route};
@@ -58,6 +59,8 @@ pub(crate) struct Edge {
     /// Turns for handshakes with nodes.
     pub(crate) handshakes: Semaphore,
     pub(crate) sessions: Arc<Sessions>,
+    /// Where tunnels run.
+    pub(crate) carriers: Carriers,
     /// Owns every upgraded connection's task.
     pub(crate) tunnels: TaskTracker,
     pub(crate) shutdown: Shutdown,

@@ -3,6 +3,7 @@
 
 mod address;
 mod api;
+mod carriers;
 mod config;
 mod credential;
 mod drain;
@@ -46,6 +47,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::Places;
 use crate::api::UserRate;
+use crate::carriers::{CarrierThreads, Carriers};
 pub use crate::config::BrokerConfig;
 use crate::edge::Edge;
 use crate::guests::GuestRate;
@@ -92,7 +94,7 @@ impl Broker {
     /// tunnels have ended, or their time is over.
     ///
     /// # Errors
-    /// When the listener's address cannot be read.
+    /// When the listener's address cannot be read, or the system gives no thread for the tunnels.
     ///
     /// # Panics
     /// When the registry holds a broker's metrics already.
@@ -103,8 +105,10 @@ impl Broker {
         nodes.report(&self.directory.view());
         let listener_metrics = ListenerMetrics::new(&self.registry, "public");
         let bans = BanList::default();
+        let (carriers, threads) = Carriers::start()?;
         let edge = Arc::new(Edge {
             bans,
+            carriers,
             directory: self.directory,
             verifier: self.verifier,
             tracer: self.tracer,
@@ -124,7 +128,7 @@ impl Broker {
             cut: CancellationToken::new(),
             config: self.config,
         });
-        let task = tokio::spawn(run(edge, self.listener, listener_metrics, nodes));
+        let task = tokio::spawn(run(edge, threads, self.listener, listener_metrics, nodes));
         Ok(BrokerHandle { local_addr, task })
     }
 }
@@ -147,7 +151,13 @@ impl BrokerHandle {
 
 /// Serves until the drain is over. The listener stays open meanwhile: whoever comes is told to come back later,
 /// which a load balancer understands better than a closed port.
-async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, nodes: NodeWatch) {
+async fn run(
+    edge: Arc<Edge>,
+    threads: CarrierThreads,
+    listener: TcpListener,
+    metrics: ListenerMetrics,
+    nodes: NodeWatch,
+) {
     let closed = CancellationToken::new();
     let options = HttpOptions { connections_max: edge.config.connections_max, ..HttpOptions::default() };
     let answering = edge.clone();
@@ -181,6 +191,8 @@ async fn run(edge: Arc<Edge>, listener: TcpListener, metrics: ListenerMetrics, n
         _ = serving => {}
         () = banning => {}
     }
+    edge.carriers.stop();
+    threads.join().await;
 }
 
 /// Tells whether there is a node to send players to.

@@ -183,15 +183,28 @@ fn report(node: &NodeName, refusal: &NodeRefusal) {
     }
 }
 
-/// Carries a session's bytes from the 101 to the end.
+/// Carries a session's bytes from the 101 to the end, on a thread of the carriers'.
 async fn run(edge: Arc<Edge>, upgrade: OnUpgrade, node: End, held: Held) {
-    let ending = match tokio::time::timeout(PATIENCE, handshake::raw(upgrade)).await {
-        Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => {
-            let _open = edge.metrics.tunnel_opened();
-            tunnel::carry(client, node, &edge.metrics, edge.cut.child_token()).await
-        }
-        _ => Ending::NeverOpened,
+    let client = match tokio::time::timeout(PATIENCE, handshake::raw(upgrade)).await {
+        Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => client,
+        _ => return end(&edge, Ending::NeverOpened, held),
     };
+    let by = edge.carriers.next().clone();
+    let (Ok(client), Ok(node)) = (client.taken_over(&by), node.taken_over(&by)) else {
+        return end(&edge, Ending::NeverOpened, held);
+    };
+    let tunnel = carry(Arc::clone(&edge), client, node, held);
+    edge.tunnels.spawn_on(tunnel, &by);
+}
+
+async fn carry(edge: Arc<Edge>, client: End, node: End, held: Held) {
+    let open = edge.metrics.tunnel_opened();
+    let ending = tunnel::carry(client, node, &edge.metrics, edge.cut.child_token()).await;
+    drop(open);
+    end(&edge, ending, held);
+}
+
+fn end(edge: &Edge, ending: Ending, held: Held) {
     edge.metrics.tunnel_ended(ending);
     tracing::debug!(session = %held.listed.session(), ?ending, "a session's tunnel ended");
     drop(held);

@@ -12,9 +12,11 @@ use bytes::{Buf, Bytes};
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::carriers;
 use crate::metrics::Metrics;
 
 /// Bytes moved at once, and so the most that one direction keeps for a side that does not read.
@@ -28,6 +30,13 @@ const LINGER: Duration = Duration::from_secs(10);
 pub(crate) struct End {
     pub(crate) stream: TcpStream,
     pub(crate) early: Bytes,
+}
+
+impl End {
+    /// The same end, on another event loop.
+    pub(crate) fn taken_over(self, by: &Handle) -> io::Result<End> {
+        Ok(End { stream: carriers::take_over(self.stream, by)?, early: self.early })
+    }
 }
 
 /// Who ended a tunnel.
