@@ -61,8 +61,8 @@ pub(crate) async fn announce_batch(
         match node::announce_leaving(address, keys, sessions, code, window).await {
             Ok(()) => return ByeOutcome::Taken,
             // Nobody listens there: the node is going itself, and ends its sessions with a word of its own.
-            Err(NodeRefusal::Connect(error)) if is_gone(&error) => {
-                tracing::info!(node = address, attempt, %error, "a node that goes was not told who leaves");
+            Err(refusal) if is_going(&refusal) => {
+                tracing::info!(node = address, attempt, %refusal, "a node that goes was not told who leaves");
             }
             Err(refusal) => {
                 tracing::warn!(node = address, attempt, %refusal, "a node was not told who leaves");
@@ -72,6 +72,13 @@ pub(crate) async fn announce_batch(
     ByeOutcome::Failed
 }
 
-fn is_gone(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
+/// Nobody listens any more, or the connection ended before the answer.
+fn is_going(refusal: &NodeRefusal) -> bool {
+    match refusal {
+        NodeRefusal::Connect(error) => {
+            matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
+        }
+        NodeRefusal::Broken(_) => true,
+        _ => false,
+    }
 }
