@@ -9,13 +9,16 @@ use crate::story::{Story, rounds};
 
 /// How soon after an ok the owner is killed.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// Kills that may hit nothing.
+const VOIDS_MAX: usize = 6;
 /// How long an owner is frozen: longer than its lease lives.
 const FROZEN: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_is_killed_right_after_an_ok() {
     let mut story = Story::begin("owner-killed", 3, 2).await;
-    for _ in 0..rounds() {
+    let (mut left, mut voids) = (rounds(), 0);
+    while left > 0 {
         let lobbies = story.crowd.lobbies.clone();
         let (place, owned) = story.fleet.busiest(&lobbies).await;
         after_an_ok(&story, &owned).await;
@@ -24,8 +27,16 @@ async fn an_owner_is_killed_right_after_an_ok() {
         story.recovered(&fault, &owned).await;
         let caused = story.over(fault).await;
         assert!(caused.owner_changes > 0, "void: no lobby changed its owner");
-        assert!(caused.resume_gaps > 0, "void: nobody came back into a gap");
-        assert!(caused.retried_nonces > 0, "void: nobody repeated a message");
+        // Whether a message was on its way at that moment is chance, and less likely the sooner an heir claims.
+        if caused.resume_gaps > 0 && caused.retried_nonces > 0 {
+            left -= 1;
+        } else {
+            voids += 1;
+            assert!(
+                voids < VOIDS_MAX,
+                "void: nobody came back into a gap and repeated a message: {caused:?}"
+            );
+        }
         story.fleet.launch_node(place).await;
         story.fleet.until_settled().await;
         story.calm().await;
