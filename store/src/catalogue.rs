@@ -20,7 +20,7 @@ pub const CATALOGUE: &[EventKind] = &[
     kind(
         "message",
         "somebody, or the system, said something that is kept",
-        &["kind", "from", "body", "nonce?"],
+        &["kind", "from", "body", "nonce?", "key?"],
     ),
     kind("joined", "a user is a member", &["user", "name", "role"]),
     kind("left", "a user is no member any more", &["user", "reason?"]),

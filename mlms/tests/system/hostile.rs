@@ -175,7 +175,7 @@ async fn a_bad_command_is_refused_and_its_session_goes_on() {
         (json!({"op": "join", "lobby": "nowhere"}), "not_found"),
         (json!({"op": "leave", "lobby": "nowhere"}), "not_found"),
         (json!({"op": "resume", "lobbies": {}}), "bad_request"),
-        (json!({"op": "resume", "lobbies": [{"lobby": lobby}]}), "bad_request"),
+        (json!({"op": "resume", "lobbies": [{"epoch": 1, "seq": 1}]}), "bad_request"),
         (json!({"op": "send", "lobby": lobby, "kind": "chat"}), "bad_request"),
         (json!({"op": "send", "lobby": lobby, "body": "x"}), "bad_request"),
         (json!({"op": "send", "lobby": lobby, "kind": "No!", "body": "x"}), "bad_request"),
