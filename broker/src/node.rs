@@ -20,8 +20,9 @@ use crate::passenger::unix_seconds;
 use crate::trace;
 use crate::tunnel::End;
 
-/// How long a node may take to accept a TCP connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a node may take to accept a TCP connection. A SYN that is lost is sent again after a second (RFC 6298
+/// section 2.1); that one is to count.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a node may take to answer a handshake; a frozen one still accepts connections.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node may take to take a batch of leaving sessions.

@@ -1,14 +1,15 @@
 //! Whom users block: kept in the database, held by each of the blocker's sessions, and obeyed where events leave for
 //! them. A blocked user's messages keep their places, without their words; nothing tells the blocked user of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use mlms_protocol::{Answer, ErrorCode, LobbyEvent, LobbyId, Refusal, UserId};
-use mlms_store::StoreError;
+use mlms_store::{BLOCKERS_MAX, StoreError};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
 use crate::session::SessionHandle;
@@ -17,7 +18,7 @@ use crate::worker::ToWorker;
 
 /// Users whom one user blocks at most: every session of the user holds them.
 const BLOCKED_MAX: u32 = 500;
-/// How long a session's first join waits for the database. Beyond it nobody is blocked until the next join.
+/// How long a look at the database may take. Beyond it nobody who joins is known to block anybody until the next join.
 const LOAD_TIME: Duration = Duration::from_millis(500);
 /// How long no session waits for a database that has not answered one.
 const PAUSE_MS: u64 = 5_000;
@@ -66,9 +67,61 @@ impl Blocked {
     }
 }
 
-/// When the database may be asked again.
-#[derive(Debug, Default)]
-pub(crate) struct Asking(AtomicU64);
+/// Sessions whose first join may wait for one look; one more joins without.
+const WANTED_MAX: usize = 8_192;
+
+/// A session wants to know whom its user blocks.
+pub(crate) struct Wanted {
+    user: UserId,
+    answer: oneshot::Sender<Vec<UserId>>,
+}
+
+/// The way of sessions to the one task that asks the database for all of them.
+pub(crate) struct Asking {
+    wanted: mpsc::Sender<Wanted>,
+    /// When the database may be asked again.
+    paused_until_ms: AtomicU64,
+}
+
+impl Asking {
+    pub(crate) fn new() -> (Asking, mpsc::Receiver<Wanted>) {
+        let (wanted, asked) = mpsc::channel(WANTED_MAX);
+        (Asking { wanted, paused_until_ms: AtomicU64::new(0) }, asked)
+    }
+}
+
+/// Looks up whom users block, until the node stops: sessions that come together share a look, so that a storm of them
+/// costs the database little.
+pub(crate) async fn look_up(node: Arc<Node>, mut asked: mpsc::Receiver<Wanted>) {
+    let mut batch: Vec<Wanted> = Vec::new();
+    loop {
+        let taken = node.stop.run_until_cancelled(asked.recv_many(&mut batch, BLOCKERS_MAX)).await;
+        if taken.unwrap_or(0) == 0 {
+            return;
+        }
+        let users: Vec<_> = batch.iter().map(|wanted| wanted.user.clone()).collect();
+        match tokio::time::timeout(LOAD_TIME, node.store.blocked_by_each(&users)).await {
+            Ok(Ok(pairs)) => {
+                let mut blocked: HashMap<UserId, Vec<UserId>> = HashMap::new();
+                for (user, whom) in pairs {
+                    blocked.entry(user).or_default().push(whom);
+                }
+                for Wanted { user, answer } in batch.drain(..) {
+                    // Whoever asked may have gone.
+                    _ = answer.send(blocked.get(&user).cloned().unwrap_or_default());
+                }
+            }
+            failed => {
+                tracing::warn!(?failed, "what users block cannot be read");
+                let until = node.clock.now().0 + PAUSE_MS;
+                node.blocks_asking.paused_until_ms.store(until, Ordering::Relaxed);
+                // Their senders are dropped, and those of whoever waits behind them.
+                batch.clear();
+                while asked.try_recv().is_ok() {}
+            }
+        }
+    }
+}
 
 fn out_of_reach(error: &StoreError) -> Refusal {
     tracing::warn!(%error, "blocks cannot be kept");
@@ -78,21 +131,21 @@ fn out_of_reach(error: &StoreError) -> Refusal {
 impl Node {
     /// Gives a new session what its user blocks. `false`: the database did not say; a later join asks again.
     pub(crate) async fn load_blocks(&self, session: &SessionHandle) -> bool {
-        let now = self.clock.now().0;
-        if self.blocks_asking.0.load(Ordering::Relaxed) > now {
+        let Asking { wanted, paused_until_ms } = &self.blocks_asking;
+        if paused_until_ms.load(Ordering::Relaxed) > self.clock.now().0 {
             return false;
         }
-        let asked = self.store.blocked_by(&session.caller.user, BLOCKED_MAX);
-        match tokio::time::timeout(LOAD_TIME, asked).await {
+        let (answer, answered) = oneshot::channel();
+        if wanted.try_send(Wanted { user: session.caller.user.clone(), answer }).is_err() {
+            return false;
+        }
+        // One look may be under way already.
+        match tokio::time::timeout(2 * LOAD_TIME, answered).await {
             Ok(Ok(users)) => {
                 session.blocked.set(&users);
                 true
             }
-            failed => {
-                self.blocks_asking.0.store(now + PAUSE_MS, Ordering::Relaxed);
-                tracing::warn!(?failed, "what users block cannot be read");
-                false
-            }
+            _ => false,
         }
     }
 

@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use entrance::Passenger;
 
 use crate::backlog::Backlog;
-use crate::blocks::Asking;
+use crate::blocks::{self, Asking, Wanted};
 use crate::clock::Clock;
 use crate::condition::Conditions;
 use crate::connection::Socket;
@@ -185,6 +185,7 @@ impl LobbyNode {
             Links::start(self.config.name.clone(), incarnation, self.relay.clone(), LinkConfig::default());
         let limits = Arc::new(self.config.limits.clone());
         let (workers, inboxes, threads) = prepare_workers(&self.threads, &self.shutdown);
+        let (blocks_asking, blocks_asked) = Asking::new();
         let node = Arc::new(Node {
             name: self.config.name.clone(),
             incarnation,
@@ -216,7 +217,7 @@ impl LobbyNode {
             stop: CancellationToken::new(),
             workers,
             sessions: Mutex::default(),
-            blocks_asking: Asking::default(),
+            blocks_asking,
             running: TaskTracker::new(),
             used_tickets: Mutex::default(),
             next_session: AtomicU64::new(1),
@@ -224,7 +225,8 @@ impl LobbyNode {
             standing: Standing::new(now),
             conditions: Conditions::new(&self.health),
         });
-        let task = tokio::spawn(run(Arc::clone(&node), self, inboxes, threads, link_events, links_task));
+        let ends = Ends { inboxes, blocks_asked, link_events };
+        let task = tokio::spawn(run(Arc::clone(&node), self, ends, threads, links_task));
         NodeHandle { node, task }
     }
 }
@@ -286,13 +288,19 @@ impl NodeHandle {
     }
 }
 
+/// The receiving ends of a node's channels.
+struct Ends {
+    inboxes: Vec<mpsc::Receiver<ToWorker>>,
+    blocks_asked: mpsc::Receiver<Wanted>,
+    link_events: LinkEvents,
+}
+
 /// The node's life.
 async fn run(
     node: Arc<Node>,
     parts: LobbyNode,
-    inboxes: Vec<mpsc::Receiver<ToWorker>>,
+    Ends { inboxes, blocks_asked, link_events }: Ends,
     threads: Vec<Thread>,
-    link_events: LinkEvents,
     links_task: impl Future<Output = ()> + Send + 'static,
 ) {
     let LobbyNode { config, listener, registry, health, readiness, shutdown, threads: threads_kind, .. } =
@@ -316,6 +324,7 @@ async fn run(
     tasks.spawn(dispatch(Arc::clone(&node), link_events));
     tasks.spawn(watch_view(Arc::clone(&node)));
     tasks.spawn(banning::follow(Arc::clone(&node)));
+    tasks.spawn(blocks::look_up(Arc::clone(&node), blocks_asked));
     if matches!(threads_kind, Threads::Own(_)) {
         let workers = node.workers.iter().map(|worker| worker.runtime.clone()).collect();
         tasks.spawn(load::measure(Arc::clone(&node), workers, health.component("workers")));

@@ -23,7 +23,7 @@ use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
 use mlms_store::{Outlet, Store, StoreError};
 use secrecy::ExposeSecret;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +73,7 @@ impl Frame {
         let health = Health::new();
         // A role without sessions has neither; nothing is signed or verified there.
         let keys = settings.cluster_keys.clone().unwrap_or_else(ClusterKeys::random);
-        let admin_listener = bind(settings.admin_listen, "admin_listen").await?;
+        let admin_listener = bind(settings.admin_listen, "admin_listen")?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &settings.role.to_string());
         let mut tasks = Tasks::new();
         let verifier = if settings.jwt.has_key() {
@@ -185,7 +185,7 @@ impl Frame {
             players,
             minter: if self.settings.guests { Minter::new(&self.settings.jwt) } else { None },
             keys: self.keys.clone(),
-            listener: bind(self.settings.listen, "listen").await?,
+            listener: bind(self.settings.listen, "listen")?,
             registry: self.metrics.registry().clone(),
             health: self.health.clone(),
             readiness: self.readiness.clone(),
@@ -266,8 +266,20 @@ pub(crate) async fn open_store(url: &str) -> anyhow::Result<Store> {
         .context("the event store")
 }
 
-pub(crate) async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+/// Connections that may wait to be accepted: so many come at once when a node or a broker is gone. The kernel has a
+/// bound of its own (`net.core.somaxconn`), and drops the SYN of one more, which costs its peer a second.
+const WAITING_CONNECTIONS_MAX: u32 = 16_384;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted process finds its port again while old connections still time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_CONNECTIONS_MAX)
+}
+
+pub(crate) fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| {
         format!("{address} cannot be listened on; is another service there? The setting is `{setting}`")
     })
 }

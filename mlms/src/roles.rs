@@ -59,7 +59,7 @@ pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
     let cluster = frame.redis().await?;
     let url = frame.settings.database_url.clone().context("the settings name a database")?;
     let store = open_store(url.expose_secret()).await?;
-    let listener = bind(frame.settings.node.listen, "node.listen").await?;
+    let listener = bind(frame.settings.node.listen, "node.listen")?;
     let (name, address) = (frame.settings.node.name.clone(), frame.settings.node.address.clone());
     let workers = workers(&frame.settings, 1);
     let amqp = amqp_url(&frame.settings);

@@ -40,7 +40,7 @@ pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
     let ending = Arc::new(nodes_ended.clone().drop_guard());
     let mut announcers = Vec::new();
     for number in 1..=NODES {
-        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "node.listen").await?;
+        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "node.listen")?;
         let name = match frame.settings.redis.url {
             // Other processes may be there too.
             Some(_) => format!("{}-{number}", frame.settings.node.name),

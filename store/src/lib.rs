@@ -28,4 +28,4 @@ pub use report::{FiledReport, MessageReport};
 pub use statistics::{
     Award, GAME_KINDS, GAMES_FINISHED, GameChange, GameEvent, NAME_BYTES_MAX, Statistic, Statistics, Tally,
 };
-pub use store::{EventPlace, PlayerPosition, Range, SaveReport, Store, StoreError};
+pub use store::{BLOCKERS_MAX, EventPlace, PlayerPosition, Range, SaveReport, Store, StoreError};

@@ -310,6 +310,15 @@ impl Memory {
         list.take(count(limit)).map(|(_, blocked)| blocked.clone()).collect()
     }
 
+    pub(crate) fn blocked_by_each(&self, users: &[UserId]) -> Vec<(UserId, UserId)> {
+        let tables = self.tables();
+        let blocked = |user| tables.blocks.get(user).into_iter().flatten();
+        users
+            .iter()
+            .flat_map(|user| blocked(user).map(|(_, blocked)| (user.clone(), blocked.clone())))
+            .collect()
+    }
+
     pub(crate) fn add_award(&self, award: &Award) -> bool {
         let key = (award.user.clone(), award.achievement.clone());
         let mut tables = self.tables();

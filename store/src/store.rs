@@ -29,6 +29,9 @@ pub enum StoreError {
     Url(String),
 }
 
+/// Users of whom one statement tells whom they block.
+pub const BLOCKERS_MAX: usize = 32;
+
 /// What became of the events of one save; the sum is their number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SaveReport {
@@ -437,6 +440,17 @@ impl Store {
         match &self.0 {
             Backend::Sql(sql) => sql.blocked_by(user, limit).await,
             Backend::Memory(memory) => Ok(memory.blocked_by(user, limit)),
+        }
+    }
+
+    /// Whom each of these users blocks, as pairs of who blocks and who is blocked. Best asked for [`BLOCKERS_MAX`] of them.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn blocked_by_each(&self, users: &[UserId]) -> Result<Vec<(UserId, UserId)>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.blocked_by_each(users).await,
+            Backend::Memory(memory) => Ok(memory.blocked_by_each(users)),
         }
     }
 

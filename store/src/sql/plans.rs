@@ -5,11 +5,12 @@ use mlms_protocol::{Body, Epoch, Millis, Seq};
 use super::connection::{Database, Value};
 use super::events::GAMES_BETWEEN;
 use super::events::{FIND_EPOCH, FIRST_BETWEEN, LAST_BETWEEN, OF_PLAYER, player_values};
+use super::reports::BLOCKED_BY_EACH;
 use super::snapshots::{ADVANCE_LOBBY, IDLE_LOBBIES, LOAD_LOBBY};
 use super::statistics::{self, ALL_IN_LOBBY, AWARDS, BY_STAT, IN_LOBBY, OF_PLAYER_ONE, RUNNING, UNANNOUNCED};
 use super::upkeep::{FIND_PURGED, LOBBIES_AFTER, PLACES_AFTER, PURGE, SNAPSHOTS_AFTER};
 use crate::statistics::{Award, GameChange, GameEvent};
-use crate::store::{Backend, Store};
+use crate::store::{BLOCKERS_MAX, Backend, Store};
 use crate::tests::{Folder, event, lobby, mariadb, ready, said, user};
 
 impl super::SqlStore {
@@ -40,6 +41,9 @@ async fn seed(store: &Store) {
             store.add_award(&Award { user, achievement: stat.to_owned(), at }).await.unwrap();
         }
         store.fold(&counted).await.unwrap();
+        for blocked in ["bob", "cat", "dan"] {
+            store.block(&user(&format!("user-{l}")), &user(blocked), Millis(1)).await.unwrap();
+        }
         // Empty tables are planned as such.
         store.purge(&id, Seq(41), Seq(42)).await.unwrap();
     }
@@ -85,6 +89,7 @@ async fn check(store: &Store, explain: &str, judge: impl Fn(&str, &super::connec
         (FIND_PURGED, vec![Value::Text("lobby-7")], "purged_lobbies PRIMARY"),
         (PURGE, vec![Value::Text("lobby-7"), Value::Int(3), Value::Int(5)], "lobby_events PRIMARY"),
         (RUNNING, vec![Value::Text("lobby-7")], "game_totals PRIMARY"),
+        (BLOCKED_BY_EACH, vec![Value::Text("user-7"); BLOCKERS_MAX], "user_blocks PRIMARY"),
         (ALL_IN_LOBBY, vec![Value::Text("lobby-7")], "lobby_statistics PRIMARY"),
     ] {
         let explained: &'static str = Box::leak(format!("{explain} {statement}").into_boxed_str());
@@ -121,7 +126,8 @@ async fn mariadb_answers_by_index() {
     seed(&store).await;
     mlms_test_servers::run(
         &url,
-        "ANALYZE TABLE lobby_events, lobby_snapshots, purged_lobbies, game_totals, lobby_statistics",
+        "ANALYZE TABLE lobby_events, lobby_snapshots, purged_lobbies, game_totals, lobby_statistics, \
+         user_blocks",
     )
     .await
     .unwrap();

@@ -7,7 +7,7 @@ use super::fault::Fault;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, damaged, within};
 use crate::report::{FiledReport, MessageReport, context_of};
 use crate::row::{clamped, unsigned};
-use crate::store::StoreError;
+use crate::store::{BLOCKERS_MAX, StoreError};
 
 const FILE: &str = "INSERT INTO message_reports (id, lobby, seq, user, reporter, at, reason, message, context) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -17,6 +17,9 @@ const BLOCK: &str = "INSERT INTO user_blocks (user, blocked, at) VALUES (?, ?, ?
 const UNBLOCK: &str = "DELETE FROM user_blocks WHERE user = ? AND blocked = ?";
 pub(super) const BLOCKED_BY: &str =
     "SELECT blocked FROM user_blocks WHERE user = ? ORDER BY at, blocked LIMIT ?";
+/// One look for so many users; fewer are filled up with the last one.
+pub(super) const BLOCKED_BY_EACH: &str = "SELECT user, blocked FROM user_blocks WHERE user IN \
+     (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 fn user_in(row: &Row, column: usize) -> Result<UserId, StoreError> {
     UserId::new(&row.text(column)?).map_err(|error| damaged(error.to_string()))
@@ -104,5 +107,21 @@ impl SqlStore {
         let values = [Value::Text(user.as_str()), Value::Int(limit.into())];
         let rows = within(READ_TIMEOUT, self.database.rows(BLOCKED_BY, values)).await?;
         rows.iter().map(|row| user_in(row, 0)).collect()
+    }
+
+    pub(crate) async fn blocked_by_each(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<(UserId, UserId)>, StoreError> {
+        let mut pairs = Vec::new();
+        for users in users.chunks(BLOCKERS_MAX) {
+            let last = users.last().into_iter().cycle();
+            let values = users.iter().chain(last).take(BLOCKERS_MAX).map(|user| Value::Text(user.as_str()));
+            let rows = within(READ_TIMEOUT, self.database.rows(BLOCKED_BY_EACH, values)).await?;
+            for row in &rows {
+                pairs.push((user_in(row, 0)?, user_in(row, 1)?));
+            }
+        }
+        Ok(pairs)
     }
 }

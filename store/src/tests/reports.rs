@@ -18,6 +18,12 @@ async fn check(store: &Store) {
     store.unblock(&ann, &bob).await.unwrap();
     assert_eq!(store.blocked_by(&ann, 10).await.unwrap(), std::slice::from_ref(&odd));
     assert_eq!(store.blocked_by(&bob, 10).await.unwrap(), std::slice::from_ref(&ann));
+    assert!(store.blocked_by_each(&[]).await.unwrap().is_empty());
+    let crowd: Vec<_> = (0..40).map(|n| user(&format!("nobody-{n}"))).collect();
+    let crowd: Vec<_> = crowd.into_iter().chain([ann.clone(), bob.clone()]).collect();
+    let mut pairs = store.blocked_by_each(&crowd).await.unwrap();
+    pairs.sort();
+    assert_eq!(pairs, [(ann.clone(), odd.clone()), (bob.clone(), ann.clone())]);
 
     let sequenced = |seq, change| LobbyEvent::clone(&event("arena", 1, seq, change));
     let report = |by: &str, seq: u64, at: u64, reason: Option<&str>| MessageReport {
