@@ -12,6 +12,7 @@ mod messages;
 mod operation;
 mod personal;
 mod rate;
+mod reports;
 mod request_id;
 mod sessions;
 
@@ -178,6 +179,7 @@ async fn run(
         Verb::BanSet => bans::set(call).await,
         Verb::BanLift => bans::lift(call).await,
         Verb::Audit => bans::audit(call).await,
+        Verb::ReportList => reports::list(call).await,
         Verb::PlayerStats => players::stats(call).await,
         Verb::PlayerAchievements => players::achievements(call).await,
     }
@@ -189,8 +191,9 @@ fn preflight(allow: &str) -> Response<Body> {
     let headers = response.headers_mut();
     let methods = HeaderValue::from_str(allow).expect("names of methods are a header's value");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    let allowed =
-        HeaderValue::from_static("authorization, content-type, idempotency-key, if-none-match, x-request-id");
+    let allowed = HeaderValue::from_static(
+        "authorization, content-type, idempotency-key, if-match, if-none-match, x-request-id",
+    );
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response

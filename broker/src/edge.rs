@@ -29,6 +29,7 @@ use crate::guests::GuestRate;
 use crate::metrics::{Metrics, Route};
 use crate::passenger::unix_millis;
 use crate::players::StoreSlot;
+use crate::probes::Probes;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
 use crate::{api, page, rest, socket, trace};
@@ -50,6 +51,8 @@ pub(crate) struct Edge {
     /// Who is kept out of the whole service; empty without a database.
     pub(crate) bans: BanList,
     pub(crate) health: Health,
+    /// Finds out how the services around are.
+    pub(crate) probes: Probes,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) places: Arc<Places>,
@@ -103,7 +106,10 @@ impl Edge {
             return response;
         }
         let (route, answer) = match path {
-            "/health" => (Route::Health, only_reading(&request).map(|()| rest::health(self))),
+            "/health" => match only_reading(&request) {
+                Ok(()) => (Route::Health, Ok(rest::health(self).await)),
+                Err(refusal) => (Route::Health, Err(refusal)),
+            },
             path => {
                 let headers = request.headers();
                 match api::document(path, headers).or_else(|| page::serve(path, headers)) {

@@ -16,6 +16,7 @@ mod node;
 mod page;
 mod passenger;
 mod players;
+mod probes;
 mod query;
 mod refusal;
 mod rest;
@@ -53,6 +54,7 @@ use crate::edge::Edge;
 use crate::guests::GuestRate;
 use crate::metrics::Metrics;
 pub use crate::players::StoreSlot;
+use crate::probes::Probes;
 
 /// Pause between looks whether the store is open.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
@@ -74,7 +76,7 @@ pub struct Broker {
     pub listener: TcpListener,
     /// A registry of its own: two brokers in one process must not share one.
     pub registry: Registry,
-    /// Gets the entry `nodes`.
+    /// Gets the entries `nodes`, `redis`, `database`, `rabbitmq`, and one for each node.
     pub health: Health,
     /// Gets the gate `nodes`, which is open while a node is ready.
     pub readiness: Readiness,
@@ -123,6 +125,7 @@ impl Broker {
             user_rate: UserRate::new(self.config.requests_per_s, self.config.requests_burst),
             handshakes: Semaphore::new(self.config.handshakes_max),
             sessions: Arc::default(),
+            probes: Probes::default(),
             tunnels: TaskTracker::new(),
             shutdown: self.shutdown,
             cut: CancellationToken::new(),
@@ -190,6 +193,7 @@ async fn run(
     tokio::select! {
         _ = serving => {}
         () = banning => {}
+        () = probes::run(&edge) => {}
     }
     edge.carriers.stop();
     threads.join().await;

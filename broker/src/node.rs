@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -42,7 +43,7 @@ pub(crate) enum NodeRefusal {
     Connect(std::io::Error),
     #[error("does not accept the connection in time")]
     ConnectTimeout,
-    #[error("does not answer the handshake in time")]
+    #[error("does not answer in time")]
     AnswerTimeout,
     #[error("breaks the handshake: {0}")]
     Broken(&'static str),
@@ -100,7 +101,7 @@ pub(crate) async fn open_session(
     }
     let request = request.body(Full::default()).map_err(|_| NodeRefusal::Broken("its address is no host"))?;
     let answer = async {
-        let response = exchange(stream, request).await?;
+        let response = exchange(stream, request, async |response| Ok(response.map(drop))).await?;
         check_answer(&response, handshake)?;
         let upgrade = hyper::upgrade::on(response);
         handshake::raw(upgrade).await.ok_or(NodeRefusal::Broken("the connection ended at the 101"))
@@ -140,6 +141,8 @@ pub(crate) enum Purpose {
     Command,
     /// Sessions are ended by an operator.
     Disconnect,
+    /// How the node and the services behind it are.
+    Health,
 }
 
 impl Purpose {
@@ -148,6 +151,7 @@ impl Purpose {
             Purpose::Bye => "bye",
             Purpose::Command => "command",
             Purpose::Disconnect => "disconnect",
+            Purpose::Health => "health",
         }
     }
 }
@@ -182,7 +186,8 @@ pub(crate) async fn post(
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Full::new(body))
         .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
-    let answer = tokio::time::timeout(patience, exchange_whole(stream, request, answer_bytes_max)).await;
+    let answer = exchange(stream, request, async |response| whole(response, answer_bytes_max).await);
+    let answer = tokio::time::timeout(patience, answer).await;
     answer.unwrap_or(Err(NodeRefusal::AnswerTimeout))
 }
 
@@ -222,30 +227,14 @@ async fn connect(address: &str) -> Result<TcpStream, NodeRefusal> {
     Ok(stream)
 }
 
-/// Sends one request on a connection of its own. At a 101 hyper hands the connection over and its driver ends, at
-/// any other answer it ends because the body is dropped and nobody will send again; so both are awaited here and
-/// no task is left.
-async fn exchange(stream: TcpStream, mut request: Request<Full<Bytes>>) -> Result<Response<()>, NodeRefusal> {
-    if let Some(context) = trace::header() {
-        request.headers_mut().insert(TRACEPARENT, context);
-    }
-    let broken = |_| NodeRefusal::Broken("the connection fails");
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let answer = async move { Ok(sender.send_request(request).await?.map(drop)) };
-    let (response, _) = tokio::join!(answer, connection.with_upgrades());
-    response.map_err(broken)
-}
-
-/// Like [`exchange`], with the answer's body up to a bound. The request says that the connection ends behind it.
-async fn exchange_whole(
+/// Sends one request on a connection of its own, and reads the answer. At a 101 hyper hands the connection over and its
+/// driver ends, at any other answer it ends because the body is dropped and nobody will send again; so both are awaited
+/// here and no task is left.
+async fn exchange<T>(
     stream: TcpStream,
     mut request: Request<Full<Bytes>>,
-    bytes_max: usize,
-) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, NodeRefusal>,
+) -> Result<T, NodeRefusal> {
     if let Some(context) = trace::header() {
         request.headers_mut().insert(TRACEPARENT, context);
     }
@@ -255,13 +244,15 @@ async fn exchange_whole(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    let answer = async move {
-        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        let body = Limited::new(body, bytes_max).collect().await;
-        let body = body.map_err(|_| NodeRefusal::Broken("its answer breaks off or is too long"))?;
-        Ok((head.status, body.to_bytes()))
-    };
-    // The driver ends with the exchange, or is dropped with it.
-    let (answer, _) = tokio::join!(answer, connection);
+    let answer = async move { read(sender.send_request(request).await.map_err(broken)?).await };
+    let (answer, _) = tokio::join!(answer, connection.with_upgrades());
     answer
+}
+
+/// A whole answer up to a bound.
+async fn whole(response: Response<Incoming>, bytes_max: usize) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, bytes_max).collect().await;
+    let body = body.map_err(|_| NodeRefusal::Broken("its answer breaks off or is too long"))?;
+    Ok((head.status, body.to_bytes()))
 }

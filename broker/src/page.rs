@@ -1,7 +1,7 @@
 //! The page and the client it loads, carried in the binary. Nothing here depends on who asks.
 
 use bytes::Bytes;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::edge::Body;
@@ -47,11 +47,18 @@ pub(crate) fn serve(path: &str, request: &HeaderMap) -> Option<Response<Body>> {
 
 /// Whether the client has what carries this tag.
 pub(crate) fn is_known(request: &HeaderMap, etag: &str) -> bool {
-    let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    known
-        .flat_map(|value| value.split(','))
-        .map(|known| known.trim().trim_start_matches("W/"))
-        .any(|known| known == etag || known == "*")
+    let mut known = named(request, &header::IF_NONE_MATCH).map(|known| known.trim_start_matches("W/"));
+    known.any(|known| known == etag || known == "*")
+}
+
+/// Whether the client wants a change of what carries this tag, and of nothing else.
+pub(crate) fn is_meant(request: &HeaderMap, etag: &str) -> bool {
+    named(request, &header::IF_MATCH).any(|meant| meant == etag || meant == "*")
+}
+
+fn named<'a>(request: &'a HeaderMap, header: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lists = request.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim)
 }
 
 fn content_type(extension: &str) -> &'static str {

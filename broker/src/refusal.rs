@@ -54,6 +54,8 @@ pub(crate) enum Refusal {
     NotFound,
     /// Nobody keeps the user out.
     NoBan,
+    /// It is not as the caller has it.
+    Changed,
     /// The path exists, the method does not; carries what `Allow` says.
     Method(&'static str),
 }
@@ -70,6 +72,11 @@ const fn answer(status: StatusCode, code: ErrorCode, reason: &'static str, detai
     Answer { status, code, reason, detail, retry_after_s: None }
 }
 
+/// The request itself is wrong.
+const fn bad(reason: &'static str, detail: &'static str) -> Answer {
+    answer(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, reason, detail)
+}
+
 impl Answer {
     const fn retry_after(self, seconds: u32) -> Answer {
         Answer { retry_after_s: Some(seconds), ..self }
@@ -79,64 +86,37 @@ impl Answer {
 impl Refusal {
     fn answer(self) -> Answer {
         use ErrorCode as Code;
-        const BAD: StatusCode = StatusCode::BAD_REQUEST;
         const UNAUTHORIZED: StatusCode = StatusCode::UNAUTHORIZED;
         const FORBIDDEN: StatusCode = StatusCode::FORBIDDEN;
         const TOO_MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
         const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self {
-            Refusal::NotWebSocket => {
-                answer(BAD, Code::BadRequest, "not_websocket", "This path answers only WebSocket handshakes.")
-            }
+            Refusal::NotWebSocket => bad("not_websocket", "This path answers only WebSocket handshakes."),
             Refusal::WebSocketVersion => answer(
                 StatusCode::UPGRADE_REQUIRED,
                 Code::BadRequest,
                 "websocket_version",
                 "Only version 13 of the WebSocket protocol is spoken here.",
             ),
-            Refusal::WebSocketKey => answer(
-                BAD,
-                Code::BadRequest,
-                "websocket_key",
-                "Sec-WebSocket-Key must be one header with 16 bytes in base64.",
-            ),
-            Refusal::BadLobby => {
-                answer(BAD, Code::BadRequest, "bad_lobby", "A lobby id has 1 to 64 of A-Z a-z 0-9 _ and -.")
+            Refusal::WebSocketKey => {
+                bad("websocket_key", "Sec-WebSocket-Key must be one header with 16 bytes in base64.")
             }
-            Refusal::LobbyOfAnotherTicket => {
-                answer(BAD, Code::BadRequest, "ticket_lobby", "The ticket was made for another lobby.")
+            Refusal::BadLobby => bad("bad_lobby", "A lobby id has 1 to 64 of A-Z a-z 0-9 _ and -."),
+            Refusal::LobbyOfAnotherTicket => bad("ticket_lobby", "The ticket was made for another lobby."),
+            Refusal::BadQuery => {
+                bad("bad_query", "A query parameter is given twice, or its value does not fit.")
             }
-            Refusal::BadQuery => answer(
-                BAD,
-                Code::BadRequest,
-                "bad_query",
-                "A query parameter is given twice, or its value does not fit.",
-            ),
-            Refusal::BadHost => answer(BAD, Code::BadRequest, "bad_host", "The Host header names no host."),
-            Refusal::BadBody => answer(
-                BAD,
-                Code::BadRequest,
-                "bad_body",
-                "The body is not the JSON object that this path takes.",
-            ),
-            Refusal::BadName => answer(
-                BAD,
-                Code::BadRequest,
-                "bad_name",
-                "A name has 1 to 64 bytes of text without control characters.",
-            ),
-            Refusal::BadPlayer => answer(
-                BAD,
-                Code::BadRequest,
-                "bad_player",
-                "A user id has 1 to 128 bytes of text without control characters.",
-            ),
-            Refusal::BadKey => answer(
-                BAD,
-                Code::BadRequest,
-                "bad_idempotency_key",
-                "An Idempotency-Key has 1 to 128 visible ASCII characters.",
-            ),
+            Refusal::BadHost => bad("bad_host", "The Host header names no host."),
+            Refusal::BadBody => bad("bad_body", "The body is not the JSON object that this path takes."),
+            Refusal::BadName => {
+                bad("bad_name", "A name has 1 to 64 bytes of text without control characters.")
+            }
+            Refusal::BadPlayer => {
+                bad("bad_player", "A user id has 1 to 128 bytes of text without control characters.")
+            }
+            Refusal::BadKey => {
+                bad("bad_idempotency_key", "An Idempotency-Key has 1 to 128 visible ASCII characters.")
+            }
             Refusal::NotJson => answer(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::BadRequest,
@@ -156,9 +136,7 @@ impl Refusal {
                 "The body did not come in time.",
             ),
             Refusal::NoToken => answer(UNAUTHORIZED, Code::Unauthorized, "no_token", "A token is needed."),
-            Refusal::AmbiguousToken => {
-                answer(BAD, Code::BadRequest, "ambiguous_token", "More than one token is given in one place.")
-            }
+            Refusal::AmbiguousToken => bad("ambiguous_token", "More than one token is given in one place."),
             Refusal::BadToken => {
                 answer(UNAUTHORIZED, Code::Unauthorized, "bad_token", "The token is not valid.")
             }
@@ -251,6 +229,12 @@ impl Refusal {
             Refusal::NoBan => {
                 answer(StatusCode::NOT_FOUND, Code::NotFound, "no_ban", "The user is not banned.")
             }
+            Refusal::Changed => answer(
+                StatusCode::PRECONDITION_FAILED,
+                Code::Conflict,
+                "if_match",
+                "It has changed meanwhile: `If-Match` names another state.",
+            ),
             Refusal::Method(_) => answer(
                 StatusCode::METHOD_NOT_ALLOWED,
                 Code::UnknownOp,

@@ -15,8 +15,8 @@ use crate::address::AddressKey;
 use crate::api::{Call, Fault, Reply};
 use crate::edge::{Body, Edge};
 use crate::guests::GuestRequest;
-use crate::passenger;
 use crate::refusal::Refusal;
+use crate::{passenger, probes};
 
 #[derive(Deserialize)]
 struct ConnectRequest {
@@ -120,25 +120,27 @@ struct NodeAnswer {
     sessions: u32,
     lobbies: u32,
     shards: u32,
+    /// How it answers, and the worst of the services behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<Condition>,
 }
 
-/// `GET /health`: every service with its state and cause, and the nodes. 503 only when one is down.
-pub(crate) fn health(edge: &Edge) -> Response<Body> {
-    let state = edge.health.overall();
+/// `GET /health`: every service and every node with its state, its latency and the cause where it is not well. What is
+/// told is about a second old at most. 503 only when the service as a whole is down.
+pub(crate) async fn health(edge: &Edge) -> Response<Body> {
+    edge.probes.fresh().await;
+    let (state, services) = (edge.health.overall(), edge.health.report());
     let node = |node: &NodeRecord| NodeAnswer {
         name: node.name.clone(),
         state: node.state,
         sessions: node.load.sessions,
         lobbies: node.load.lobbies,
         shards: node.load.shards,
+        health: services.get(&probes::entry(&node.name)).cloned(),
     };
-    let answer = HealthAnswer {
-        state,
-        ready: edge.readiness.is_ready(),
-        draining: edge.is_draining(),
-        services: edge.health.report(),
-        nodes: edge.directory.view().nodes.values().map(node).collect(),
-    };
+    let nodes = edge.directory.view().nodes.values().map(node).collect();
+    let (ready, draining) = (edge.readiness.is_ready(), edge.is_draining());
+    let answer = HealthAnswer { state, ready, draining, nodes, services };
     let status = if state == State::Down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     json(status, &answer)
 }

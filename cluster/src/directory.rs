@@ -68,6 +68,12 @@ impl Directory {
         Directory(Kind::Redis(directory, lifeline))
     }
 
+    /// Whether it is a part of this process.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.0, Kind::Embedded(_))
+    }
+
     /// The view as last known; never waits.
     #[must_use]
     pub fn view(&self) -> Arc<View> {

@@ -23,6 +23,9 @@ use crate::node::{Node, Passenger};
 /// Longest body of what a broker says.
 const BYE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Entries that parts of a node write.
+const OWN_SERVICES: [&str; 6] = ["achievements", "amqp", "directory", "journal", "store", "workers"];
+
 type Reply = Response<Full<Bytes>>;
 
 /// What a broker signs to be heard.
@@ -50,6 +53,7 @@ pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply
         (&Method::POST, "/internal/bye") => bye(&node, request).await,
         (&Method::POST, "/internal/command") => command(&node, request).await,
         (&Method::POST, "/internal/disconnect") => disconnect(&node, request).await,
+        (&Method::POST, "/internal/health") => health(&node, request).await,
         _ => Err(refusal(StatusCode::NOT_FOUND, "there is no such path")),
     };
     outcome.unwrap_or_else(|refusal| refusal)
@@ -211,6 +215,18 @@ async fn bye(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Repl
     }
     let mut reply = Response::new(Full::new(Bytes::new()));
     *reply.status_mut() = StatusCode::ACCEPTED;
+    Ok(reply)
+}
+
+/// How the node is, and the services that its own parts use.
+async fn health(node: &Arc<Node>, request: Request<Incoming>) -> Result<Reply, Reply> {
+    from_broker(node, request, "health").await?;
+    let mut services = node.health.report();
+    // A broker in the same process writes there too, what it learns from here.
+    services.retain(|name, _| OWN_SERVICES.contains(&name.as_str()));
+    let report = serde_json::json!({ "services": services }).to_string();
+    let mut reply = Response::new(Full::new(Bytes::from(report)));
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(reply)
 }
 

@@ -172,6 +172,8 @@ pub(crate) struct Node {
     draining: AtomicBool,
     pub(crate) standing: Standing,
     pub(crate) conditions: Conditions,
+    /// Of this process; other nodes of it write there, too.
+    pub(crate) health: Health,
 }
 
 impl LobbyNode {
@@ -224,6 +226,7 @@ impl LobbyNode {
             draining: AtomicBool::new(false),
             standing: Standing::new(now),
             conditions: Conditions::new(&self.health),
+            health: self.health.clone(),
         });
         let ends = Ends { inboxes, blocks_asked, link_events };
         let task = tokio::spawn(run(Arc::clone(&node), self, ends, threads, links_task));

@@ -7,10 +7,11 @@ use mlms_achievements::{Achievements, Announce, Input, Rules};
 use mlms_lobby_node::Announcer;
 use mlms_process::Settings;
 use mlms_process::health::Component;
-use mlms_store::amqp::{LinkState, Publisher, Subscriber, Subscription};
+use mlms_store::amqp::{LinkState, Publisher, QueueLook, Subscriber, Subscription};
 use mlms_store::{AWARDED, Award, LocalBatch, Outlet, Store, read_award};
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
@@ -23,6 +24,10 @@ const AWARDS_FORGET_MS: u32 = 3_600_000;
 const AWARDS_PREFETCH: u16 = 100;
 /// Pause after the message broker was away.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Pause between looks at the queue of the service that counts.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Events that may wait there before it counts as late.
+const WAITING_MAX: u32 = 10_000;
 
 /// The url of the message broker, if the settings name one.
 pub(crate) fn amqp_url(settings: &Settings) -> Option<String> {
@@ -39,13 +44,14 @@ impl Frame {
         Ok(publisher)
     }
 
-    /// Tells the players of a node's cluster of awards that come over the message broker.
-    pub(crate) fn start_awards(&mut self, url: String, announcer: Announcer) {
+    /// Tells the players of a node's cluster of awards that come over the message broker. `counting` is told how the
+    /// service that counts is, where that is another process.
+    pub(crate) fn start_awards(&mut self, url: String, announcer: Announcer, counting: Option<Component>) {
         let stop = self.shutdown.drain().clone();
         self.tasks.spawn("awards", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = take_awards(&url, &announcer) => {}
+                () = take_awards(&url, &announcer, counting.as_ref()) => {}
             }
         });
     }
@@ -85,6 +91,8 @@ impl Frame {
         announce: Announce,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let health = self.health.component("achievements");
+        let health = if matches!(input, Input::Local(_)) { health.embedded() } else { health };
         let service = Achievements {
             tracer: self.tracer.clone(),
             store: store.clone(),
@@ -92,7 +100,7 @@ impl Frame {
             input,
             announce,
             registry: self.metrics.registry().clone(),
-            health: self.health.component("achievements"),
+            health,
             stop,
         };
         self.tasks.spawn("achievements", service.run());
@@ -119,7 +127,7 @@ async fn report(mut state: watch::Receiver<LinkState>, component: Component) {
 }
 
 /// Takes awards, for ever.
-async fn take_awards(url: &str, announcer: &Announcer) {
+async fn take_awards(url: &str, announcer: &Announcer, counting: Option<&Component>) {
     let wanted = Subscription {
         queue: AWARDS_QUEUE.to_owned(),
         keys: vec![AWARDED.to_owned()],
@@ -128,18 +136,35 @@ async fn take_awards(url: &str, announcer: &Announcer) {
         forget_after_ms: Some(AWARDS_FORGET_MS),
     };
     loop {
-        if let Err(error) = take_some_awards(url, &wanted, announcer).await {
+        if let Err(error) = take_some_awards(url, &wanted, announcer, counting).await {
             // The publisher of the same process says so, once.
             tracing::debug!(%error, "awards wait in their queue");
+            if let Some(counting) = counting {
+                counting.degraded("nothing is known of it while the message broker is away");
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn take_some_awards(url: &str, wanted: &Subscription, announcer: &Announcer) -> anyhow::Result<()> {
+async fn take_some_awards(
+    url: &str,
+    wanted: &Subscription,
+    announcer: &Announcer,
+    counting: Option<&Component>,
+) -> anyhow::Result<()> {
     let mut subscriber = Subscriber::open(url, "mlms awards", wanted).await?;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let batch = subscriber.next(usize::from(AWARDS_PREFETCH)).await?;
+        let batch = tokio::select! {
+            batch = subscriber.next(usize::from(AWARDS_PREFETCH)) => batch?,
+            _ = look.tick(), if counting.is_some() => {
+                let seen = subscriber.look_at(mlms_achievements::QUEUE).await?;
+                counting.into_iter().for_each(|counting| tell(counting, seen));
+                continue;
+            }
+        };
         for delivery in &batch {
             match read_award(&delivery.body) {
                 Ok(award) => announcer.announce(&award),
@@ -149,5 +174,19 @@ async fn take_some_awards(url: &str, wanted: &Subscription, announcer: &Announce
         if let Some(last) = batch.last() {
             subscriber.acknowledge(last).await?;
         }
+    }
+}
+
+/// The service that counts has no address: its queue tells whether it is there and keeps up.
+fn tell(counting: &Component, queue: Option<QueueLook>) {
+    match queue {
+        None => counting.down("it was never there: its queue is not"),
+        Some(QueueLook { consumers: 0, waiting }) => {
+            counting.down(format!("nobody takes events off its queue, where {waiting} wait"));
+        }
+        Some(QueueLook { waiting: WAITING_MAX.., .. }) => {
+            counting.degraded("it does not keep up: thousands of events wait in its queue");
+        }
+        Some(_) => counting.ok(),
     }
 }

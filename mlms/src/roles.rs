@@ -69,7 +69,8 @@ pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
     let node =
         frame.start_node(&cluster, &store, &outlet(publisher.as_ref()), name, address, listener, workers)?;
     if let Some(url) = amqp {
-        frame.start_awards(url, node.announcer());
+        let counting = frame.health.component("achievements").spare();
+        frame.start_awards(url, node.announcer(), Some(counting));
     }
     frame.tasks.spawn("node", node.stopped());
     drop((cluster, store, publisher));

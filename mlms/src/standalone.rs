@@ -62,7 +62,7 @@ pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
     match (amqp, publisher, batches) {
         (Some(url), Some(publisher), _) => {
             announcers.truncate(1);
-            announcers.into_iter().for_each(|announcer| frame.start_awards(url.clone(), announcer));
+            announcers.into_iter().for_each(|announcer| frame.start_awards(url.clone(), announcer, None));
             frame.start_achievements(&store, url, publisher)?;
         }
         (_, _, Some(batches)) => {

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::watch;
 
 /// How a service is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Registered, and nothing is known yet.
@@ -27,6 +27,22 @@ pub struct Condition {
     pub cause: Option<String>,
     /// Unix milliseconds of the last change of state.
     pub since: u64,
+    /// How long it took to answer when it was last asked.
+    #[serde(rename = "latency_ms", serialize_with = "millis", skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Duration>,
+    /// A part of this process does its work; there is no server.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub embedded: bool,
+    /// The process serves without it: its end makes the whole no worse than degraded.
+    #[serde(skip)]
+    pub spare: bool,
+}
+
+#[expect(clippy::ref_option, reason = "what serde hands over")]
+fn millis<S: Serializer>(latency: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let hundredths = latency.unwrap_or_default().as_micros() / 10;
+    // Two digits are more than a network keeps.
+    serializer.serialize_f64(f64::from(u32::try_from(hundredths).unwrap_or(u32::MAX)) / 100.0)
 }
 
 /// The registry of services.
@@ -49,7 +65,14 @@ impl Health {
 
     /// The entry of this name, made if it is new.
     pub fn component(&self, name: &str) -> Component {
-        let unknown = || Condition { state: State::Unknown, cause: None, since: now_ms() };
+        let unknown = || Condition {
+            state: State::Unknown,
+            cause: None,
+            since: now_ms(),
+            latency: None,
+            embedded: false,
+            spare: false,
+        };
         self.lock().entry(name.to_owned()).or_insert_with(unknown);
         Component { health: self.clone(), name: Arc::from(name) }
     }
@@ -59,10 +82,24 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Drops an entry: there is no such service any more.
+    pub fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    /// Whether there is an entry of this name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
     /// The worst state of all; `Ok` when nothing is registered.
     pub fn overall(&self) -> State {
         let conditions = self.lock();
-        let has = |state| conditions.values().any(|condition| condition.state == state);
+        let weighed = |condition: &Condition| match condition.state {
+            State::Down if condition.spare => State::Degraded,
+            state => state,
+        };
+        let has = |state| conditions.values().any(|condition| weighed(condition) == state);
         [State::Down, State::Degraded, State::Unknown]
             .into_iter()
             .find(|state| has(*state))
@@ -89,19 +126,41 @@ impl Component {
         self.set(State::Down, Some(cause.into()));
     }
 
+    /// How long it took to answer just now.
+    pub fn took(&self, latency: Duration) {
+        self.change(|condition| condition.latency = Some(latency));
+    }
+
+    /// It is a part of this process.
+    #[must_use]
+    pub fn embedded(self) -> Component {
+        self.change(|condition| condition.embedded = true);
+        self
+    }
+
+    /// The process serves without it.
+    #[must_use]
+    pub fn spare(self) -> Component {
+        self.change(|condition| condition.spare = true);
+        self
+    }
+
     pub fn state(&self) -> State {
         self.health.lock().get(&*self.name).map_or(State::Unknown, |condition| condition.state)
     }
 
     fn set(&self, state: State, cause: Option<String>) {
-        let mut conditions = self.health.lock();
-        if let Some(condition) = conditions.get_mut(&*self.name) {
+        self.change(|condition| {
             if condition.state != state {
                 condition.since = now_ms();
             }
             condition.state = state;
-            condition.cause = cause;
-        }
+            condition.cause.clone_from(&cause);
+        });
+    }
+
+    fn change(&self, change: impl FnMut(&mut Condition)) {
+        self.health.lock().get_mut(&*self.name).into_iter().for_each(change);
     }
 }
 
@@ -251,5 +310,24 @@ mod tests {
         relay.ok();
         assert_eq!(health.report()["relay"].cause, None);
         assert_eq!(health.component("journal").state(), State::Down, "an entry of the same name is the same");
+        journal.ok();
+        let node = health.component("node n1").spare();
+        node.down("gone");
+        assert_eq!(health.overall(), State::Degraded, "one of many");
+        health.forget("node n1");
+        node.down("an entry that is forgotten stays so");
+        assert_eq!((health.overall(), health.knows("node n1")), (State::Ok, false));
+    }
+
+    #[test]
+    fn an_entry_says_no_more_than_is_known() {
+        let health = Health::new();
+        let redis = health.component("redis");
+        redis.ok();
+        let told = || serde_json::to_value(&health.report()["redis"]).expect("plain fields");
+        assert_eq!(told().as_object().expect("an object").len(), 2, "{}", told());
+        redis.embedded().took(Duration::from_micros(1_234));
+        let told = told();
+        assert_eq!((&told["latency_ms"], &told["embedded"]), (&1.23.into(), &true.into()), "{told}");
     }
 }

@@ -12,7 +12,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 pub use publisher::{LinkState, Publisher};
-pub use subscriber::{Delivery, Subscriber, Subscription};
+pub use subscriber::{Delivery, QueueLook, Subscriber, Subscription};
 
 /// The durable topic exchange of all domain events.
 pub const EXCHANGE: &str = "mlms.events";

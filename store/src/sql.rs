@@ -70,6 +70,10 @@ impl SqlStore {
         migrations::run(&self.database).await
     }
 
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self.database, Database::Sqlite { .. })
+    }
+
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
         within(PING_TIMEOUT, self.database.rows("SELECT 1", [])).await.map(drop)
     }

@@ -120,6 +120,15 @@ impl Store {
         }
     }
 
+    /// Whether it is a part of this process: SQLite, or memory.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        match &self.0 {
+            Backend::Sql(sql) => sql.is_embedded(),
+            Backend::Memory(_) => true,
+        }
+    }
+
     /// Asks the database for a sign of life.
     ///
     /// # Errors

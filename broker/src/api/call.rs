@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::Fault;
 use super::operation::Operation;
 use crate::edge::{Body, Edge};
-use crate::page::is_known;
+use crate::page::{is_known, is_meant};
 use crate::query::decode;
 use crate::refusal::Refusal;
 use crate::seam::{self, Frame, SeamCall};
@@ -125,11 +125,13 @@ impl<'a> Call<'a> {
         serde_json::from_slice(bytes).map_err(|error| Fault::bad(format!("the body: {error}")))
     }
 
-    pub(crate) fn nonce(&self) -> Option<&str> {
-        self.nonce.as_deref()
+    /// What stands for the `Idempotency-Key` alone, whatever the body.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.nonce.as_deref().and_then(|nonce| nonce.split('.').next())
     }
 
-    /// The nonce that stands for an `Idempotency-Key`: the same for the same caller, operation, path and key.
+    /// The nonce that stands for an `Idempotency-Key`: before the dot the same for the same caller, operation, path and
+    /// key; behind it a print of the body, by which the owner tells a repeat from another request.
     fn read_nonce(&self) -> Result<Option<String>, Fault> {
         // The other methods are idempotent by themselves.
         let key = self.head.headers.get("idempotency-key").filter(|_| self.head.method == Method::POST);
@@ -146,7 +148,8 @@ impl<'a> Call<'a> {
             digest.update([0]);
         }
         digest.update(key.as_bytes());
-        Ok(Some(hex(&digest.finalize()[..16])))
+        let print = hex(&Sha256::digest(&self.body)[..8]);
+        Ok(Some(format!("{}.{}", hex(&digest.finalize()[..10]), &print[..15])))
     }
 
     /// Has the lobby's owner carry out a command, as the caller.
@@ -246,6 +249,11 @@ impl Reply {
     pub(crate) fn tagged(mut self) -> Reply {
         self.etag = Some(format!("\"{}\"", hex(&Sha256::digest(&self.body)[..12])));
         self
+    }
+
+    /// Whether the caller's `If-Match` names this state.
+    pub(super) fn is_meant(&self, request: &HeaderMap) -> bool {
+        self.etag.as_ref().is_some_and(|etag| is_meant(request, etag))
     }
 
     /// A text that is JSON already.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Reply;
 use super::operation::{Access, OPERATIONS, Operation};
 use crate::edge::Body;
+use crate::metrics::Route;
 
 /// Statuses that every operation may refuse with.
 const REFUSES: &[u16] = &[400, 429, 503];
@@ -54,6 +55,7 @@ fn document() -> Value {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method.as_str().to_ascii_lowercase()] = describe(operation);
     }
+    paths.insert("/health".to_owned(), json!({"get": describe_health()}));
     let problem = json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
     let retry = json!({
         "description": "Seconds, where trying the same again later can help.",
@@ -114,6 +116,24 @@ fn describe(operation: &Operation) -> Value {
     described
 }
 
+/// The one path outside of the table: it is no operation on anything.
+fn describe_health() -> Value {
+    let health = json!({"application/json": {"schema": reference("schemas", "Health")}});
+    let number = json!({"X-Request-Id": {"schema": {"type": "string"}, "required": true}});
+    let answer = |words: &str| json!({"description": words, "headers": number, "content": health});
+    json!({
+        "operationId": "health",
+        "summary": "How every service and every node is, as of a second ago at most.",
+        "tags": [Route::Health.label()],
+        "security": [],
+        "parameters": [],
+        "responses": {
+            "200": answer("It serves."),
+            "503": answer("It does not: no node is ready, or Redis is away."),
+        },
+    })
+}
+
 /// `LobbyCreate` → `lobbyCreate`.
 fn operation_id(operation: &Operation) -> String {
     let verb = format!("{:?}", operation.verb);
@@ -138,6 +158,9 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     }
     if operation.answers.iter().any(|(status, _)| *status == 304) {
         parameters.push(reference("parameters", "if_none_match"));
+    }
+    if operation.refuses.contains(&412) {
+        parameters.push(reference("parameters", "if_match"));
     }
     parameters
 }

@@ -1,5 +1,6 @@
 //! Lobbies over REST: list, create, look at, change, close, invite.
 
+use hyper::header;
 use mlms_protocol::LobbyId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -67,9 +68,9 @@ pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = match lobby {
         Some(lobby) => lobby,
         None => {
-            let id = match call.nonce() {
+            let id = match call.key() {
                 // Nobody else knows the key.
-                Some(nonce) => nonce.to_owned(),
+                Some(key) => key.to_owned(),
                 None => uuid::Uuid::new_v4().simple().to_string(),
             };
             LobbyId::new(&id).map_err(|_| Refusal::BadLobby)?
@@ -82,9 +83,22 @@ pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
 
 /// `GET /v1/lobbies/{lobby}`.
 pub(super) async fn get(call: &Call<'_>) -> Result<Reply, Fault> {
-    let lobby = call.lobby()?;
-    let answer = object(&call.command(&lobby, Frame::new("look")).await?)?;
-    Ok(Reply::ok(&Named { lobby: &lobby, answer }).tagged())
+    look(call, &call.lobby()?).await
+}
+
+async fn look(call: &Call<'_>, lobby: &LobbyId) -> Result<Reply, Fault> {
+    let answer = object(&call.command(lobby, Frame::new("look")).await?)?;
+    Ok(Reply::ok(&Named { lobby, answer }).tagged())
+}
+
+/// Refuses a change of what is not as the caller has it, where it says so.
+async fn check_match(call: &Call<'_>, lobby: &LobbyId) -> Result<(), Fault> {
+    if call.head.headers.contains_key(header::IF_MATCH)
+        && !look(call, lobby).await?.is_meant(&call.head.headers)
+    {
+        return Err(Refusal::Changed.into());
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -97,6 +111,7 @@ struct Update {
 pub(super) async fn update(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = call.lobby()?;
     let Update { settings } = call.body()?;
+    check_match(call, &lobby).await?;
     let frame = Frame::new("update").with("settings", &settings);
     Ok(Reply::ok(&call.command(&lobby, frame).await?))
 }
@@ -104,6 +119,7 @@ pub(super) async fn update(call: &Call<'_>) -> Result<Reply, Fault> {
 /// `DELETE /v1/lobbies/{lobby}`.
 pub(super) async fn close(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = call.lobby()?;
+    check_match(call, &lobby).await?;
     Ok(Reply::ok(&call.command(&lobby, Frame::new("close")).await?))
 }
 

@@ -46,6 +46,7 @@ pub(crate) enum Verb {
     BanSet,
     BanLift,
     Audit,
+    ReportList,
 }
 
 /// Who may call, before anybody looks at what it is about.
@@ -88,6 +89,8 @@ const LARGE: usize = 128 * 1024;
 /// What a lobby's owner may say no with.
 const OWNER: &[u16] = &[404, 410, 500, 504];
 const OWNER_CHANGE: &[u16] = &[404, 409, 410, 500, 504];
+/// Those that take an `If-Match`, too.
+const OWNER_MATCH: &[u16] = &[404, 409, 410, 412, 500, 504];
 const OWNER_SAY: &[u16] = &[404, 409, 410, 422, 500, 504];
 
 /// Who has powers over users.
@@ -220,8 +223,9 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     )
     .body("LobbyUpdate")
     .large()
-    .refuses(OWNER_CHANGE),
-    op(Verb::LobbyClose, Route::Lobbies, DELETE, "/v1/lobbies/{lobby}", "Closes the lobby."),
+    .refuses(OWNER_MATCH),
+    op(Verb::LobbyClose, Route::Lobbies, DELETE, "/v1/lobbies/{lobby}", "Closes the lobby.")
+        .refuses(OWNER_MATCH),
     op(
         Verb::Invite,
         Route::Invites,
@@ -401,6 +405,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         .access(GUARDS)
         .query(&["audit_cursor", "of_user", "limit"])
         .answers(&[(200, Some("AuditPage"))])
+        .refuses(&[404]),
+    op(Verb::ReportList, Route::Reports, GET, "/v1/reports", "Messages that members reported, each as it was then and with what was said around it; the newest first.")
+        .access(GUARDS)
+        .query(&["report_cursor", "limit"])
+        .answers(&[(200, Some("ReportPage"))])
         .refuses(&[404]),
     op(Verb::PlayerStats, Route::Players, GET, "/v1/players/{user}/stats", "What a player did in games.")
         .answers(&[(200, Some("Stats"))])

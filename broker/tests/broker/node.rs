@@ -120,6 +120,9 @@ impl Node {
     }
 }
 
+/// What a node says of the services behind it.
+const WELL: &str = r#"{"services":{"journal":{"state":"ok","since":1},"amqp":{"state":"ok","since":2}}}"#;
+
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if *shared.manner.lock().unwrap() == Manner::Frozen {
         std::future::pending::<()>().await;
@@ -128,6 +131,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("").to_owned();
     match request.uri().path() {
         "/internal/bye" => take_bye(&shared, &token, request).await,
+        "/internal/health" => {
+            let Manner::Status(number) = *shared.manner.lock().unwrap() else {
+                return Response::new(Full::from(WELL));
+            };
+            status(number)
+        }
         _ => take_handshake(&shared, &token, request),
     }
 }

@@ -1,12 +1,13 @@
 //! Tickets, guests, lobbies, health and the page.
 
 use mlms_broker::BrokerConfig;
-use mlms_cluster::view::LobbySummary;
+use mlms_cluster::view::{LobbySummary, NodeState};
 use mlms_process::config::AllowedOrigins;
 use mlms_protocol::lobby::Visibility;
-use mlms_protocol::{LobbyId, NodeName};
+use mlms_protocol::{Incarnation, LobbyId, NodeName};
 
-use crate::stage::Stage;
+use crate::node::Manner;
+use crate::stage::{PATIENCE, Stage};
 
 #[tokio::test]
 async fn a_ticket_opens_its_session_once() {
@@ -132,7 +133,7 @@ async fn pages_of_allowed_origins_may_read_the_answers() {
     let answer = stage.request("OPTIONS", "/v1/connect", &preflight, "").await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some(origin)));
     assert_eq!(answer.header("access-control-allow-methods"), Some("POST"));
-    let allowed = "authorization, content-type, idempotency-key, if-none-match, x-request-id";
+    let allowed = "authorization, content-type, idempotency-key, if-match, if-none-match, x-request-id";
     assert_eq!(answer.header("access-control-allow-headers"), Some(allowed));
     assert_eq!(answer.header("access-control-allow-credentials"), None, "no cookie counts here");
     let refused = stage.get("/v1/lobbies", &[("origin", origin)]).await;
@@ -156,6 +157,55 @@ async fn health_tells_of_services_and_nodes() {
     );
     assert_eq!(health["services"]["nodes"]["state"], "ok");
     assert_eq!(health["nodes"][1]["name"], "node-2");
+}
+
+#[tokio::test]
+async fn health_tells_which_node_does_not_answer_and_what_the_nodes_say_of_others() {
+    let stage = Stage::with_nodes(2).await;
+    // The first ask may have come before the manner.
+    stage.nodes[1].set_manner(Manner::Frozen);
+    let told = async {
+        loop {
+            let health = stage.get("/health", &[]).await.json();
+            if health["nodes"][1]["health"]["state"] == "down" {
+                return health;
+            }
+        }
+    };
+    let health = tokio::time::timeout(PATIENCE, told).await.expect("it is found out");
+    assert_eq!(health["state"], "degraded", "the other one serves: {health}");
+    assert_eq!(health["nodes"][1]["health"]["cause"], "does not answer in time");
+    assert_eq!(health["nodes"][0]["health"]["state"], "ok");
+    assert!(health["nodes"][0]["health"]["latency_ms"].is_f64(), "{health}");
+    let services = &health["services"];
+    assert_eq!((&services["redis"]["state"], &services["redis"]["embedded"]), (&"ok".into(), &true.into()));
+    assert_eq!(services["rabbitmq"]["state"], "ok", "as the one that answers says");
+}
+
+#[tokio::test]
+async fn a_node_that_vanishes_is_missed_and_one_that_says_farewell_is_not() {
+    let stage = Stage::with_nodes(3).await;
+    let until = async |what: &str, is: &dyn Fn(&serde_json::Value) -> bool| {
+        let told = async {
+            loop {
+                let health = stage.get("/health", &[]).await.json();
+                if is(&health["services"]) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{what}"));
+    };
+    until("all are well", &|services| services["node node-3"]["state"] == "ok").await;
+    stage.change(1, |record| record.state = NodeState::Draining).await;
+    until("it says farewell", &|services| services["node node-2"]["cause"] == "is leaving").await;
+    for number in [1, 2] {
+        stage.directory.retire(&stage.nodes[number].name, Incarnation(1)).await.unwrap();
+    }
+    until("the one is forgotten, the other is missed", &|services| {
+        services["node node-2"].is_null() && services["node node-3"]["state"] == "down"
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,6 +16,21 @@ pub(crate) enum CommandKey {
     Counted(SessionId, u64),
 }
 
+/// Length of what a nonce made from an `Idempotency-Key` begins with, and of the print of the request's body behind a dot.
+const STEM: usize = 20;
+const PRINT: usize = 15;
+
+impl CommandKey {
+    /// What is the same in all commands with one `Idempotency-Key`, whatever their bodies.
+    fn stem(&self) -> Option<&str> {
+        let CommandKey::Nonce(nonce) = self else { return None };
+        let (stem, print) = nonce.as_str().split_once('.')?;
+        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_one = stem.len() == STEM && print.len() == PRINT && is_hex(stem) && is_hex(print);
+        is_one.then_some(stem)
+    }
+}
+
 /// What kind of answer a command got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Recorded {
@@ -58,12 +73,20 @@ pub(crate) struct Outcome {
 pub(super) struct Dedupe {
     outcomes: HashMap<(UserId, CommandKey), Outcome>,
     by_age: VecDeque<(UserId, CommandKey)>,
+    /// Commands with an `Idempotency-Key`, by its stem; each is one of `outcomes`.
+    stems: HashMap<(UserId, String), CommandKey>,
 }
 
 impl Dedupe {
     pub(super) fn get(&self, user: &UserId, key: &CommandKey, now: Millis) -> Option<Outcome> {
         let outcome = self.outcomes.get(&(user.clone(), key.clone()))?;
         (outcome.at.after(WINDOW) > now).then_some(*outcome)
+    }
+
+    /// Whether the same `Idempotency-Key` came with another body.
+    pub(super) fn is_reused(&self, user: &UserId, key: &CommandKey, now: Millis) -> bool {
+        let before = key.stem().and_then(|stem| self.stems.get(&(user.clone(), stem.to_owned())));
+        before.is_some_and(|before| before != key && self.get(user, before, now).is_some())
     }
 
     pub(super) fn insert(&mut self, user: UserId, key: CommandKey, outcome: Outcome) {
@@ -75,12 +98,25 @@ impl Dedupe {
                     // A key used again after the window has a younger outcome, which stays.
                     if self.outcomes.get(&oldest).is_some_and(|known| known.at.after(WINDOW) <= outcome.at) {
                         self.outcomes.remove(&oldest);
+                        self.forget_stem(&oldest);
                     }
                 }
             }
         }
+        if let Some(stem) = key.stem() {
+            self.stems.insert((user.clone(), stem.to_owned()), key.clone());
+        }
         self.by_age.push_back((user.clone(), key.clone()));
         self.outcomes.insert((user, key), outcome);
+    }
+
+    fn forget_stem(&mut self, (user, key): &(UserId, CommandKey)) {
+        let Some(stem) = key.stem() else { return };
+        let place = (user.clone(), stem.to_owned());
+        // A younger command may have taken it.
+        if self.stems.get(&place) == Some(key) {
+            self.stems.remove(&place);
+        }
     }
 
     /// Oldest first.
@@ -88,5 +124,32 @@ impl Dedupe {
         self.by_age
             .iter()
             .filter_map(|entry| self.outcomes.get(entry).map(|outcome| (&entry.0, &entry.1, outcome)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_comes_again_with_another_body_is_no_repeat_until_the_window_ends() {
+        let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
+        let key = |text: &str| CommandKey::Nonce(Nonce::new(text).unwrap());
+        let first = key("0123456789abcdef0123.0123456789abcde");
+        let other = key("0123456789abcdef0123.fffffffffffffff");
+        let outcome =
+            |at: u64| Outcome { recorded: Recorded::Sent, epoch: Epoch(1), seq: Seq(1), at: Millis(at) };
+        let mut dedupe = Dedupe::default();
+        dedupe.insert(ann.clone(), first.clone(), outcome(0));
+        let later = Millis(0).after(WINDOW);
+        assert!(!dedupe.is_reused(&ann, &first, Millis(1)), "a repeat");
+        assert!(dedupe.is_reused(&ann, &other, Millis(1)));
+        assert!(!dedupe.is_reused(&bob, &other, Millis(1)) && !dedupe.is_reused(&ann, &other, later));
+        for plain in ["0123456789abcdef0123", "0123456789abcdef0123.x", "order-66.7"] {
+            dedupe.insert(ann.clone(), key(plain), outcome(1));
+        }
+        assert_eq!(dedupe.stems.len(), 1, "a socket's nonces have none");
+        dedupe.insert(ann.clone(), key("plain"), outcome(later.0 + 2));
+        assert!(dedupe.stems.is_empty(), "it goes with its command");
     }
 }

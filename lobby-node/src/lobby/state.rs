@@ -195,6 +195,11 @@ impl State {
         self.dedupe.get(user, key, now)
     }
 
+    /// Whether another command of the user was carried out with the same `Idempotency-Key`.
+    pub(crate) fn is_reused(&self, user: &UserId, key: &CommandKey, now: Millis) -> bool {
+        self.dedupe.is_reused(user, key, now)
+    }
+
     /// Takes an entry, and gives its events as they are now shared. Events that the state has already are passed
     /// over, so that a snapshot and a log that overlap fit together.
     pub(crate) fn apply_entry(&mut self, entry: Entry) -> Vec<Arc<LobbyEvent>> {

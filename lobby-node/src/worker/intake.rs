@@ -55,6 +55,11 @@ impl Lobby {
             let reply = Output::Reply(reply);
             return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
         }
+        if envelope.key.as_ref().is_some_and(|key| self.state.is_reused(&sender, key, now)) {
+            let text = "the Idempotency-Key is that of another request";
+            let reply = Output::Reply(Err(Refusal::new(ErrorCode::Conflict, text)));
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
+        }
         if self.pending.len() >= PENDING_MAX {
             let refusal =
                 Refusal::new(ErrorCode::Overloaded, "the lobby has too much under way").retry_after(500);

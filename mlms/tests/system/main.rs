@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test an error that was not expected is a failure")]
 
+mod access;
 mod cluster;
 mod connecting;
 mod crash;

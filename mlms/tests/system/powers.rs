@@ -176,3 +176,56 @@ async fn a_players_data_is_handed_out_and_forgotten() {
     drop(ann);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn reported_messages_are_listed_for_those_who_moderate() {
+    let mut cluster = Cluster::start().await;
+    let mut players = Vec::new();
+    for user in ["ann", "bob", "cle \u{1f980}"] {
+        players.push(cluster.player_in(user, "den").await);
+    }
+    let before = seq(&players[0].chat("den", "hello").await);
+    let said = seq(&players[1].chat("den", "something rude").await);
+    let report =
+        |reason: Value| json!({"op": "report_message", "lobby": "den", "seq": said, "reason": reason});
+    players[0].ask(report(json!("rude"))).await.unwrap();
+    players[0].ask(report(json!("again"))).await.unwrap();
+    players[2].ask(report(Value::Null)).await.unwrap();
+    // What becomes of the message later changes no report.
+    players[1].ask(json!({"op": "delete", "lobby": "den", "seq": said})).await.unwrap();
+
+    let guard = cluster.caller("guard", &[Role::Moderator]);
+    let listed = async {
+        loop {
+            let page = guard.must("GET", "/v1/reports", Value::Null).await;
+            if page["reports"].as_array().unwrap().len() == 2 {
+                return page;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let page = tokio::time::timeout(PATIENCE, listed).await.expect("both are filed");
+    let (newest, first) = (&page["reports"][0], &page["reports"][1]);
+    assert_eq!((&newest["by"], &newest["reason"]), (&json!("cle \u{1f980}"), &Value::Null));
+    assert_eq!(
+        (&first["by"], &first["reason"], &first["user"]),
+        (&json!("ann"), &json!("rude"), &json!("bob"))
+    );
+    assert_eq!((&first["lobby"], seq(first)), (&json!("den"), said));
+    assert_eq!(first["message"]["body"], "something rude");
+    assert!(first["context"].as_array().unwrap().iter().any(|event| seq(event) == before));
+
+    // Page by page, whatever is filed meanwhile.
+    let page = guard.must("GET", "/v1/reports?limit=1", Value::Null).await;
+    assert_eq!(page["reports"], json!([newest]));
+    let later = seq(&players[0].chat("den", "more").await);
+    players[2].ask(json!({"op": "report_message", "lobby": "den", "seq": later})).await.unwrap();
+    let next = format!("/v1/reports?limit=1&cursor={}", page["next"].as_str().unwrap());
+    let page = guard.must("GET", &next, Value::Null).await;
+    assert_eq!((&page["reports"], &page["next"]), (&json!([first]), &Value::Null));
+    let strange = guard.refused("GET", "/v1/reports?cursor=1.zz", Value::Null).await;
+    assert_eq!(strange, (400, "bad_request".to_owned()));
+    assert_eq!(cluster.caller("ann", &[]).refused("GET", "/v1/reports", Value::Null).await.0, 403);
+    drop(players);
+    cluster.stop().await;
+}

@@ -9,7 +9,7 @@ use crate::player::seq;
 /// Somebody who calls with a token.
 pub(crate) struct Caller<'a> {
     cluster: &'a Cluster,
-    bearer: String,
+    pub(crate) bearer: String,
 }
 
 impl Cluster {
@@ -216,9 +216,12 @@ async fn a_repeat_with_its_key_happens_once() {
         assert_eq!(status, 201, "{answer}");
         answer
     };
-    let (first, second) = (send("once").await, send("twice").await);
+    let (first, second) = (send("once").await, send("once").await);
     assert_eq!((seq(&first), &second["dup"]), (seq(&second), &json!(true)));
     ann.hears("once").await;
+    // Another request with the same key is none of its repeats, and does not happen.
+    let other = server.with("POST", "/v1/lobbies/den/messages", json!({"body": "twice"}), &key).await;
+    assert_eq!((other.0, &other.1["code"]), (409, &json!("conflict")));
     let other = [("idempotency-key", "order-67")];
     server.with("POST", "/v1/lobbies/den/messages", json!({"body": "thrice"}), &other).await;
     ann.hears("thrice").await;
@@ -230,6 +233,8 @@ async fn a_repeat_with_its_key_happens_once() {
         answer
     };
     assert_eq!(create().await, create().await);
+    let other = server.with("POST", "/v1/lobbies", json!({"settings": {"name": "Other"}}), &key).await;
+    assert_eq!((other.0, &other.1["code"]), (409, &json!("conflict")));
     let invite = async || {
         server.with("POST", "/v1/lobbies/den/invites", json!({"uses": 1}), &key).await.1["invite"].clone()
     };
@@ -339,6 +344,19 @@ async fn the_list_takes_a_filter_and_a_lobby_its_tag() {
     server.must("PATCH", "/v1/lobbies/one", json!({"settings": {"name": "New"}})).await;
     let changed = get(&format!("\r\nif-none-match: {tag}")).await;
     assert!(changed.starts_with("HTTP/1.1 200"), "{changed}");
+
+    // Who changes what it has not seen is told so.
+    let patch = async |tag: &str| {
+        let body = json!({"settings": {"name": "Newer"}});
+        server.with("PATCH", "/v1/lobbies/one", body, &[("if-match", tag)]).await
+    };
+    let (status, problem) = patch(&tag).await;
+    assert_eq!((status, &problem["code"]), (412, &json!("conflict")), "{problem}");
+    let bearer = format!("authorization: {}", server.bearer);
+    let head = cluster.head("GET", "/v1/lobbies/one", &bearer).await;
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+    assert_eq!(patch(&tag).await.0, 200);
+    assert_eq!(patch("*").await.0, 200);
     cluster.stop().await;
 }
 

@@ -38,11 +38,20 @@ pub struct Delivery {
     tag: u64,
 }
 
+/// A queue as it was just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLook {
+    /// Who takes events off it.
+    pub consumers: u32,
+    /// Events that nobody was handed yet.
+    pub waiting: u32,
+}
+
 /// A subscription that runs.
 pub struct Subscriber {
     channel: Channel,
     consumer: Consumer,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl std::fmt::Debug for Subscriber {
@@ -90,7 +99,7 @@ impl Subscriber {
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let queue = wanted.queue.as_str().into();
         let consumer = channel.basic_consume(queue, "".into(), options, arguments).await?;
-        Ok(Subscriber { channel, consumer, _connection: connection })
+        Ok(Subscriber { channel, consumer, connection })
     }
 
     /// Waits for events, and gives those that are there, in order. May be dropped while it waits.
@@ -125,6 +134,26 @@ impl Subscriber {
                 Some(found) => next = found,
                 None => return Ok(batch),
             }
+        }
+    }
+
+    /// Looks at a queue, whose it may be; none: there is no such queue.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn look_at(&self, queue: &str) -> Result<Option<QueueLook>, AmqpError> {
+        // A channel of its own: that of a question about a queue that is not there is closed.
+        let channel = self.connection.create_channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let looked = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        match looked {
+            Ok(queue) => {
+                let look = QueueLook { consumers: queue.consumer_count(), waiting: queue.message_count() };
+                channel.close(200, "looked".into()).await?;
+                Ok(Some(look))
+            }
+            Err(_) if self.connection.status().connected() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
