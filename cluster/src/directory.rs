@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Unavailable;
-use crate::embedded::Shared;
+use crate::embedded::Sight;
 use crate::redis::{Lifeline, RedisDirectory};
 use crate::view::{LobbySummary, NodeRecord, ShardRecord, View};
 
@@ -46,7 +46,7 @@ pub struct Directory(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Embedded(Arc<Shared>),
+    Embedded(Sight),
     Redis(Arc<RedisDirectory>, #[expect(dead_code, reason = "acts when it is dropped")] Lifeline),
 }
 
@@ -60,8 +60,8 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    pub(crate) fn embedded(shared: Arc<Shared>) -> Self {
-        Directory(Kind::Embedded(shared))
+    pub(crate) fn embedded(sight: Sight) -> Self {
+        Directory(Kind::Embedded(sight))
     }
 
     pub(crate) fn redis(directory: Arc<RedisDirectory>, lifeline: Lifeline) -> Self {
@@ -198,10 +198,7 @@ impl Directory {
     /// The directory is out of reach; the record dies with its node's lease.
     pub async fn remove_session(&self, user: &UserId, session: &SessionId) -> Result<(), Unavailable> {
         match &self.0 {
-            Kind::Embedded(embedded) => {
-                embedded.remove_session(user, session);
-                Ok(())
-            }
+            Kind::Embedded(embedded) => embedded.remove_session(user, session),
             Kind::Redis(redis, _) => redis.remove_session(user, session).await,
         }
     }

@@ -3,6 +3,7 @@
 
 mod disk;
 mod faults;
+mod sight;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 pub use disk::DiskError;
 pub use faults::Faults;
+pub(crate) use sight::Sight;
 
 use crate::directory::{Claim, Directory, LEASE, Renewal, SessionRecord};
 use crate::journal::{AppendError, EntryId, Fence, Journal, Loaded};
@@ -109,7 +111,13 @@ impl Embedded {
 
     #[must_use]
     pub fn directory(&self) -> Directory {
-        Directory::embedded(Arc::clone(&self.shared))
+        Directory::embedded(Sight::new(Arc::clone(&self.shared), None))
+    }
+
+    /// The directory as this node sees it, which [`Faults::set_blind`] can take from it.
+    #[must_use]
+    pub fn directory_of(&self, node: &NodeName) -> Directory {
+        Directory::embedded(Sight::new(Arc::clone(&self.shared), Some(node.clone())))
     }
 
     #[must_use]
@@ -352,7 +360,11 @@ impl Shared {
                     && record.incarnation == fence.incarnation
                     && record.epoch == fence.epoch
             });
-            if !mine {
+            let is_fenced = match &self.faults {
+                Some(faults) => !faults.skips_fence(!mine && !entries.is_empty()),
+                None => true,
+            };
+            if !mine && is_fenced {
                 let is_lost = state.record(shard).is_none_or(|record| record.epoch < fence.epoch);
                 return Err(if is_lost { AppendError::Behind } else { AppendError::Deposed });
             }
@@ -360,7 +372,7 @@ impl Shared {
             if !entries.is_empty() && log.top == last {
                 return Ok(last);
             }
-            if log.top != fence.top {
+            if log.top != fence.top && is_fenced {
                 let is_lost = log.top < fence.top;
                 return Err(if is_lost { AppendError::Behind } else { AppendError::Deposed });
             }

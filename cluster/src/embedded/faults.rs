@@ -30,6 +30,10 @@ struct Plan {
     append_ms_max: AtomicU32,
     /// Told each time when a new owner does not find what its predecessor answered for.
     too_early: Mutex<Option<Told>>,
+    /// Told each time when an append of a deposed owner goes through.
+    unfenced: Mutex<Option<Told>>,
+    /// Nodes that see nothing of the directory.
+    blind: Mutex<BTreeSet<NodeName>>,
     /// Nodes whose entries and snapshots look as if the release before had written them.
     older: Mutex<BTreeSet<NodeName>>,
 }
@@ -54,6 +58,8 @@ impl Faults {
             append_lost: AtomicU32::new(0),
             append_ms_max: AtomicU32::new(0),
             too_early: Mutex::default(),
+            unfenced: Mutex::default(),
+            blind: Mutex::default(),
             older: Mutex::default(),
         }))
     }
@@ -80,6 +86,36 @@ impl Faults {
     /// is called. This breaks the journal's promise, for tests of those who have to notice.
     pub fn answer_before_append(&self, told: impl Fn() + Send + 'static) {
         *self.0.too_early.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(told));
+    }
+
+    /// From now on the journal takes appends from everybody, owner or not, wherever the log ends; `told` is called for
+    /// each of somebody who is not. This breaks the journal's promise, for tests of those who have to notice.
+    pub fn skip_fence(&self, told: impl Fn() + Send + 'static) {
+        *self.0.unfenced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(told));
+    }
+
+    /// Whether appends are taken from everybody; `by_other`: this one comes from somebody who is not the owner.
+    pub(super) fn skips_fence(&self, by_other: bool) -> bool {
+        let told = self.0.unfenced.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = told.as_ref() else { return false };
+        if by_other {
+            told();
+        }
+        true
+    }
+
+    /// Takes the directory, not the journal, out of this node's reach, or back.
+    pub fn set_blind(&self, node: &NodeName, blind: bool) {
+        let mut nodes = self.0.blind.lock().unwrap_or_else(PoisonError::into_inner);
+        if blind {
+            nodes.insert(node.clone());
+        } else {
+            nodes.remove(node);
+        }
+    }
+
+    pub(super) fn is_blind(&self, node: &NodeName) -> bool {
+        self.0.blind.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
     /// Lets this node pass for one of the release before, or no more: the first byte of what it writes, the format's

@@ -106,6 +106,11 @@ pub(crate) fn user(name: &str) -> UserId {
 impl Fleet {
     /// Starts the nodes, and waits until they know of each other.
     pub(crate) async fn start(plan: Plan) -> Arc<Fleet> {
+        Fleet::start_on(plan, Store::memory()).await
+    }
+
+    /// The same with an event store that another fleet has left.
+    pub(crate) async fn start_on(plan: Plan, store: Store) -> Arc<Fleet> {
         install_crypto_provider();
         let settings = JwtSettings {
             hs256_secret: Some("a secret of at least thirty-two bytes".to_owned().into()),
@@ -121,7 +126,7 @@ impl Fleet {
         let start = (Millis(0).after(now), Instant::now());
         let fleet = Arc::new(Fleet {
             embedded: Embedded::in_memory(plan.faults.clone()),
-            store: Store::memory(),
+            store,
             clock: Clock::Runtime { start: start.0, since: start.1 },
             start,
             verifier,
@@ -163,7 +168,7 @@ impl Fleet {
                 connections_max: 1_000,
                 backlog_bytes_max: 64 << 20,
             },
-            directory: self.embedded.directory(),
+            directory: self.embedded.directory_of(&name),
             journal: self.embedded.journal(),
             relay: self.embedded.relay(),
             store: self.store.clone(),
