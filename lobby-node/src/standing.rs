@@ -35,6 +35,11 @@ impl Standing {
         }
     }
 
+    /// How long the node has been there.
+    pub(crate) fn since_began(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     fn since_start(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }

@@ -66,8 +66,6 @@ pub(crate) enum ShardMessage {
     },
     /// The sender serves the shard.
     Served { epoch: Epoch },
-    /// The planner asks the receiver to give the shard to that node.
-    Release { to: NodeName },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +85,9 @@ pub(crate) enum ToOwner {
         token: u64,
         since: Position,
         sessions: Vec<Attaching>,
+        /// Sessions whose joins are on their way. The release before names none, and names them anew afterwards.
+        #[serde(default)]
+        joining: Vec<SessionId>,
     },
     Detach {
         session: SessionId,

@@ -3,6 +3,8 @@
 
 mod archive;
 mod attachment;
+mod cold;
+mod epochs;
 mod evidence;
 mod forward;
 mod intake;
@@ -48,6 +50,7 @@ use crate::session::{ReplyTo, SessionHandle};
 use crate::status::ShardReport;
 use crate::wire::{FromOwner, LinkMessage, ShardMessage, ToOwner};
 use attachment::Attachment;
+use cold::Cold;
 use evidence::Examined;
 use moving::{Given, Handed};
 use ownership::Claimed;
@@ -160,7 +163,7 @@ enum Done {
     },
     Loaded {
         lobby: LobbyId,
-        result: Result<Option<(Seq, Vec<u8>)>, StoreError>,
+        result: Cold,
     },
     History {
         envelope: Box<Envelope>,
@@ -180,6 +183,10 @@ enum Done {
     },
     Cursors {
         cursors: Cursors,
+    },
+    /// The event store has these.
+    EpochsKept {
+        kept: Vec<(Shard, Epoch)>,
     },
     CursorsKept {
         cursors: Vec<(Shard, u64, u64)>,
@@ -259,6 +266,7 @@ pub(crate) struct Worker {
     /// How far events have gone out, where the database does not know yet.
     cursors_due: HashMap<Shard, EntryId>,
     keeping_cursors: bool,
+    keeping_epochs: bool,
     /// As last counted in the node's backlog and its metrics.
     counted_bytes: u64,
     counted_unpublished: u64,
@@ -315,6 +323,7 @@ impl Worker {
             storing_due: true,
             cursors_due: HashMap::new(),
             keeping_cursors: false,
+            keeping_epochs: false,
             counted_bytes: 0,
             counted_unpublished: 0,
             next_token: 1,
@@ -415,6 +424,7 @@ impl Worker {
             }
             Done::Published { marks, events, taken } => self.on_published(marks, events, taken),
             Done::Cursors { cursors } => self.on_cursors(cursors),
+            Done::EpochsKept { kept } => self.on_epochs_kept(kept),
             Done::CursorsKept { cursors, result } => self.on_cursors_kept(cursors, result),
             Done::Snapshotted { shard, covers, saved, result } => {
                 self.on_snapshotted(shard, covers, &saved, result)

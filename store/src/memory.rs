@@ -231,6 +231,10 @@ impl Memory {
         *known = epoch.max(*known);
     }
 
+    pub(crate) fn shard_epoch(&self, shard: Shard) -> Option<Epoch> {
+        self.tables().epochs.get(&shard).copied()
+    }
+
     pub(crate) fn load_shard_epochs(&self) -> Vec<(Shard, Epoch)> {
         self.tables().epochs.iter().map(|(shard, epoch)| (*shard, *epoch)).collect()
     }

@@ -271,6 +271,17 @@ impl Store {
         }
     }
 
+    /// The highest epoch that a shard ever had; `None`: nobody has owned it yet.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn shard_epoch(&self, shard: Shard) -> Result<Option<Epoch>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.shard_epoch(shard).await,
+            Backend::Memory(memory) => Ok(memory.shard_epoch(shard)),
+        }
+    }
+
     /// The highest epoch of each shard that ever had one, by shard.
     ///
     /// # Errors

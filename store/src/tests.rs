@@ -442,10 +442,13 @@ async fn idle_lobbies_are_found_by_their_last_activity(store: &Store) {
 
 async fn shard_epochs_only_rise(store: &Store) {
     assert_eq!(store.load_shard_epochs().await.unwrap(), []);
+    assert_eq!(store.shard_epoch(Shard(0)).await.unwrap(), None);
     for (shard, epoch) in [(511, 3), (0, 1), (0, 4), (0, 2), (511, 3)] {
         store.save_shard_epoch(Shard(shard), Epoch(epoch)).await.unwrap();
     }
     assert_eq!(store.load_shard_epochs().await.unwrap(), [(Shard(0), Epoch(4)), (Shard(511), Epoch(3))]);
+    assert_eq!(store.shard_epoch(Shard(0)).await.unwrap(), Some(Epoch(4)));
+    assert_eq!(store.shard_epoch(Shard(1)).await.unwrap(), None);
 }
 
 async fn migrating_again_does_nothing(store: &Store) {

@@ -227,6 +227,11 @@ impl State {
         applied
     }
 
+    /// Goes on behind events that nobody has any more.
+    pub(crate) fn pass_over(&mut self, seq: Seq) {
+        self.seq = self.seq.max(seq);
+    }
+
     fn apply(&mut self, event: &Arc<LobbyEvent>) {
         debug_assert_eq!(event.seq, self.seq.next(), "events are gapless");
         (self.seq, self.epoch, self.at) = (event.seq, event.epoch, event.at);

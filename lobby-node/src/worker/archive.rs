@@ -20,6 +20,8 @@ use super::{Done, Worker};
 const ARCHIVE_BATCH: usize = 2_000;
 /// Pause after a failed write to the event store.
 const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a shard's snapshots may take on their way to the journal.
+const SAVE_TIME: Duration = Duration::from_secs(30);
 /// How often a busy shard's lobbies are snapshotted.
 pub(super) const SNAPSHOT_PERIOD: Duration = Duration::from_secs(30);
 
@@ -75,7 +77,8 @@ impl Worker {
         let saved = states.iter().map(|(lobby, seq, _)| (lobby.clone(), *seq)).collect();
         let changed = states.into_iter().map(|(lobby, _, bytes)| (lobby, Some(bytes))).collect();
         self.spawn(async move {
-            let result = node.journal.save_snapshots(shard, &fence, changed).await;
+            let save = tokio::time::timeout(SAVE_TIME, node.journal.save_snapshots(shard, &fence, changed));
+            let result = save.await.unwrap_or(Err(AppendError::Unclear));
             Done::Snapshotted { shard, covers, saved, result }
         });
     }

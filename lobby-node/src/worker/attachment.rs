@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_protocol::command::Position;
-use mlms_protocol::{Change, Class, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Seq};
+use mlms_protocol::{Change, Class, Epoch, LobbyCommand, LobbyEvent, LobbyId, NodeName, Seq, SessionId};
 use tokio::time::Instant;
 
 use super::{Envelope, Origin};
@@ -78,7 +78,13 @@ pub(super) enum Former {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attach {
     Attached,
-    Asked { token: u64, at: Instant },
+    Asked {
+        token: u64,
+        at: Instant,
+        /// The owner has gone on feeding this node all the while, and nothing of it is known to be missing: it is only
+        /// told anew who is here.
+        whole: bool,
+    },
 }
 
 impl Attachment {
@@ -111,6 +117,15 @@ impl Attachment {
             self.resuming.remove(&session);
         }
         is_open
+    }
+
+    /// Sessions that are not here yet, and whose joins are on their way to the owner or back.
+    pub(super) fn joining(&self) -> Vec<SessionId> {
+        let joins = self.unanswered.values().filter_map(|(envelope, _)| match &envelope.origin {
+            Origin::Session(session, _) if matches!(envelope.command, LobbyCommand::Join(_)) => Some(session),
+            _ => None,
+        });
+        joins.map(|session| session.caller.session.clone()).collect()
     }
 
     /// Everyone here, as the owner wants to know them in an attach.
@@ -208,6 +223,12 @@ impl Attachment {
             Feed::Remote { attach, .. } => *attach == Attach::Attached,
             Feed::Lost => false,
         }
+    }
+
+    /// Whether what the owner says is passed on.
+    pub(super) fn hears(&self) -> bool {
+        self.is_attached()
+            || matches!(self.feed, Feed::Remote { attach: Attach::Asked { whole: true, .. }, .. })
     }
 
     pub(super) fn is_fed_by(&self, node: &NodeName) -> bool {

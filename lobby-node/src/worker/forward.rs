@@ -18,8 +18,10 @@ use crate::wire::{LinkMessage, ToOwner};
 
 /// Commands of one lobby that may wait for their owner's answer.
 const UNANSWERED_MAX: usize = 4_096;
-/// How long an owner that the view contradicts may take to send this node on itself.
-const WORD_TIME: Duration = Duration::from_millis(500);
+/// How long an owner that lives, and that the view contradicts, may take to send this node on itself. Until then all that
+/// it said before is on its way: a link that lost a batch needs its heartbeat to notice. It gives its word whenever it
+/// loses a shard, so that this time passes only when the word itself is lost with its link.
+const WORD_TIME: Duration = Duration::from_secs(3);
 /// When an attach that was not answered is sent again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -160,6 +162,13 @@ impl Worker {
         }
     }
 
+    /// A node has begun anew under its name: what its former run said has come, or is lost.
+    pub(super) fn lose_run(&mut self, node: &NodeName) {
+        for attachment in self.attachments.values_mut().filter(|attachment| attachment.is_fed_by(node)) {
+            attachment.lose_owner(Former::Gone);
+        }
+    }
+
     /// Commands that waited for a former owner's word.
     pub(super) fn send_blocked(&mut self) {
         if self.blocked.is_empty() {
@@ -188,7 +197,20 @@ impl Worker {
 
     /// Takes a node for the owner from now on.
     pub(super) fn turn_to(&mut self, lobby: &LobbyId, owner: NodeName) {
-        let token = self.token();
+        self.ask(lobby, owner, false);
+    }
+
+    /// Tells an owner who is here, and asks for what came since the last event that was passed on.
+    fn ask(&mut self, lobby: &LobbyId, owner: NodeName, whole: bool) {
+        let token = match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
+            // It was asked already: whichever answer comes first, what follows it follows on.
+            Some(Feed::Remote { owner: asked, attach: Attach::Asked { token, whole: false, .. } })
+                if *asked == owner =>
+            {
+                *token
+            }
+            _ => self.token(),
+        };
         self.turning.remove(lobby);
         let former = self.former(lobby, &owner);
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
@@ -198,12 +220,26 @@ impl Worker {
             return self.send_unsent(lobby);
         }
         attachment.feed =
-            Feed::Remote { owner: owner.clone(), attach: Attach::Asked { token, at: Instant::now() } };
-        let attach = ToOwner::Attach { token, since: attachment.position, sessions: attachment.attaching() };
-        self.send(&owner, &LinkMessage::ToOwner(lobby.clone(), attach));
+            Feed::Remote { owner: owner.clone(), attach: Attach::Asked { token, at: Instant::now(), whole } };
+        self.send_attach(lobby, token, &owner);
     }
 
-    /// Attaches anew to the same owner: something between was lost.
+    fn send_attach(&mut self, lobby: &LobbyId, token: u64, owner: &NodeName) {
+        let Some(attachment) = self.attachments.get_mut(lobby) else { return };
+        let (since, sessions, joining) = (attachment.position, attachment.attaching(), attachment.joining());
+        let attach = ToOwner::Attach { token, since, sessions, joining };
+        self.send(owner, &LinkMessage::ToOwner(lobby.clone(), attach));
+    }
+
+    /// Tells the same owner anew who is here; what it says meanwhile is passed on as before.
+    pub(super) fn name_anew(&mut self, lobby: &LobbyId) {
+        let Some(attachment) = self.attachments.get(lobby) else { return };
+        let Feed::Remote { owner, .. } = &attachment.feed else { return };
+        let (owner, whole) = (owner.clone(), attachment.hears());
+        self.ask(lobby, owner, whole);
+    }
+
+    /// Attaches anew to the same owner: something between was lost, and what it says meanwhile does not follow on.
     pub(super) fn turn_again(&mut self, lobby: &LobbyId) {
         let owner = match self.attachments.get(lobby).map(|attachment| &attachment.feed) {
             Some(Feed::Remote { owner, .. }) => owner.clone(),
@@ -216,25 +252,38 @@ impl Worker {
     pub(super) fn name_sessions(&mut self, owner: &NodeName, lobby: &LobbyId) {
         if let Some(attachment) = self.attachments.get_mut(lobby) {
             if !attachment.audience.is_empty() {
-                return self.turn_again(lobby);
+                return self.name_anew(lobby);
             }
             // Joins that are under way are not here yet: they are sent again behind this.
             attachment.unsend();
         }
-        let since = Position { epoch: Epoch(0), seq: Seq(0) };
-        let nobody = ToOwner::Attach { token: self.token(), since, sessions: Vec::new() };
-        self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
+        self.name_nobody(lobby, owner);
         self.send_unsent(lobby);
+    }
+
+    /// Tells an owner that no session is here, but for those whose joins are on their way.
+    pub(super) fn name_nobody(&mut self, lobby: &LobbyId, owner: &NodeName) {
+        let (token, since) = (self.token(), Position { epoch: Epoch(0), seq: Seq(0) });
+        let joining = self.attachments.get(lobby).map(Attachment::joining).unwrap_or_default();
+        let nobody = ToOwner::Attach { token, since, sessions: Vec::new(), joining };
+        self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
     }
 
     /// Sends attaches again that were not answered, and looks for owners of lobbies without one.
     pub(super) fn attach_again(&mut self) {
         let now = Instant::now();
-        let late = |attachment: &Attachment| matches!(attachment.feed, Feed::Remote { attach: Attach::Asked { at, .. }, .. } if at + ATTACH_AGAIN <= now);
-        let due: Vec<_> =
-            self.attachments.iter().filter(|(_, one)| late(one)).map(|(id, _)| id.clone()).collect();
-        for lobby in due {
-            self.turn_again(&lobby);
+        let mut due = Vec::new();
+        for (lobby, attachment) in &mut self.attachments {
+            if let Feed::Remote { owner, attach: Attach::Asked { token, at, .. } } = &mut attachment.feed
+                && *at + ATTACH_AGAIN <= now
+            {
+                *at = now;
+                due.push((lobby.clone(), *token, owner.clone()));
+            }
+        }
+        for (lobby, token, owner) in due {
+            // Under its old number: the first answer counts, and what the owner says from then on is heard.
+            self.send_attach(&lobby, token, &owner);
         }
         if self.attachments.values().any(|attachment| matches!(attachment.feed, Feed::Lost)) {
             self.follow_owners();

@@ -251,7 +251,8 @@ impl Lobby {
 
     pub(super) fn take_attach(&mut self, owned: &mut OwnedShard, node: &Node, task: AttachTask, now: Millis) {
         let from = task.from.as_ref().map(|(name, _)| name.clone());
-        let listed: Vec<_> = task.sessions.iter().map(|attaching| attaching.caller.session.clone()).collect();
+        let listed = task.sessions.iter().map(|attaching| &attaching.caller.session);
+        let listed: Vec<_> = listed.chain(&task.joining).cloned().collect();
         let mut outputs = Vec::new();
         let mut refused = Vec::new();
         for Attaching { caller, .. } in &task.sessions {

@@ -48,6 +48,8 @@ pub(super) struct AttachTask {
     pub from: Option<(NodeName, u64)>,
     pub since: Position,
     pub sessions: Vec<Attaching>,
+    /// Sessions of that node whose joins were on their way: it names them as soon as they are answered.
+    pub joining: Vec<SessionId>,
 }
 
 pub(super) enum LobbySlot {
@@ -169,6 +171,11 @@ impl Lobby {
     pub(super) fn go_on_unheard(&mut self, until: Instant) -> Vec<Task> {
         self.unheard_until = Some(until);
         std::mem::take(&mut self.early)
+    }
+
+    /// The nodes that have sessions here, as far as this node was told, and have not attached yet.
+    pub(super) fn unheard(&self, now: Instant) -> &[NodeName] {
+        if self.unheard_until.is_some_and(|until| until <= now) { &[] } else { &self.awaited }
     }
 
     /// Whether nodes that have sessions here would miss what is said now.

@@ -2,6 +2,7 @@
 //! committed, the record changes, and the new owner goes on from there. Until the record has changed the move can be
 //! given up at any step; after it, a new owner that does not serve loses the shard again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::live::{LobbySlot, Task};
-use super::ownership::{Claimed, Route, load};
+use super::ownership::{Claimed, Route, in_time, load};
 use super::shard::{OwnedShard, ShardSlot};
 use super::taking::Giver;
 use super::{Done, Worker};
@@ -163,10 +164,6 @@ impl Worker {
                 self.on_hand_over(shard, epoch, giver);
             }
             ShardMessage::Served { epoch } => self.on_served(&from, shard, epoch),
-            ShardMessage::Release { to } => {
-                let (answer, _) = oneshot::channel();
-                self.on_move(shard, to, answer);
-            }
         }
     }
 
@@ -295,6 +292,9 @@ impl Worker {
                 away.extend(lobby.away().map(|(user, at)| (id.clone(), user.clone(), at)));
             }
         }
+        for (id, promised) in &owned.promised {
+            away.extend(promised.away.iter().map(|(user, at)| (id.clone(), user.clone(), *at)));
+        }
         let nodes = self.attached_nodes(&owned, &record.node);
         let over = ShardMessage::HandOver { epoch: record.epoch, archived: owned.archived, away, nodes };
         self.send(&record.node, &LinkMessage::Shard(shard, over));
@@ -325,18 +325,23 @@ impl Worker {
         self.given.insert(shard, Given { record, until, answer, paused: began });
     }
 
-    /// The nodes that have sessions in a shard's lobbies, without the new owner.
+    /// The nodes that have sessions in a shard's lobbies, without the new owner: those that are attached, and those
+    /// that this node was itself still waiting for.
     fn attached_nodes(&self, owned: &OwnedShard, new: &NodeName) -> Vec<(LobbyId, Vec<NodeName>)> {
-        let live = owned.lobbies.iter().filter_map(|(id, slot)| match slot {
-            LobbySlot::Live(lobby) => Some((id, lobby)),
-            _ => None,
-        });
-        let nodes = live.map(|(id, lobby)| {
-            let mut nodes: Vec<_> = lobby.nodes.keys().filter(|node| *node != new).cloned().collect();
+        let now = Instant::now();
+        let nodes = owned.lobbies.iter().map(|(id, slot)| {
+            let mut nodes: BTreeSet<NodeName> = match slot {
+                LobbySlot::Live(lobby) => lobby.nodes.keys().chain(lobby.unheard(now)).cloned().collect(),
+                LobbySlot::Loading { .. } => {
+                    owned.promised.get(id).into_iter().flat_map(|promised| promised.nodes.clone()).collect()
+                }
+                LobbySlot::Quarantined => BTreeSet::new(),
+            };
             if self.attachments.get(id).is_some_and(|attachment| !attachment.audience.is_empty()) {
-                nodes.push(self.node.name.clone());
+                nodes.insert(self.node.name.clone());
             }
-            (id.clone(), nodes)
+            nodes.remove(new);
+            (id.clone(), nodes.into_iter().collect::<Vec<_>>())
         });
         nodes.filter(|(_, nodes)| !nodes.is_empty()).collect()
     }
@@ -391,7 +396,7 @@ impl Worker {
             self.shards.insert(shard, ShardSlot::claiming());
             let node = Arc::clone(&self.node);
             self.spawn(async move {
-                Done::Claimed { shard, claimed: take_back(node, shard, given.record).await }
+                Done::Claimed { shard, claimed: in_time(take_back(node, shard, given.record)).await }
             });
         }
     }

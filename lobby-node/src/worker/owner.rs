@@ -3,13 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Class, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
-use mlms_store::StoreError;
 use tokio::time::Instant;
 
+use super::cold::{self, Cold};
 use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
 use super::speech::Emit;
@@ -149,33 +148,27 @@ impl Worker {
     }
 
     pub(super) fn load_lobby(&mut self, lobby: LobbyId) {
-        let store = self.node.store.clone();
-        self.spawn(async move {
-            let mut pause = Duration::from_millis(50);
-            for _ in 0..4 {
-                match store.load_lobby(&lobby).await {
-                    Err(StoreError::Unavailable(_)) => tokio::time::sleep(pause).await,
-                    result => return Done::Loaded { lobby, result },
-                }
-                pause *= 2;
+        let slot = self.owned(&lobby).and_then(|owned| owned.lobbies.get(&lobby));
+        let until = match slot {
+            Some(LobbySlot::Loading { tail, .. }) => {
+                tail.first().and_then(|entry| entry.events.first()).map(|event| event.seq)
             }
-            let result = store.load_lobby(&lobby).await;
+            _ => None,
+        };
+        let (store, limits) = (self.node.store.clone(), self.node.limits());
+        self.spawn(async move {
+            let result = cold::read(store, lobby.clone(), until, limits).await;
             Done::Loaded { lobby, result }
         });
     }
 
-    pub(super) fn on_loaded(
-        &mut self,
-        lobby_id: &LobbyId,
-        result: Result<Option<(Seq, Vec<u8>)>, StoreError>,
-    ) {
+    pub(super) fn on_loaded(&mut self, lobby_id: &LobbyId, result: Cold) {
         let shard = shard_of(lobby_id);
         let now = self.node.clock.now();
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
         let Some(LobbySlot::Loading { waiting, tail }) = owned.lobbies.remove(lobby_id) else { return };
         let state = match result {
-            Ok(None) => Ok(State::new(lobby_id.clone())),
-            Ok(Some((_, bytes))) => State::from_snapshot(&bytes).map_err(|error| error.to_string()),
+            Ok(state) => state.map(|state| *state),
             Err(error) => {
                 tracing::warn!(lobby = %lobby_id, %error, "a lobby cannot be read from the database");
                 if !tail.is_empty() {

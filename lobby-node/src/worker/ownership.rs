@@ -17,7 +17,7 @@ use super::attachment::Former;
 use super::live::{AttachTask, Lobby, LobbySlot, Task};
 use super::shard::{Logged, OwnedShard, Promised, ShardSlot};
 use super::taking::Giver;
-use super::{Done, Envelope, Origin, Worker};
+use super::{Done, Envelope, Origin, Worker, epochs};
 use crate::lobby::{self, State};
 use crate::node::Node;
 use crate::wire::{FromOwner, LinkMessage, ShardMessage};
@@ -26,6 +26,9 @@ use crate::wire::{FromOwner, LinkMessage, ShardMessage};
 const WAITING_MAX: usize = 8_192;
 /// Pause before a claim that failed is tried again.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a claim may take until the shard is served.
+const CLAIM_TIME: Duration = Duration::from_secs(5);
 
 /// How long a lobby that was handed over waits for the nodes that have sessions in it.
 /// Shorter than a command's time: what waited is carried out after all.
@@ -59,6 +62,11 @@ pub(super) enum Route {
     Nowhere,
 }
 
+/// Gives a claim up that does not come to its end; it is tried again.
+pub(super) async fn in_time(claim: impl Future<Output = Claimed>) -> Claimed {
+    tokio::time::timeout(CLAIM_TIME, claim).await.unwrap_or(Claimed::Failed)
+}
+
 /// Claims a shard and reads what is kept of it.
 async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
     let Ok(view) = node.directory.refresh().await else { return Claimed::Failed };
@@ -72,7 +80,13 @@ async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
     if node.is_draining() && !is_mine && view.heir(shard).is_some_and(|heir| heir.name != node.name) {
         return Claimed::Lost;
     }
-    let epoch = Epoch(expected.as_ref().map_or(1, |record| record.epoch.0 + 1));
+    let epoch = match &expected {
+        Some(record) => Epoch(record.epoch.0 + 1),
+        None => match epochs::first(&node, shard).await {
+            Some(epoch) => epoch,
+            None => return Claimed::Failed,
+        },
+    };
     let record = ShardRecord { node: node.name.clone(), incarnation: node.incarnation, epoch };
     let mut outcome = node.directory.claim(shard, expected.as_ref(), &record).await;
     if matches!(outcome, Ok(Claim::Lost(None))) {
@@ -84,6 +98,9 @@ async fn claim(node: Arc<Node>, shard: Shard) -> Claimed {
         Ok(Claim::Lost(now)) if now.as_ref() == Some(&record) => {}
         Ok(Claim::Lost(_)) => return Claimed::Lost,
         Err(_) => return Claimed::Failed,
+    }
+    if expected.is_none() {
+        epochs::keep(&node, shard, epoch).await;
     }
     load(&node, shard, epoch).await
 }
@@ -129,7 +146,8 @@ impl Worker {
             Entry::Vacant(place) => {
                 let slot = place.insert(ShardSlot::claiming());
                 let node = Arc::clone(&self.node);
-                let claim = async move { Done::Claimed { shard, claimed: claim(node, shard).await } };
+                let claim =
+                    async move { Done::Claimed { shard, claimed: in_time(claim(node, shard)).await } };
                 self.under_way.push(Box::pin(claim));
                 slot
             }
@@ -152,7 +170,7 @@ impl Worker {
 
     fn start_claim(&mut self, shard: Shard) {
         let node = Arc::clone(&self.node);
-        self.spawn(async move { Done::Claimed { shard, claimed: claim(node, shard).await } });
+        self.spawn(async move { Done::Claimed { shard, claimed: in_time(claim(node, shard)).await } });
     }
 
     pub(super) fn retry_claims(&mut self, now: Instant) {
@@ -305,7 +323,7 @@ impl Worker {
         attachment.become_local(former);
         let (since, sessions) = (attachment.position, attachment.attaching());
         if !sessions.is_empty() {
-            let task = AttachTask { lobby: lobby.clone(), from: None, since, sessions };
+            let task = AttachTask { lobby: lobby.clone(), from: None, since, sessions, joining: Vec::new() };
             self.on_owned(shard, lobby, Task::Attach(task));
         }
         self.send_unsent(lobby);
@@ -326,6 +344,12 @@ impl Worker {
             }
             match slot {
                 LobbySlot::Live(mut lobby) => {
+                    // The last word to those who listen: what was said before has reached them, and they turn away.
+                    let moved = FromOwner::Moved { token: 0, to: None, epoch: Epoch(0) };
+                    let moved = LinkMessage::FromOwner(lobby.state.lobby.clone(), moved).encode();
+                    for node in lobby.nodes.keys() {
+                        self.node.links.send(node, moved.clone());
+                    }
                     let pending = lobby.pending.drain(..).filter_map(|pending| pending.envelope);
                     homeless.extend(pending.map(Task::Command));
                     homeless.extend(lobby.early);
@@ -361,6 +385,9 @@ impl Worker {
             self.live_nodes = live;
             for (node, _) in gone {
                 self.forget_node(&node);
+                if view.nodes.contains_key(&node) {
+                    self.lose_run(&node);
+                }
             }
         }
         self.hints.retain(|shard, (_, epoch)| view.record(*shard).is_none_or(|record| record.epoch < *epoch));
@@ -401,7 +428,7 @@ impl Worker {
         self.prove_all();
         let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
         for lobby in lobbies {
-            self.turn_again(&lobby);
+            self.name_anew(&lobby);
         }
     }
 

@@ -29,8 +29,9 @@ impl Worker {
                 found: None,
                 deadline: Instant::now() + COMMAND_TIME,
             }),
-            ToOwner::Attach { token, since, sessions } => {
-                self.on_task(Task::Attach(AttachTask { lobby, from: Some((from, token)), since, sessions }));
+            ToOwner::Attach { token, since, sessions, joining } => {
+                let from = Some((from, token));
+                self.on_task(Task::Attach(AttachTask { lobby, from, since, sessions, joining }));
             }
             ToOwner::Detach { session, user } => self.on_task(Task::Detach { lobby, session, user }),
             ToOwner::Page { token, after } => {

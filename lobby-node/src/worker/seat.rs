@@ -85,10 +85,7 @@ impl Worker {
             FromOwner::Pass { epoch, passing } => {
                 self.trace_delivery(passing.trace, Kind::Consumer);
                 let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-                if attachment.is_fed_by(from)
-                    && attachment.is_attached()
-                    && epoch >= attachment.position.epoch
-                {
+                if attachment.is_fed_by(from) && attachment.hears() && epoch >= attachment.position.epoch {
                     attachment.audience.stage_passing(passing);
                     self.staged.insert(lobby.clone());
                 }
@@ -152,7 +149,13 @@ impl Worker {
             return self.send_unsent(lobby);
         }
         match to {
-            Some(owner) if owner != self.node.name && owner != *from => self.turn_to(lobby, owner),
+            Some(owner) if owner != self.node.name && owner != *from => {
+                if attachment.audience.is_empty() {
+                    // The new owner may have heard of sessions here that have left meanwhile, and wait for them.
+                    self.name_nobody(lobby, &owner);
+                }
+                self.turn_to(lobby, owner);
+            }
             _ => {
                 attachment.lose_owner(Former::Lives);
                 let directory = self.node.directory.clone();
@@ -168,7 +171,7 @@ impl Worker {
     pub(super) fn pass_on(&mut self, lobby: &LobbyId, epoch: Epoch, event: Arc<LobbyEvent>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         // Nobody here needs it: who is seated next starts from the position that its join gave.
-        if !attachment.is_attached() || attachment.audience.is_empty() {
+        if !attachment.hears() || attachment.audience.is_empty() {
             return;
         }
         if attachment.pass_on(epoch, event) {
@@ -209,7 +212,7 @@ impl Worker {
                 if attachment.has_unnamed() {
                     return match attachment.feed {
                         Feed::Local { .. } => self.attach_lobby(lobby),
-                        _ => self.turn_again(lobby),
+                        _ => self.name_anew(lobby),
                     };
                 }
             }

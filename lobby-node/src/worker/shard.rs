@@ -24,6 +24,9 @@ const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A journal that takes longer for a batch counts as out of reach.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
 
+/// Nothing is awaited from the journal for longer, whatever became of the connection. An append is repeated then.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
 pub(super) enum ShardSlot {
     /// A claim is under way; commands wait for it.
     Claiming {
@@ -115,6 +118,8 @@ pub(super) struct Promised {
 
 pub(super) struct OwnedShard {
     pub(super) epoch: Epoch,
+    /// The epoch that the event store has of it.
+    pub(super) epoch_kept: Option<Epoch>,
     /// Of lobbies that are still read from the database.
     pub(super) promised: HashMap<LobbyId, Promised>,
     pub(super) lobbies: HashMap<LobbyId, LobbySlot>,
@@ -161,6 +166,7 @@ impl OwnedShard {
     pub(super) fn new(epoch: Epoch, top: EntryId, next_snapshot: Instant) -> Self {
         OwnedShard {
             epoch,
+            epoch_kept: None,
             promised: HashMap::new(),
             lobbies: HashMap::new(),
             speaking: HashSet::new(),
@@ -276,7 +282,8 @@ impl OwnedShard {
                 tokio::time::sleep(pause).await;
             }
             let began = Instant::now();
-            let result = journal.append(shard, &fence, &entries).await;
+            let append = tokio::time::timeout(GIVEN_UP, journal.append(shard, &fence, &entries));
+            let result = append.await.unwrap_or(Err(AppendError::Unclear));
             Done::Appended { shard, batch, result, took: began.elapsed() }
         }
     }

@@ -107,24 +107,33 @@ impl Lobby {
                             .missed_since(task.since, epoch, limits)
                             .and_then(|_| self.events_between(task.since.seq, usize::MAX));
                         if let Some((name, _)) = &task.from {
-                            self.nodes.remove(name);
                             self.awaited.retain(|awaited| awaited != name);
-                        }
-                        if let (Some((name, _)), Some(_), false) =
-                            (&task.from, &events, task.sessions.is_empty())
-                        {
-                            let sessions = task.sessions.iter().map(|one| &one.caller);
-                            let sessions =
-                                sessions.filter(|caller| refused.iter().all(|(id, _)| *id != caller.session));
-                            let sessions = sessions
-                                .map(|caller| (caller.session.clone(), caller.user.clone()))
-                                .collect();
-                            self.nodes.insert(name.clone(), Port { sessions, ..Port::default() });
+                            self.open_port(name, &task, &refused, events.is_some());
                         }
                         out.push(Emit::Attached { task, refused, events, epoch });
                     }
                 }
             }
+        }
+    }
+
+    /// From now on a node hears what the lobby says, for these of its sessions and those that have just joined.
+    fn open_port(
+        &mut self,
+        name: &NodeName,
+        task: &AttachTask,
+        refused: &[(SessionId, Refusal)],
+        is_continued: bool,
+    ) {
+        let mut sessions = self.nodes.remove(name).unwrap_or_default().sessions;
+        sessions.retain(|session, _| task.joining.contains(session));
+        if is_continued {
+            let callers = task.sessions.iter().map(|one| &one.caller);
+            let taken = callers.filter(|caller| refused.iter().all(|(id, _)| *id != caller.session));
+            sessions.extend(taken.map(|caller| (caller.session.clone(), caller.user.clone())));
+        }
+        if !sessions.is_empty() {
+            self.nodes.insert(name.clone(), Port { sessions, ..Port::default() });
         }
     }
 

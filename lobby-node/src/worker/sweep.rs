@@ -103,6 +103,7 @@ impl Worker {
         self.count(lobbies_here, backlog);
         self.count_backlog();
         self.keep_cursors();
+        self.keep_epochs();
         for (lobby, user) in missing {
             self.pass_in(&lobby, presence_event(&lobby, &user, true));
         }

@@ -11,7 +11,7 @@ use mlms_protocol::{Epoch, LobbyId, Millis, NodeName, Shard, UserId};
 use tokio::time::Instant;
 
 use super::live::LobbySlot;
-use super::ownership::{Claimed, Won, load};
+use super::ownership::{Claimed, Won, in_time, load};
 use super::shard::ShardSlot;
 use super::{Done, Worker};
 use crate::node::Node;
@@ -103,10 +103,11 @@ impl Worker {
 
     /// This node is the owner now.
     pub(super) fn on_hand_over(&mut self, shard: Shard, epoch: Epoch, giver: Giver) {
-        let Some(slot) = self.shards.get_mut(&shard) else {
-            // It took so long that nobody waits any more; the record is this node's all the same.
-            return self.wait_for_claim(shard, None);
-        };
+        // It may have taken so long that nobody waits any more; the record is this node's all the same.
+        let slot = self.shards.entry(shard).or_insert_with(|| {
+            let expecting = Some(Expecting { from: giver.node.clone(), until: Instant::now(), loaded: None });
+            ShardSlot::Claiming { waiting: Vec::new(), retry_at: None, expecting }
+        });
         let ShardSlot::Claiming { expecting, .. } = slot else { return };
         let Some(Expecting { loaded, .. }) = expecting.take_if(|expecting| expecting.from == giver.node)
         else {
@@ -114,7 +115,7 @@ impl Worker {
         };
         let node = Arc::clone(&self.node);
         self.spawn(async move {
-            let mut claimed = finish(node, shard, epoch, loaded).await;
+            let mut claimed = in_time(finish(node, shard, epoch, loaded)).await;
             if let Claimed::Won(won) = &mut claimed {
                 won.giver = Some(giver);
             }

@@ -5,6 +5,7 @@
 
 mod access;
 mod doors;
+mod epochs;
 mod evening;
 mod finding;
 mod fleet;

@@ -107,6 +107,13 @@ impl SqlStore {
         .await
     }
 
+    pub(crate) async fn shard_epoch(&self, shard: Shard) -> Result<Option<Epoch>, StoreError> {
+        let values = [Value::Int(shard.0.into())];
+        let rows = within(READ_TIMEOUT, self.database.rows(FIND_EPOCH, values)).await?;
+        let read = |row: &super::connection::Row| Ok(Epoch(unsigned(row.int(0)?).map_err(damaged)?));
+        rows.first().map(read).transpose()
+    }
+
     pub(crate) async fn load_shard_epochs(&self) -> Result<Vec<(Shard, Epoch)>, StoreError> {
         let rows = within(READ_TIMEOUT, self.database.rows(LOAD_EPOCHS, [])).await?;
         let read = |row: &super::connection::Row| {
