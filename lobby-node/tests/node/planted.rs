@@ -21,6 +21,8 @@ const SEEDS_MAX: u64 = 60;
 pub(crate) enum Mistake {
     /// The answer comes before the append: the owner's death loses what was acknowledged.
     AnswerBeforeAppend,
+    /// The journal takes what a deposed owner appends, and answers for it.
+    FenceSkipped,
     /// The dedupe window is gone: a repeated nonce is a new message.
     DedupeForgotten,
     /// The first missed event is left out.
@@ -145,7 +147,7 @@ impl Mangler {
             frames
         };
         match planter.mistake {
-            Mistake::AnswerBeforeAppend => vec![frame],
+            Mistake::AnswerBeforeAppend | Mistake::FenceSkipped => vec![frame],
             Mistake::DedupeForgotten => vec![with_plain_nonce(frame)],
             Mistake::OffByOneOnResume | Mistake::DuplicateOnResume => {
                 self.touched.extend(resumed_into_gap(&frame).into_iter().map(|joined| joined.lobby));
@@ -339,6 +341,12 @@ fn is_reported(mistake: Mistake, during: Trouble, rules: &[Rule]) {
 fn an_answer_before_the_append_is_reported() {
     let rules = [Rule::AckedLost, Rule::DeliveredLost, Rule::OneEventPerSeq, Rule::StaleRead];
     is_reported(Mistake::AnswerBeforeAppend, Trouble::Kills, &rules);
+}
+
+#[test]
+fn an_append_of_a_deposed_owner_is_reported() {
+    let rules = [Rule::AckedLost, Rule::DeliveredLost, Rule::OneEventPerSeq];
+    is_reported(Mistake::FenceSkipped, Trouble::Blind, &rules);
 }
 
 #[test]

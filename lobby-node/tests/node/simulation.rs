@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mlms_checker::{Counts, Invoke, Options, Verdict, What};
+use mlms_cluster::directory::LEASE;
 use mlms_cluster::embedded::Faults;
 use mlms_cluster::relay::FaultRates;
 use mlms_protocol::command::{History as Page, Join};
@@ -26,7 +27,7 @@ use crate::player::{Place, Player, Role, note_page};
 /// Seeds of an everyday run.
 const SEEDS: u64 = 80;
 /// Seeds beyond those that once found something.
-const FOUND: [u64; 2] = [149, 197];
+const FOUND: [u64; 3] = [149, 197, 211];
 /// Time in which players play.
 const PLAY: Duration = Duration::from_secs(40);
 /// Time in which everything is mended and must arrive.
@@ -47,6 +48,8 @@ pub(crate) enum Trouble {
     Down,
     /// Nodes die, and come back.
     Kills,
+    /// A node loses sight of the directory for longer than its lease lives; others take what it goes on with.
+    Blind,
 }
 
 const TROUBLES: [Trouble; 5] =
@@ -146,7 +149,10 @@ fn run(seed: u64) -> Option<Counts> {
 }
 
 pub(crate) fn trouble(seed: u64) -> Trouble {
-    TROUBLES[seed as usize % TROUBLES.len()]
+    match TROUBLES[seed as usize % TROUBLES.len()] {
+        Trouble::Kills if seed % 15 == 9 => Trouble::Blind,
+        trouble => trouble,
+    }
 }
 
 /// Gives the history, and whether all players came to their end.
@@ -164,6 +170,10 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
     {
         let planter = Arc::clone(planter);
         faults.answer_before_append(move || planter.made());
+    }
+    if let Some(planter) = planter.as_ref().filter(|planter| planter.mistake() == Mistake::FenceSkipped) {
+        let planter = Arc::clone(planter);
+        faults.skip_fence(move || planter.made());
     }
     let limits = Limits {
         creates_per_minute: 0,
@@ -302,6 +312,13 @@ async fn make_trouble(
                     }
                 }
                 faults.set_down(false);
+            }
+            Trouble::Blind => {
+                let lasts = LEASE + lasts;
+                fault("node_blind", lasts);
+                faults.set_blind(&node_name(one), true);
+                tokio::time::sleep(lasts).await;
+                faults.set_blind(&node_name(one), false);
             }
             Trouble::Kills => {
                 let lasts = lasts * 3;
