@@ -1,6 +1,6 @@
 //! Users' tokens: verified by keys from a secret, a PEM file or a JSON Web Key Set, and signed where a secret is
 //! given. A key is bound to its algorithm by the configuration; what a token's header says only chooses among them.
-//! Verifying is synchronous and cheap; only a token that names an unknown key may wait for the key set once.
+//! Verifying is synchronous and cheap; only a token of an unknown key may wait for the key set once.
 
 mod fetch;
 mod keys;
@@ -144,7 +144,7 @@ impl Remote {
 }
 
 enum Refusal {
-    /// No key is known by which the token could be verified.
+    /// No key is known that could have signed the token.
     UnknownKey {
         fresh: bool,
     },
@@ -198,7 +198,7 @@ impl Verifier {
         self.attempt(token).map_err(Refusal::into_error)
     }
 
-    /// Verifies; a token that names an unknown key waits for one fetch of the key set, shared with all who wait.
+    /// Verifies; a token of an unknown key waits for one fetch of the key set, shared with all who wait.
     /// Cancel safe.
     ///
     /// # Errors
@@ -231,6 +231,10 @@ impl Verifier {
         }
         let header = jsonwebtoken::decode_header(token)
             .map_err(|_| Refusal::Final(TokenError::Bad("its header cannot be read")))?;
+        // RFC 7515, section 4.1.11: whoever does not understand all that it names must refuse the token; we know none.
+        if header.crit.is_some() {
+            return Err(Refusal::Final(TokenError::Bad("its header has a crit that is not understood")));
+        }
         let remote = self.shared.remote.as_ref().map(Remote::current);
         let fresh = remote.as_ref().is_none_or(|set| set.fresh);
         let mut refusal = TokenError::Bad("no key fits its algorithm");
@@ -238,15 +242,16 @@ impl Verifier {
         for key in all_keys.filter(|key| key.fits(&header)).take(keys::CANDIDATES_MAX) {
             match key.verify(token) {
                 Ok(claims) => return claims.checked().map_err(Refusal::Final),
-                // Only after the signature was found good.
-                Err(TokenError::Expired) => return Err(Refusal::Final(TokenError::Expired)),
-                Err(other) => refusal = other,
+                Err(wrong @ keys::WRONG_SIGNATURE) => refusal = wrong,
+                // The signature was found good, or nothing of the token can be read.
+                Err(other) => return Err(Refusal::Final(other)),
             }
         }
+        // Without a key id only the signature tells that a key is missing: the issuer may have changed its one key.
         let remote_may_know = match (&remote, &header.kid) {
             (None, _) => false,
             (Some(set), Some(named)) => !set.keys.iter().any(|key| key.is_named(named)),
-            (Some(set), None) => set.keys.is_empty(),
+            (Some(_), None) => true,
         };
         if remote_may_know && self.shared.rules.accepts_remote(header.alg) {
             return Err(Refusal::UnknownKey { fresh });
@@ -259,7 +264,9 @@ impl Refusal {
     fn into_error(self) -> TokenError {
         match self {
             Refusal::Final(error) => error,
-            Refusal::UnknownKey { fresh: true } => TokenError::Bad("it names an unknown key"),
+            Refusal::UnknownKey { fresh: true } => {
+                TokenError::Bad("no key is known that could have signed it")
+            }
             Refusal::UnknownKey { fresh: false } => TokenError::KeysUnavailable,
         }
     }

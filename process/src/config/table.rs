@@ -312,7 +312,7 @@ pub(super) const TABLE: &[Setting] = &[
     .example("\"/etc/mlms/jwt.pem\""),
     setting(
         "jwt.jwks_url",
-        "JSON Web Key Set with the public keys of tokens: https://, http://, file:// or a path. Read again every\nfew minutes and when a token names an unknown key.",
+        "JSON Web Key Set with the public keys of tokens: https://, http://, file:// or a path. Read again every\nfew minutes and when no key fits a token.",
         |s, given| put_some(&mut s.jwt.jwks, non_empty(given).map(|text| JwksSource::parse(&text))),
         |s| s.jwt.jwks.as_ref().map(|source| toml_text(&source.to_string())),
     )

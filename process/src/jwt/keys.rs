@@ -15,6 +15,9 @@ pub(super) const CANDIDATES_MAX: usize = 4;
 /// Keys taken from one key set; the rest is ignored.
 const SET_KEYS_MAX: usize = 64;
 
+/// The token was not signed with the key, or the key is of no use; another one may fit.
+pub(super) const WRONG_SIGNATURE: TokenError = TokenError::Bad("its signature is wrong");
+
 /// Length of an uncompressed point on P-256.
 const P256_POINT_BYTES: usize = 65;
 
@@ -114,7 +117,12 @@ impl Key {
             Ok(data) => Ok(data.claims),
             Err(error) => Err(match error.kind() {
                 ErrorKind::ExpiredSignature => TokenError::Expired,
-                ErrorKind::InvalidSignature => TokenError::Bad("its signature is wrong"),
+                ErrorKind::InvalidSignature
+                | ErrorKind::InvalidKeyFormat
+                | ErrorKind::InvalidRsaKey(_)
+                | ErrorKind::InvalidEcdsaKey
+                | ErrorKind::InvalidEddsaKey
+                | ErrorKind::Provider(_) => WRONG_SIGNATURE,
                 ErrorKind::InvalidIssuer => TokenError::Bad("it is from another issuer"),
                 ErrorKind::InvalidAudience => TokenError::Bad("it is for another audience"),
                 ErrorKind::ImmatureSignature => TokenError::Bad("it is not valid yet"),

@@ -1,4 +1,4 @@
-//! Keeps a key set fresh: fetches it at the start, every few minutes, and when a token names an unknown key; one
+//! Keeps a key set fresh: fetches it at the start, every few minutes, and when a token is of an unknown key; one
 //! fetch at a time, whoever waits shares it. When a fetch fails the old keys stay.
 
 use std::sync::Arc;

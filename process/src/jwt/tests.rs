@@ -162,7 +162,13 @@ fn forged_and_damaged_tokens_are_bad() {
     let (payload, signature) = rest.split_once('.').unwrap();
     let other_payload = part(json!({ "sub": "bob", "exp": soon() }));
     let (head, _) = token.split_once('.').unwrap();
+    let critical = |names: &[&str]| {
+        let crit = Some(names.iter().map(|&name| name.to_owned()).collect());
+        hs256(SECRET, &Header { crit, ..Header::new(Algorithm::HS256) }, &good())
+    };
     for (name, forged) in [
+        ("an extension that must be understood", critical(&["https://example.com/unknown"])),
+        ("an extension that must be understood and has no name", critical(&[])),
         ("no algorithm", format!("{}.{payload}.", part(json!({ "alg": "none" })))),
         ("no algorithm, with signature", format!("{}.{payload}.{signature}", part(json!({ "alg": "none" })))),
         ("another algorithm", format!("{}.{payload}.{signature}", part(json!({ "alg": "HS512" })))),
@@ -396,6 +402,35 @@ async fn keys_of_a_set_verify_and_a_new_key_is_fetched_when_it_is_named() {
     assert_eq!(running.state(), State::Ok);
     running.stop.cancel();
     running.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_without_an_id_verify_and_a_new_one_is_fetched_when_none_fits() {
+    let (old, new) = (ec(), ec());
+    let nameless = |pair: &Pair| {
+        let mut jwk = pair.jwk("unused");
+        jwk.as_object_mut().unwrap().remove("kid");
+        jwk
+    };
+    let provider = Provider::start(&[nameless(&old)]).await;
+    let running = Running::of(&provider, eager());
+    for kid in [None, Some("whatever")] {
+        assert!(running.verifier.verify(&old.token(kid, &good())).await.is_ok(), "{kid:?}");
+    }
+    // What the known key has signed needs no other key, however wrong it is.
+    let before = provider.asked();
+    let mut expired = good();
+    expired["exp"] = json!(1);
+    assert_eq!(running.verifier.verify(&old.token(None, &expired)).await, Err(TokenError::Expired));
+    assert!(is_bad(running.verifier.verify(&old.token(None, &json!({ "exp": soon() }))).await));
+    assert_eq!(provider.asked(), before);
+    for kid in [None, Some("whatever")] {
+        assert!(is_bad(running.verifier.verify(&new.token(kid, &good())).await), "{kid:?}");
+    }
+    provider.serves(&[nameless(&new)]);
+    assert!(running.verifier.verify(&new.token(None, &good())).await.is_ok(), "changed without a name");
+    provider.serves(&[nameless(&old), nameless(&new)]);
+    assert!(running.verifier.verify(&old.token(Some("whatever"), &good())).await.is_ok(), "beside the other");
 }
 
 #[tokio::test]
