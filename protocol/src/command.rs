@@ -611,7 +611,9 @@ fn read_join(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {
 
 /// A position that cannot be read is a position that nobody has: a snapshot, never an error.
 fn read_since(fields: &Fields<'_>) -> Option<Position> {
-    fields.get("since").unwrap_or(Some(Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) }))
+    let read = |since: Fields<'_>| Ok(Position { epoch: since.need("epoch")?, seq: since.need("seq")? });
+    let position = fields.nested("since").and_then(|since| since.map(read).transpose());
+    position.unwrap_or(Some(Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) }))
 }
 
 fn read_history(fields: &Fields<'_>) -> Result<LobbyCommand, Refusal> {

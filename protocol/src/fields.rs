@@ -13,6 +13,8 @@ use crate::msgpack::{self, Token};
 
 /// More fields than any frame has. Of an object with more only [`ENVELOPE`] is kept: enough to say so to its sender.
 pub const FIELDS_MAX: usize = 64;
+/// Up to here every whole number has a double of its own.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 /// The fields by which a frame is answered.
 const ENVELOPE: [&str; 3] = ["id", "op", "lobby"];
 
@@ -131,7 +133,22 @@ impl<'a> Fields<'a> {
             }),
             Encoding::Msgpack => rmp_serde::from_slice(raw).map_err(|error| error.to_string()),
         };
+        let parsed = parsed.or_else(|why| self.whole(raw).ok_or(why));
         parsed.map(Some).map_err(|why| FieldError::Invalid(name, format!("is not valid: {why}")))
+    }
+
+    /// A whole number in the clothes of a fraction, as languages write it that know one kind of numbers only.
+    fn whole<T: DeserializeOwned>(&self, raw: &[u8]) -> Option<T> {
+        let number = match self.encoding {
+            Encoding::Json => serde_json::from_slice(raw).ok()?,
+            Encoding::Msgpack => match msgpack::next(raw)? {
+                (Token::Float(number), []) => number,
+                _ => return None,
+            },
+        };
+        let is_exact = f64::fract(number) == 0.0 && f64::abs(number) <= WHOLE_MAX;
+        // Without a fraction: "5", "-5".
+        is_exact.then(|| serde_json::from_str(&format!("{number:.0}")).ok()).flatten()
     }
 
     /// A field that must be there.

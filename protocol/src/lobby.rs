@@ -102,6 +102,8 @@ const SETTING_NAMES: &[&str] = &[
     "hosts",
     "metadata",
 ];
+/// Those that are integers.
+const INTEGERS: [&str; 2] = ["capacity", "slow_mode_s"];
 /// Longest slow mode, in seconds.
 pub const SLOW_MODE_S_MAX: u32 = 3_600;
 /// Words of a filter, and their length in characters.
@@ -139,11 +141,18 @@ impl Settings {
     ///
     /// # Errors
     /// Names the setting that is unknown or of the wrong type.
-    pub fn from_command(value: Value) -> Result<Settings, String> {
-        let Value::Object(fields) = &value else { return Err("settings are an object".to_owned()) };
+    pub fn from_command(mut value: Value) -> Result<Settings, String> {
+        let Value::Object(fields) = &mut value else { return Err("settings are an object".to_owned()) };
         if let Some(unknown) = fields.keys().find(|key| !SETTING_NAMES.contains(&key.as_str())) {
             let known = SETTING_NAMES.join(", ");
             return Err(format!("unknown setting `{unknown}`; there are {known}"));
+        }
+        // A whole number in the clothes of a fraction, as in all fields of a command.
+        for name in INTEGERS {
+            let given = fields.get(name).and_then(Value::as_f64).filter(|number| number.fract() == 0.0);
+            if let Some(number) = given.filter(|number| (0.0..=f64::from(u32::MAX)).contains(number)) {
+                fields.insert(name.to_owned(), Value::from(number as u32));
+            }
         }
         serde_json::from_value(value).map_err(|error| error.to_string())
     }
@@ -228,10 +237,12 @@ mod tests {
         };
         assert_eq!(check("{}"), Ok(()));
         assert_eq!(check(r#"{"name":"The Lounge","capacity":4,"metadata":{"map":"ice"}}"#), Ok(()));
+        assert_eq!(check(r#"{"capacity":4.0,"slow_mode_s":1e1}"#), Ok(()));
         for (bad, part) in [
             (r#"{"name":""}"#, "settings.name"),
             (r#"{"name":"a\nb"}"#, "settings.name"),
             (r#"{"capacity":0}"#, "settings.capacity"),
+            (r#"{"capacity":4.5}"#, "u32"),
             (r#"{"capacity":1001}"#, "settings.capacity"),
             (r#"{"pasword":"x"}"#, "unknown setting `pasword`"),
             (r#"{"visibility":"hidden"}"#, "unknown variant"),

@@ -1,8 +1,8 @@
 //! What a hostile or broken client (or server) may send: always an error of the right class, never a panic.
 
-use mlms_protocol::command::DecodeError;
+use mlms_protocol::command::{DecodeError, Position};
 use mlms_protocol::reply::ServerFrame;
-use mlms_protocol::{Encoding, ErrorCode, Event, Request};
+use mlms_protocol::{Command, Encoding, Epoch, ErrorCode, Event, LobbyCommand, Request, Seq};
 use proptest::prelude::*;
 
 use crate::samples;
@@ -109,8 +109,11 @@ fn json_frames() {
         // The id.
         (r#"{"id":4294967296,"op":"ping"}"#.into(), nobody.clone()),
         (r#"{"id":-1,"op":"ping"}"#.into(), nobody.clone()),
-        (r#"{"id":7.0,"op":"ping"}"#.into(), nobody.clone()),
-        (r#"{"id":7e0,"op":"ping"}"#.into(), nobody.clone()),
+        (r#"{"id":7.0,"op":"ping"}"#.into(), Accepted),
+        (r#"{"id":7e0,"op":"ping"}"#.into(), Accepted),
+        (r#"{"id":7.5,"op":"ping"}"#.into(), nobody.clone()),
+        (r#"{"id":-7.0,"op":"ping"}"#.into(), nobody.clone()),
+        (r#"{"id":1e300,"op":"ping"}"#.into(), nobody.clone()),
         (r#"{"id":"7","op":"ping"}"#.into(), nobody.clone()),
         (r#"{"id":[7],"op":"ping"}"#.into(), nobody.clone()),
         (r#"{"id":99999999999999999999999999,"op":"ping"}"#.into(), nobody),
@@ -228,6 +231,38 @@ fn json_frames() {
 }
 
 #[test]
+fn a_whole_number_may_come_as_a_fraction_and_a_position_only_as_an_object() {
+    let since = |since: &str| {
+        let frame = format!(r#"{{"id":7.0,"op":"join","lobby":"a","since":{since}}}"#);
+        let request = Request::decode(Encoding::Json, frame.as_bytes()).unwrap();
+        assert_eq!(request.id, Some(7), "{since}");
+        match request.command {
+            Command::Lobby(_, LobbyCommand::Join(join)) => join.since,
+            other => panic!("{other:?}"),
+        }
+    };
+    let position = Some(Position { epoch: Epoch(3), seq: Seq(41) });
+    assert_eq!(since(r#"{"epoch":3,"seq":41}"#), position);
+    assert_eq!(since(r#"{"epoch":3.0,"seq":41e0,"more":1}"#), position);
+    assert_eq!(since("null"), None);
+    let nobodys = Some(Position { epoch: Epoch(u64::MAX), seq: Seq(u64::MAX) });
+    for wrong in ["[3,41]", "[]", "7", "\"3\"", "{}", r#"{"epoch":3}"#, r#"{"epoch":3,"seq":41.5}"#] {
+        assert_eq!(since(wrong), nobodys, "{wrong}");
+    }
+    // Doubles of MessagePack, as some libraries write every number.
+    let history =
+        packed(&[("id", &[0x07]), ("op", &text("history")), ("lobby", &text("a")), ("limit", &double(5.0))]);
+    assert_eq!(decode(Encoding::Msgpack, &history), Outcome::Accepted);
+    let history =
+        packed(&[("id", &[0x07]), ("op", &text("history")), ("lobby", &text("a")), ("limit", &double(5.5))]);
+    assert_eq!(decode(Encoding::Msgpack, &history), Outcome::Refused(Some(7), ErrorCode::BadRequest));
+}
+
+fn double(number: f64) -> Vec<u8> {
+    [&[0xcb][..], &number.to_be_bytes()].concat()
+}
+
+#[test]
 fn json_that_is_no_utf8() {
     for frame in [
         &b"{\"op\":\"\xff\"}"[..],
@@ -334,7 +369,8 @@ fn msgpack_frames() {
         // The id.
         (with_id(&[0xcf, 0, 0, 0, 1, 0, 0, 0, 0]), nobody.clone()),
         (with_id(&[0xff]), nobody.clone()),
-        (with_id(&[0xcb, 0x40, 0x1c, 0, 0, 0, 0, 0, 0]), nobody.clone()),
+        (with_id(&double(7.0)), Accepted),
+        (with_id(&double(7.5)), nobody.clone()),
         (with_id(&[0xa1, b'7']), nobody.clone()),
         (with_id(&nested(0x91, 10_000)), nobody),
         // The rest.
