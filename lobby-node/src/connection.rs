@@ -14,11 +14,17 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as PeerCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, RawWriter, Wire};
+
+/// How a close of ours is counted whose peer broke the WebSocket protocol.
+const BROKEN: &str = "websocket_protocol";
+/// What the library answers to a close whose code no peer may send (RFC 6455 section 7.4).
+const FORBIDDEN_CODE: &str = "Protocol violation";
 
 /// The bytes of a connection that has been upgraded.
 #[derive(Debug)]
@@ -86,16 +92,24 @@ impl Connection {
                 Ok(Message::Binary(bytes)) => Some(Incoming::Binary(bytes)),
                 Ok(Message::Ping(_) | Message::Pong(_)) => Some(Incoming::Alive),
                 // The library answers the close by itself on the next read, which then ends the stream.
-                Ok(Message::Close(_) | Message::Frame(_)) => continue,
+                Ok(Message::Close(answer)) => {
+                    if answer.is_some_and(|answer| {
+                        answer.code == PeerCode::Protocol && answer.reason == FORBIDDEN_CODE
+                    }) {
+                        outbox.count_close(BROKEN);
+                    }
+                    continue;
+                }
+                Ok(Message::Frame(_)) => continue,
                 Err(error) => {
                     match error {
                         Error::Capacity(CapacityError::MessageTooLong { .. }) => {
                             let code = CloseCode::MessageTooBig;
                             outbox.close_plain(code.number(), "the frame is too large", code.as_str());
                         }
-                        Error::Protocol(_) => {
-                            outbox.close_plain(1002, "not valid WebSocket", "websocket_protocol")
-                        }
+                        // A connection that is lost has broken nothing.
+                        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {}
+                        Error::Protocol(_) => outbox.close_plain(1002, "not valid WebSocket", BROKEN),
                         Error::Utf8(_) => outbox.close_plain(1007, "text is not UTF-8", "websocket_utf8"),
                         _ => {}
                     }

@@ -427,9 +427,23 @@ impl Outbox {
         self.lock().state != Flow::Open
     }
 
-    /// Takes bytes of the WebSocket library: pongs and answers to a close.
+    /// Takes bytes of the WebSocket library: pongs and answers to a close. Nothing follows such an answer (RFC 6455
+    /// section 5.5.1), whatever the session's lobbies say until they hear of it.
     fn push_raw(&self, bytes: &[u8]) {
-        self.push(&Bytes::copy_from_slice(bytes));
+        let copied = Bytes::copy_from_slice(bytes);
+        let [0x88, _, payload @ ..] = bytes else { return self.push(&copied) };
+        let mut backlog = self.lock();
+        if backlog.state == Flow::Open {
+            backlog.append(copied, Shed::Never);
+            backlog.state =
+                Flow::Closing(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+        }
+        backlog.wake();
+    }
+
+    /// Counts a close that the WebSocket library answered for us.
+    pub(crate) fn count_close(&self, label: &str) {
+        self.metrics.closes.with_label_values(&[label]).inc();
     }
 }
 
@@ -645,6 +659,23 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.starts_with("abcdef0123456789012345678now"), "{text}");
         assert!(text.contains(r#""ev":"lag""#) && text.ends_with(r#""dropped":1}"#), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_follows_the_answer_to_a_close() {
+        let (outbox, mut far) = outbox(100, 100);
+        let outbox = Arc::new(outbox);
+        let library = RawWriter(Arc::clone(&outbox));
+        library.write(&[0x8a, 0]);
+        library.write(&[0x88, 2, 0x03, 0xe8]);
+        push(&outbox, "what a lobby says meanwhile", Shed::Never);
+        outbox.close(CloseCode::Draining, "and its node", Reconnect::Now, None);
+        assert_eq!(outbox.drain().await, Drained::Closed(1000));
+        let mut bytes = vec![0; 6];
+        far.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes, [0x8a, 0, 0x88, 2, 0x03, 0xe8]);
+        drop((library, outbox));
+        assert_eq!(far.read(&mut bytes).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]

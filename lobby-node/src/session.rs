@@ -386,7 +386,13 @@ impl Session {
     fn take(&mut self, incoming: Incoming) -> Option<Longer> {
         let encoding = self.handle.outbox.encoding();
         let frame = match (incoming, encoding) {
-            (Incoming::Alive, _) => return None,
+            // Each ping costs a pong: they count towards a flood, and use up nothing.
+            (Incoming::Alive, _) => {
+                if self.commands.is_flooded() {
+                    self.close(CloseCode::Flood, "far too many control frames");
+                }
+                return None;
+            }
             (Incoming::Text(frame), Encoding::Json) | (Incoming::Binary(frame), Encoding::Msgpack) => frame,
             _ => {
                 self.close(CloseCode::ProtocolError, "the frame is of the other encoding");

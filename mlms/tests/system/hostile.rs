@@ -119,6 +119,8 @@ fn attacks() -> Vec<Attack> {
         broken("a continuation of nothing", frame(0x80, b"{}")),
         broken("a new message inside a message", [frame(0x01, b"{"), frame(0x81, b"}")].concat()),
         broken("a ping in parts", frame(0x09, b"x")),
+        broken("half a close code", frame(0x88, b"x")),
+        broken("a close code that no peer may send", frame(0x88, &1005_u16.to_be_bytes())),
         broken("a long ping", {
             let mut bytes = vec![0x89, 0xfe, 0, 126, 0, 0, 0, 0];
             bytes.extend_from_slice(&[b'x'; 126]);
@@ -253,6 +255,16 @@ async fn nothing_is_done_for_frames_behind_a_close() {
     mallory.send(Message::Close(Some(reason))).await;
     assert_eq!(mallory.closed().await.code, Some(1001));
     bystanders.go_on("bytes of another protocol").await;
+    // A connection that is lost has broken nothing, between two frames or within one.
+    let counted = cluster.metric("mlms_closes_total", "websocket_protocol").await;
+    for begun in [&b""[..], &[0x81, 0x90, 0, 0]] {
+        let mut mallory = cluster.player_in("mallory", "arena").await;
+        mallory.raw().write_all(begun).await.unwrap();
+        mallory.vanish();
+        while bystanders.near.event("away").await["user"] != "mallory" {}
+        bystanders.go_on("a lost connection").await;
+    }
+    assert_eq!(cluster.metric("mlms_closes_total", "websocket_protocol").await, counted);
     drop(bystanders);
     cluster.stop().await;
 }

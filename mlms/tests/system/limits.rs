@@ -1,6 +1,7 @@
 //! Rates and bounds, as the environment sets them.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::cluster::Cluster;
 use crate::player::Player;
@@ -170,6 +171,12 @@ async fn a_flood_ends_its_session_and_nobody_elses() {
     assert_eq!(goodbye.bye.unwrap()["reconnect"], "now");
     assert_eq!(cluster.metric("mlms_closes_total", "flood").await, 1.0);
     assert_eq!(bob.event("away").await["user"], "mallory");
+    // Control frames are answered without being commands, and are a flood all the same.
+    let mut mallory = cluster.player("mallory").await;
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    mallory.raw().write_all(&ping.repeat(1_100)).await.unwrap();
+    assert_eq!(mallory.closed().await.code, Some(4008));
+    assert_eq!(cluster.metric("mlms_closes_total", "flood").await, 2.0);
     bob.chat("arena", "go on").await;
     ann.hears("go on").await;
     drop((ann, bob));
