@@ -1,6 +1,9 @@
 //! The node's listener: sessions with a ticket, and the words of a leaving broker. Nothing else opens a door.
 
+mod handshake;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::connection::Socket;
+use self::handshake::Subprotocol;
+use crate::connection::{Connection, Socket};
 use crate::node::{Node, Passenger};
 
 /// Longest body of what a broker says.
@@ -25,6 +29,10 @@ const BYE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Entries that parts of a node write.
 const OWN_SERVICES: [&str; 6] = ["achievements", "amqp", "directory", "journal", "store", "workers"];
+/// 16 bytes in base64.
+const KEY_BYTES: usize = 24;
+/// How long a player whose subprotocol is not spoken may take to hear that.
+const TURN_AWAY_TIME: Duration = Duration::from_secs(2);
 
 type Reply = Response<Full<Bytes>>;
 
@@ -72,31 +80,8 @@ fn refusal(status: StatusCode, detail: &'static str) -> Reply {
     Problem { status, code, detail: detail.into(), retry_ms }.response()
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT)?.to_str().ok()
-}
-
-fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name);
-    values
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
-/// The first subprotocol that this node speaks; without any the default.
-fn choose_encoding(headers: &HeaderMap) -> (Encoding, bool) {
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let offered = offered.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let chosen = offered.map(str::trim).find_map(Encoding::from_subprotocol);
-    (chosen.unwrap_or(Encoding::Json), chosen.is_some())
 }
 
 #[expect(clippy::result_large_err, reason = "a refusal is an answer like any other, made once a connection")]
@@ -106,9 +91,7 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
         refusal(status, text)
     };
     let headers = request.headers();
-    let upgrades =
-        has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
-    if !upgrades {
+    if !handshake::is_upgrade(&request) {
         return Err(refuse(StatusCode::BAD_REQUEST, "this is a WebSocket endpoint", "no_upgrade"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -116,22 +99,29 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
         reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return Err(reply);
     }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing", "no_key"));
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == KEY_BYTES) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key has 16 bytes in base64", "no_key"));
     };
     let accept = derive_accept_key(key.as_bytes());
-    let Some(token) = bearer(headers) else {
+    let Some(token) = handshake::ticket(headers) else {
         return Err(refuse(StatusCode::UNAUTHORIZED, "a ticket is needed", "no_ticket"));
     };
+    let unused =
+        open_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
+    let lobby = handshake::lobby(request.uri().query());
+    if lobby.is_some_and(|lobby| unused.lobby.as_ref().is_none_or(|of_ticket| of_ticket.as_str() != lobby)) {
+        let text = "the ticket was made for another lobby";
+        return Err(refuse(StatusCode::BAD_REQUEST, text, "ticket_lobby"));
+    }
     let ticket =
-        check_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
+        use_up(node, unused).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
     if node.bans.holds(&ticket.user, node.clock.now()) {
         return Err(refuse(StatusCode::FORBIDDEN, "the user is banned from the service", "banned"));
     }
     if node.is_draining() {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
     }
-    let (encoding, named) = choose_encoding(headers);
+    let subprotocol = Subprotocol::choose(headers);
     let trace = node.tracer.adopt(traceparent(request.headers()));
     let held = request.extensions_mut().remove::<Held>();
     let upgrade = hyper::upgrade::on(&mut request);
@@ -139,10 +129,14 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
     node.handshakes.spawn(async move {
         match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => {
+                let socket = Socket::Tcp(parts.io.into_inner());
+                let encoding = match subprotocol {
+                    Subprotocol::Default => Encoding::Json,
+                    Subprotocol::Spoken(encoding) => encoding,
+                    Subprotocol::Unsupported => return turn_away(&task_node, socket).await,
+                };
                 let passenger = Passenger { trace, ..Passenger::from(ticket) };
-                task_node
-                    .admit(Socket::Tcp(parts.io.into_inner()), parts.read_buf, encoding, passenger, held)
-                    .await;
+                task_node.admit(socket, parts.read_buf, encoding, passenger, held).await;
             }
             Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
             Err(error) => tracing::debug!(%error, "a connection ended before its upgrade"),
@@ -155,14 +149,31 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let accept = HeaderValue::from_str(&accept).expect("an accept key is base64");
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if named {
+    if let Subprotocol::Spoken(encoding) = subprotocol {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
     }
     Ok(reply)
 }
 
-/// A ticket is for this node, and used once.
-fn check_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'static str)> {
+/// Tells a player who asks only for subprotocols that nobody here speaks that there is no use in coming again.
+async fn turn_away(node: &Node, socket: Socket) {
+    let limits = node.limits();
+    let (bytes, metrics) = (limits.frame_bytes_max, Arc::clone(&node.metrics));
+    let open =
+        Connection::open(socket, Bytes::new(), Encoding::Json, bytes, limits.outbox_bytes_max, metrics);
+    let (mut connection, outbox) = open.await;
+    let code = CloseCode::UnsupportedSubprotocol;
+    outbox.close(code, code.as_str(), Reconnect::Never, None);
+    let farewell = async {
+        outbox.finish(TURN_AWAY_TIME).await;
+        while connection.receive(&outbox).await.is_some() {}
+    };
+    // Whether the player waited for the words makes no difference any more.
+    let _ = tokio::time::timeout(TURN_AWAY_TIME, farewell).await;
+}
+
+/// A ticket for this node.
+fn open_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'static str)> {
     let ticket = node.keys.open(token).map_err(|error| match error {
         TicketError::Expired => ("the ticket has expired", "ticket_expired"),
         TicketError::Invalid => ("the ticket is not of this cluster", "ticket_invalid"),
@@ -171,6 +182,11 @@ fn check_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'sta
     if ticket.node != node.name {
         return Err(("the ticket is for another node", "ticket_misdirected"));
     }
+    Ok(ticket)
+}
+
+/// A ticket is used once.
+fn use_up(node: &Node, ticket: Ticket) -> Result<Ticket, (&'static str, &'static str)> {
     if !node.use_ticket(&ticket) {
         return Err(("the ticket was used before", "ticket_used"));
     }
@@ -179,7 +195,8 @@ fn check_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'sta
 
 /// The body of a request that a broker of this cluster signed for this purpose.
 async fn from_broker(node: &Node, request: Request<Incoming>, purpose: &str) -> Result<Bytes, Reply> {
-    let claims = bearer(request.headers()).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
+    let claims =
+        handshake::bearer(request.headers()).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
     if claims.is_none_or(|claims| claims.aud != "node" || claims.sub != purpose) {
         return Err(refusal(StatusCode::UNAUTHORIZED, "only a broker of this cluster may say that"));
     }

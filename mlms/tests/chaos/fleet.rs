@@ -25,6 +25,8 @@ use crate::service::{GLANCE, PATIENCE, Service};
 
 /// The secret that signs the users' tokens.
 const SECRET: &str = "a secret of the tests, long enough";
+/// What signs tickets.
+pub(crate) const CLUSTER_KEY: [u8; 32] = [7; 32];
 /// Seconds in which sessions leave a node that stops.
 const DRAIN_SECONDS: &str = "3";
 
@@ -163,7 +165,7 @@ impl Fleet {
             ("MLMS_REDIS_URL", self.redis.url()),
             ("MLMS_REDIS_PREFIX", "mlms:".to_owned()),
             ("MLMS_DATABASE_URL", database),
-            ("MLMS_CLUSTER_KEY", STANDARD.encode([7; 32])),
+            ("MLMS_CLUSTER_KEY", STANDARD.encode(CLUSTER_KEY)),
             ("MLMS_JWT_HS256_SECRET", SECRET.to_owned()),
             ("MLMS_LOG_FORMAT", "json".to_owned()),
             ("MLMS_NODE_WORKERS", "2".to_owned()),

@@ -14,6 +14,7 @@ mod books;
 mod budget;
 mod crowd;
 mod deaths;
+mod direct;
 mod evening;
 mod fleet;
 mod games;
