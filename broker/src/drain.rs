@@ -2,6 +2,7 @@
 //! end is cut.
 
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::node::{self, NodeRefusal};
 
 /// Session ids in one request; about 18 KiB.
 pub(crate) const BATCH: usize = 500;
+/// How long `bye` may take to reach the players when there is no window, or none any more.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Attempts to tell a node.
 const TRIES: usize = 2;
 
@@ -24,11 +27,12 @@ pub(crate) async fn drain(edge: &Arc<Edge>, deadline: &Deadline) {
     edge.tunnels.close();
     // The last quarter of the window is for the players' own closes.
     let window = deadline.remaining() * 3 / 4;
-    let leave = async {
+    let mut leave = pin!(async {
         announce(edge, window).await;
         edge.tunnels.wait().await;
-    };
-    if deadline.run(leave).await.is_err() {
+    });
+    // However short the window is, and after a hurry: the word gets a moment to come through.
+    if deadline.run(&mut leave).await.is_err() && tokio::time::timeout(LAST_WORDS, leave).await.is_err() {
         tracing::info!(tunnels = edge.tunnels.len(), "the window is over; what is left is cut");
     }
     edge.cut.cancel();

@@ -2,6 +2,7 @@
 //! the other, and brings its workers to rest. A hurry or the deadline cuts each step short; what was acknowledged
 //! stands in the journal all the same.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 const ARRIVALS_PER_SECOND: u64 = 500;
 /// The shortest time over which players come back, so that even a few do not arrive at once.
 const WINDOW_MS: (u64, u64) = (100, 1_000);
+/// How long `bye` may take to reach the players when there is no window, or none any more.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long the workers may take to bring journal and event store to rest.
 const REST_TIME: Duration = Duration::from_secs(10);
 /// The same after a hurry.
@@ -101,7 +104,9 @@ async fn say_goodbye(node: &Node, config: &NodeConfig, deadline: &Deadline) {
         }
         session.outbox.close(CloseCode::Draining, "the node is stopping", Reconnect::Window, Some(window));
     }
-    if deadline.run(node.wait_for_sessions()).await.is_err() {
+    let mut ended = pin!(node.wait_for_sessions());
+    // However short the window is, and after a hurry: the word gets a moment to come through.
+    if deadline.run(&mut ended).await.is_err() && tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
         let sessions = node.sessions().len();
         tracing::info!(node = %node.name, sessions, "sessions are cut off at the deadline");
     }

@@ -22,6 +22,8 @@ async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last() {
     let gone = stage.open("gone").await;
     drop(gone);
     stage.until_metric("mlms_broker_tunnels_ended_total", "", 1.0).await;
+    // A 101 is out before its tunnel stands.
+    stage.until_metric("mlms_broker_connections", "", 20.0).await;
 
     stage.shutdown.signal();
     for node in

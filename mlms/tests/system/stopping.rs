@@ -56,6 +56,22 @@ async fn a_signal_says_bye_to_every_session_and_the_process_ends_well() {
 }
 
 #[tokio::test]
+async fn without_a_window_everybody_still_gets_the_word() {
+    let mut cluster = Cluster::with(&[("MLMS_DRAIN_SECONDS", "0")]).await;
+    let mut players = Vec::new();
+    for number in 0..12 {
+        players.push(cluster.player_in(&format!("player-{number}"), "hall").await);
+    }
+    cluster.signal("TERM");
+    for player in &mut players {
+        let goodbye = player.closed().await;
+        assert_eq!(goodbye.code, Some(4000), "{goodbye:?}");
+        assert_eq!(goodbye.bye.expect("a bye comes before the close")["reconnect"], "window");
+    }
+    assert!(cluster.ended().await.success());
+}
+
+#[tokio::test]
 async fn a_process_without_sessions_ends_at_once() {
     let mut cluster = Cluster::with(&[("MLMS_DRAIN_SECONDS", "600")]).await;
     let ann = cluster.player_in("ann", "hall").await;
