@@ -176,7 +176,12 @@ impl Node {
         for node in view.nodes.keys().filter(|node| **node != self.name) {
             self.links.send(node, LinkMessage::Blocks(user.clone(), users.clone()).encode());
         }
-        self.take_blocks(user, &users).await;
+        if !self.take_blocks(user, &users).await {
+            // It is kept; said again, it reaches the lobby that has not heard of it.
+            return Err(
+                Refusal::new(ErrorCode::Overloaded, "a lobby's node does not keep up").retry_after(1_000)
+            );
+        }
         Ok(users)
     }
 
@@ -185,11 +190,13 @@ impl Node {
         users.map_err(|error| out_of_reach(&error))
     }
 
-    /// Puts a user's list in force on the sessions here.
-    async fn take_blocks(&self, user: &UserId, users: &[UserId]) {
+    /// Puts a user's list in force on the sessions here. `false`: a worker that does not keep up has not heard of it.
+    async fn take_blocks(&self, user: &UserId, users: &[UserId]) -> bool {
+        let mut all = true;
         for (lobby, message) in self.set_blocks(user, users) {
-            self.insist(&lobby, message).await;
+            all &= self.tell(&lobby, message).await.is_ok();
         }
+        all
     }
 
     /// The same for a list of which another node told. Nobody waits for a worker that does not keep up: its lobbies

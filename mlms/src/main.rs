@@ -17,6 +17,7 @@ mod token;
 mod tool;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -25,6 +26,9 @@ use mlms_process::{Live, ProcessRole, Settings, install_crypto_provider, logging
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long threads that are still busy may go on when the process ends.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// MLMS, the multi lobby message service
 #[derive(Debug, Parser)]
@@ -138,6 +142,8 @@ fn serve<F: Future<Output = anyhow::Result<()>>>(
     let flags = flags.clone();
     let live = Live::new(settings, Some(log.clone()), move || Sources::of_this_process(&flags));
     let outcome = runtime.block_on(run(live));
+    // Everything that had to come to rest has; a thread that does not turn must not keep the process.
+    runtime.shutdown_timeout(LAST_MOMENT);
     log.flush();
     outcome
 }

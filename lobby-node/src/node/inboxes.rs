@@ -26,6 +26,8 @@ const VIEW_PAUSE: Duration = Duration::from_millis(50);
 /// How long a worker whose inbox is full may take to make room. Beyond it the worker counts as stuck, and nobody waits
 /// for it until it has room again.
 const INBOX_TIME: Duration = Duration::from_secs(2);
+/// How long a move may take: more than all of its steps together, each of which has its own end.
+const MOVE_TIME: Duration = Duration::from_secs(15);
 /// How often a worker that has missed something is told again.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
@@ -103,7 +105,7 @@ impl Node {
         usize::from(shard.0) % self.workers.len()
     }
 
-    /// Asks every worker the same, and waits for all their answers.
+    /// Asks every worker the same, and waits for all their answers, however long that takes: whoever asks sets the end.
     pub(crate) async fn ask_all<T>(&self, question: impl Fn(oneshot::Sender<T>) -> ToWorker) -> Vec<T> {
         let mut asked = Vec::new();
         for number in 0..self.workers.len() {
@@ -137,12 +139,15 @@ impl Node {
         all
     }
 
-    /// Gives a shard to another node, and waits for the outcome.
+    /// Gives a shard to another node, and waits for the outcome. A worker that does not turn keeps its shard.
     pub(crate) async fn move_shard(&self, shard: Shard, to: NodeName) -> Moved {
         let (answer, answered) = oneshot::channel();
         // Dropped with its message, the answer never comes.
         let _ = self.tell_worker(self.worker_of(shard), ToWorker::Move { shard, to, answer }).await;
-        answered.await.unwrap_or(Moved::NotOwned)
+        match timeout(MOVE_TIME, answered).await {
+            Ok(answered) => answered.unwrap_or(Moved::NotOwned),
+            Err(_) => Moved::Kept,
+        }
     }
 }
 
