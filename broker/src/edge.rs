@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Version};
 use mlms_cluster::Directory;
 use mlms_cluster::view::NodeRecord;
 use mlms_process::health::{Health, Readiness};
@@ -92,6 +92,9 @@ impl Edge {
     }
 
     async fn dispatch(self: &Arc<Self>, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+        if !names_one_host(&request) {
+            return self.refuse(Refusal::BadHost);
+        }
         let path = request.uri().path();
         if path == "/ws" {
             return socket::answer(self, request, None, peer).await;
@@ -177,6 +180,13 @@ impl Edge {
     pub(crate) fn address_of(&self, node: &NodeName) -> Option<String> {
         self.directory.view().nodes.get(node).map(|node| node.address.clone())
     }
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 has exactly one `Host`. What a proxy in front may read in the other
+/// one must not matter here.
+fn names_one_host(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10)
 }
 
 fn only_reading(request: &Request<Incoming>) -> Result<(), Refusal> {

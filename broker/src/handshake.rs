@@ -119,10 +119,12 @@ impl Subprotocol {
     }
 }
 
-/// The subprotocols that a client offers, in its order.
+/// The subprotocols that a client offers, in its order. Empty elements of a list count for nothing (RFC 9110, section
+/// 5.6.1.2).
 pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+    let offered = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    offered.map(str::trim).filter(|offered| !offered.is_empty())
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -227,6 +229,8 @@ mod tests {
             assert_eq!(Subprotocol::choose(&head(&headers).headers), expected, "{values:?}");
         };
         check(&[], Subprotocol::Default);
+        check(&[""], Subprotocol::Default);
+        check(&[" , ,bearer.a.b.c,"], Subprotocol::Default);
         check(&["bearer.a.b.c"], Subprotocol::Default);
         check(&["mlms.v1.json, bearer.a.b.c"], Subprotocol::Spoken("mlms.v1.json"));
         check(&["bearer.a.b.c", "mlms.v1.msgpack"], Subprotocol::Spoken("mlms.v1.msgpack"));

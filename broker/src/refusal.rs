@@ -106,7 +106,7 @@ impl Refusal {
             Refusal::BadQuery => {
                 bad("bad_query", "A query parameter is given twice, or its value does not fit.")
             }
-            Refusal::BadHost => bad("bad_host", "The Host header names no host."),
+            Refusal::BadHost => bad("bad_host", "One Host header that names a host is needed."),
             Refusal::BadBody => bad("bad_body", "The body is not the JSON object that this path takes."),
             Refusal::BadName => {
                 bad("bad_name", "A name has 1 to 64 bytes of text without control characters.")

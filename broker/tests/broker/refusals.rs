@@ -107,6 +107,18 @@ fn ticket_for(node: &str, exp: u64, lobby: Option<&str>) -> Ticket {
 }
 
 #[tokio::test]
+async fn a_request_that_names_no_host_or_two_is_refused_whatever_it_asks_for() {
+    let stage = Stage::with_nodes(1).await;
+    for path in ["/", "/health", "/ws", "/v1/lobbies"] {
+        for hosts in ["", "Host: one.example\r\nHost: two.example\r\n"] {
+            let answer = stage.send(&format!("GET {path} HTTP/1.1\r\n{hosts}\r\n")).await;
+            assert_problem(&answer, 400, "bad_request", &format!("{path} {hosts:?}"));
+        }
+    }
+    assert_eq!(stage.send("GET / HTTP/1.0\r\n\r\n").await.status, 200, "there was none in HTTP/1.0");
+}
+
+#[tokio::test]
 async fn a_version_that_is_not_spoken_is_told_which_is() {
     let stage = Stage::with_nodes(1).await;
     let answer = stage.handshake("/ws", &[("sec-websocket-version", "7")]).await;

@@ -140,6 +140,13 @@ impl Stage {
         tokio::time::timeout(PATIENCE, Answer::read(stream, method == "HEAD")).await.expect("an answer comes")
     }
 
+    /// Sends a request as it stands here, and reads its answer.
+    pub(crate) async fn send(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::timeout(PATIENCE, Answer::read(stream, false)).await.expect("an answer comes")
+    }
+
     pub(crate) async fn get(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", target, headers, "").await
     }
