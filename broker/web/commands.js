@@ -26,6 +26,18 @@ export const COMMANDS = {
       return place.lobby.command('role', { user, role }).then(() => `${place.names(user)} is a ${role} now.`);
     },
   },
+  tell: {
+    usage: 'name text',
+    what: 'says something to one member alone; it is not kept',
+    run(place, rest) {
+      const { user, after } = find(place, rest);
+      if (!after) throw new Error('Say what you want to tell.');
+      const member = place.lobby.members.get(user);
+      if (!member || member.away) throw new Error(`${place.names(user)} is not here to read it.`);
+      const to = [user, place.lobby.client.user()];
+      return place.lobby.send('chat', after, { to }).then(() => '');
+    },
+  },
   ready: { usage: '', what: 'says that you are ready', run: ({ lobby }) => lobby.command('ready', { ready: true }).then(() => 'You are ready.') },
   unready: { usage: '', what: 'takes it back', run: ({ lobby }) => lobby.command('ready', { ready: false }).then(() => 'You are not ready.') },
   watch: { usage: '', what: 'lets you only watch', run: ({ lobby }) => lobby.command('role', { user: lobby.client.user(), role: 'spectator' }).then(() => 'You watch now.') },

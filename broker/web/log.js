@@ -12,6 +12,8 @@ import { sentence, stranger } from '/words.js';
 
 /** Rows kept in the page; beyond it the oldest go, and can be read again. */
 const ROWS_MAX = 1_000;
+/** Messages shown that are in nobody's history. */
+const PASSING_MAX = 200;
 const PAGE = 50;
 /** Reactions that are counted; beyond it new ones are not shown until the lobby is opened again. */
 const REACTIONS_MAX = 20_000;
@@ -299,7 +301,8 @@ export class Log {
   /** Messages that follow one of the same sender need no name. */
   #group(row) {
     const before = row.previousElementSibling;
-    const same = before?.dataset.from !== undefined && before.dataset.from === row.dataset.from;
+    const passes = row.classList.contains('passing') || before?.classList.contains('passing');
+    const same = !passes && before?.dataset.from !== undefined && before.dataset.from === row.dataset.from;
     row.classList.toggle('same', same && Number(row.dataset.at) - Number(before.dataset.at) < 300_000);
   }
 
@@ -395,6 +398,8 @@ export class Log {
   }
 
   #trim() {
+    const passing = this.log.querySelectorAll('.passing');
+    for (let oldest = 0; oldest < passing.length - PASSING_MAX; oldest += 1) passing[oldest].remove();
     if (this.#rows.size <= ROWS_MAX || !this.#near()) return;
     const seqs = [...this.#rows.keys()].sort((a, b) => a - b).slice(0, 100);
     for (const seq of seqs) {
@@ -415,7 +420,7 @@ export class Log {
   }
 
   #makeRow(event) {
-    if (event.ev === 'message') return event.kind === 'chat' && event.seq !== undefined ? this.#messageRow(event) : null;
+    if (event.ev === 'message') return event.kind === 'chat' ? this.#messageRow(event) : null;
     const words = narrate(event, this.me(), (user) => this.nameOf(user));
     return words && element('p', { class: 'row system' }, ...words);
   }
@@ -423,6 +428,8 @@ export class Log {
   #messageRow(event) {
     const { from } = event;
     const name = from === null || from === undefined ? 'System' : this.nameOf(from);
-    return messageRow(event, { name, own: from === this.me(), onMore: (button) => this.#openMenu(button, event) });
+    const [own, passing] = [from === this.me(), event.seq === undefined];
+    const onMore = passing && (own || !from) ? undefined : (button) => this.#openMenu(button, event);
+    return messageRow(event, { name, own, passing, onMore });
   }
 }

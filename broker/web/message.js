@@ -3,14 +3,16 @@ import { avatar, element, say } from '/element.js';
 import { time } from '/words.js';
 
 const DELETED = 'This message was deleted.';
+const PRIVATE = 'For you or a few only, and not kept: it is gone with this page.';
 /** Different reactions shown at one message. */
 const REACTIONS_MAX = 12;
 
 /**
  * @param {{from: string | null, at: number, body: any, seq?: number}} message
- * @param {{name: string, own: boolean, note?: Node, onMore?: (button: HTMLElement) => void}} how
+ * @param {{name: string, own: boolean, passing?: boolean, note?: Node, onMore?: (button: HTMLElement) => void}} how passing:
+ *   it is in nobody's history
  */
-export function messageRow({ from, at, body, seq }, { name, own, note, onMore }) {
+export function messageRow({ from, at, body, seq }, { name, own, passing, note, onMore }) {
   const row = element(
     'div',
     { class: own ? 'row own' : 'row' },
@@ -18,12 +20,13 @@ export function messageRow({ from, at, body, seq }, { name, own, note, onMore })
     element(
       'div',
       { class: 'bubble' },
-      element('p', { class: 'head' }, element('bdi', { class: 'from' }, name), ' ', element('time', { datetime: new Date(at).toISOString() }, time(at)), element('span', { class: 'edited' })),
+      element('p', { class: 'head' }, element('bdi', { class: 'from' }, name), ' ', element('time', { datetime: new Date(at).toISOString() }, time(at)), passing ? element('span', { class: 'private', title: PRIVATE }, ' · private') : null, element('span', { class: 'edited' })),
       element('p', { class: 'body', dir: 'auto' }),
       note ? element('p', { class: 'foot' }, note) : null,
     ),
     onMore ? moreButton(name, onMore) : null,
   );
+  row.classList.toggle('passing', passing === true);
   row.dataset.from = from ?? '';
   row.dataset.at = String(at);
   if (seq !== undefined) row.dataset.seq = String(seq);

@@ -129,6 +129,32 @@ test('what_is_new_is_marked_and_whom_a_player_blocks_is_read_no_more', async (t)
   for (const player of [ann, bob, cleo]) player.isContent();
 });
 
+test('what_is_told_to_one_member_is_marked_and_reaches_nobody_else', async (t) => {
+  const { named } = openWindows(browser, t, service.url);
+  const [ann, bob, cleo] = [await named('Ann'), await named('Bob'), await named('Cleo')];
+  const id = await ann.creates('Whispers');
+  await bob.joins(id);
+  await cleo.joins(id);
+  await ann.hasMembers(['Ann you host', 'Bob', 'Cleo']);
+  await ann.says('to all');
+  await cleo.hasMessages(['to all']);
+  await ann.says('/tell Bob <b>psst</b>');
+  for (const player of [ann, bob]) {
+    await player.sees('#log .passing .head', 'private');
+    await player.sees('#log .passing .body', '<b>psst</b>');
+  }
+  await bob.isWellMade();
+  await ann.says('to all again');
+  for (const player of [ann, bob]) await player.hasMessages(['to all', '<b>psst</b>', 'to all again']);
+  await cleo.hasMessages(['to all', 'to all again']);
+  await ann.says('/tell Bob');
+  await ann.sees('#log .note', 'Say what you want to tell.');
+  // It is not kept.
+  await bob.page.reload();
+  await bob.isIn();
+  await bob.hasMessages(['to all', 'to all again']);
+});
+
 test('a_locked_lobby_opens_by_password_or_invite', async (t) => {
   const { named } = openWindows(browser, t, service.url);
   const ann = await named('Ann');
