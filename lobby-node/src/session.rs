@@ -261,7 +261,19 @@ struct Session {
     knows_blocks: bool,
 }
 
-/// Runs a session to its end.
+/// Says the first word to a session. Before anybody else knows of it: what all sessions are told comes behind.
+pub(crate) fn welcome(handle: &SessionHandle, node: &Node) {
+    handle.outbox.push_event(&Event::Welcome {
+        session: handle.caller.session.clone(),
+        user: handle.caller.user.clone(),
+        node: node.name.clone(),
+        heartbeat_ms: u64::try_from(node.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        limits: node.limits().as_ref().clone(),
+        now: node.clock.now(),
+    });
+}
+
+/// Runs a session, which is welcomed, to its end.
 pub(crate) async fn run(
     handle: Arc<SessionHandle>,
     mut connection: Box<Connection>,
@@ -270,14 +282,6 @@ pub(crate) async fn run(
 ) {
     let limits = node.limits();
     let outbox = Arc::clone(&handle.outbox);
-    outbox.push_event(&Event::Welcome {
-        session: handle.caller.session.clone(),
-        user: handle.caller.user.clone(),
-        node: node.name.clone(),
-        heartbeat_ms: u64::try_from(node.heartbeat.as_millis()).unwrap_or(u64::MAX),
-        limits: limits.as_ref().clone(),
-        now: node.clock.now(),
-    });
     node.tell_standing(&handle);
     node.tell_maintenance(&handle);
     let mut session = Session {

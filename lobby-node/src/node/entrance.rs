@@ -178,6 +178,7 @@ impl Node {
         let caller = Caller { session: session.clone(), user: user.clone(), name, roles, system: false };
         let home = lobby.as_ref().map(shard_of);
         let handle = Arc::new(SessionHandle::new(number, caller, outbox, home, self.clock.now()));
+        session::welcome(&handle, &self);
         self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
         self.metrics.sessions.inc();
         let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
