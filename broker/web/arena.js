@@ -6,6 +6,8 @@ import { sentence } from '/words.js';
 
 /** Pages of history in which the beginning of a game under way is looked for. */
 const PAGES_MAX = 20;
+/** What the lobby retains of a battle: who fights. Whoever comes later folds what followed. */
+const KEY = 'battle';
 /** Lines of the battle that are told. */
 const LINES_MAX = 4;
 /** Players shown while no battle is under way. */
@@ -68,7 +70,7 @@ export class Arena {
     const { game } = this.lobby;
     if (game !== null) {
       const held = (this.#held = []);
-      const events = await this.#readSince(game).catch(() => []);
+      const events = await this.#readGame(game).catch(() => []);
       if (this.#held !== held) return; // begun anew meanwhile
       this.#held = null;
       let last = 0;
@@ -80,6 +82,20 @@ export class Arena {
     }
     this.#act();
     this.#draw();
+  }
+
+  /** All of the game under way: from what the lobby retains of it, or from wherever the history begins. */
+  async #readGame(game) {
+    const deal = this.lobby.retained.get(KEY);
+    // Only the host deals; what anybody else left there is nothing to begin from.
+    if (deal?.body?.battle !== game || deal.from !== this.lobby.host) return this.#readSince(game);
+    const all = [{ ev: 'game_started', lobby: this.lobby.id, game, by: deal.from, seq: deal.seq - 1 }, { ...deal, ev: 'message' }];
+    for (let page = 0; page < PAGES_MAX; page += 1) {
+      const { events, more } = await this.lobby.history({ after: all.at(-1).seq, limit: 200 });
+      all.push(...events);
+      if (!more) break;
+    }
+    return all;
   }
 
   async #readSince(game) {
@@ -128,7 +144,7 @@ export class Arena {
     const pets = petsOf(this.#players);
     const players = members.map(({ user }) => ({ user, pet: pets.get(user) }));
     if (players.length < PLAYERS_MIN) return;
-    this.#send({ players }, `deal-${this.#battle.game}`);
+    this.#send({ players }, { nonce: `deal-${this.#battle.game}`, key: KEY, retain: true });
   }
 
   #report() {
@@ -170,9 +186,9 @@ export class Arena {
     return this.#players.filter(({ ready }) => ready).slice(0, PLAYERS_MAX);
   }
 
-  #send(body, nonce) {
+  #send(body, more = {}) {
     const battle = this.#battle;
-    this.lobby.send('game', { battle: battle.game, ...body }, { class: 'durable', ...(nonce ? { nonce } : {}) }).then(
+    this.lobby.send('game', { battle: battle.game, ...body }, { class: 'durable', ...more }).then(
       () => this.#settle(),
       (error) => {
         this.#settle();

@@ -1,8 +1,60 @@
-//! Forgetting a player: an event keeps its place, and says no more who it was or what was said. Pure; the store
-//! writes the result.
+//! Forgetting a player: an event keeps its place, and says no more who it was or what was said. What becomes of an event
+//! is pure; the store writes the result.
 
-use mlms_protocol::{Body, Change, LobbyEvent, UserId};
+use std::collections::BTreeSet;
+
+use mlms_protocol::{Body, Change, LobbyEvent, LobbyId, UserId};
 use serde_json::Map;
+
+use crate::store::{Backend, Store, StoreError};
+
+/// Events of one lobby that only mention the player, in one call.
+const MENTIONS_MAX: u32 = 500;
+
+impl Store {
+    /// Forgets a player's statistics and awards, whom it blocks and who blocks it, reports of and by it, its part in the
+    /// audit, and who it was in at most `limit` of its events and in what else happened in their lobbies; gives in how
+    /// many. 0: nothing is left. A ban stays, without its reason.
+    ///
+    /// # Errors
+    /// `Unavailable`: what was not done yet is done by the next call.
+    pub async fn forget(&self, user: &UserId, alias: &UserId, limit: u32) -> Result<usize, StoreError> {
+        let own = self.player_events(user, None, limit).await?;
+        let lobbies: BTreeSet<&LobbyId> = own.iter().map(|event| &event.lobby).collect();
+        let mut mentions = Vec::new();
+        for lobby in lobbies {
+            mentions.extend(self.mentions(lobby, user).await?);
+        }
+        let places: BTreeSet<_> = own.iter().map(|event| (event.lobby.clone(), event.seq)).collect();
+        mentions.retain(|event| !places.contains(&(event.lobby.clone(), event.seq)));
+        let mut forgotten: Vec<_> = own.iter().map(|event| anonymous(event, user, alias)).collect();
+        // Somebody else's words that hold the same letters stay as they are.
+        forgotten.extend(
+            mentions
+                .iter()
+                .map(|event| (event, anonymous(event, user, alias)))
+                .filter_map(|(event, anonymous)| (anonymous.change != event.change).then_some(anonymous)),
+        );
+        match &self.0 {
+            Backend::Sql(sql) => sql.forget(user, alias, &forgotten).await?,
+            Backend::Memory(memory) => memory.forget(user, alias, &forgotten),
+        }
+        Ok(forgotten.len())
+    }
+
+    /// Events of a lobby in which the user's id stands somewhere.
+    async fn mentions(&self, lobby: &LobbyId, user: &UserId) -> Result<Vec<LobbyEvent>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.mentions(lobby, &quoted(user), MENTIONS_MAX).await,
+            Backend::Memory(memory) => Ok(memory.all_of(lobby)),
+        }
+    }
+}
+
+/// The id as it stands in JSON.
+pub(crate) fn quoted(user: &UserId) -> String {
+    serde_json::to_string(user.as_str()).expect("a text is JSON")
+}
 
 /// The same event about `alias` instead of `user`, without what `user` said or was called.
 pub(crate) fn anonymous(event: &LobbyEvent, user: &UserId, alias: &UserId) -> LobbyEvent {

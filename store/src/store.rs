@@ -6,7 +6,6 @@ use mlms_protocol::{Body, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId
 
 use crate::audit::{AuditEntry, Topic};
 use crate::bans::{BansMark, ServiceBan};
-use crate::forgetting::anonymous;
 use crate::memory::Memory;
 use crate::report::{FiledReport, MessageReport};
 use crate::sql::SqlStore;
@@ -684,21 +683,6 @@ impl Store {
             Backend::Sql(sql) => sql.events_about(lobby, topic, before, limit).await,
             Backend::Memory(memory) => Ok(memory.events_about(lobby, topic, before, limit)),
         }
-    }
-
-    /// Forgets a player's statistics and awards, and who it was in at most `limit` of its events; gives in how many. 0:
-    /// nothing is left.
-    ///
-    /// # Errors
-    /// `Unavailable`: what was not done yet is done by the next call.
-    pub async fn forget(&self, user: &UserId, alias: &UserId, limit: u32) -> Result<usize, StoreError> {
-        let events = self.player_events(user, None, limit).await?;
-        let events: Vec<_> = events.iter().map(|event| anonymous(event, user, alias)).collect();
-        match &self.0 {
-            Backend::Sql(sql) => sql.forget(user, &events).await?,
-            Backend::Memory(memory) => memory.forget(user, &events),
-        }
-        Ok(events.len())
     }
 
     pub(crate) fn sql(&self) -> Result<&SqlStore, StoreError> {

@@ -142,3 +142,41 @@ test('who_runs_away_or_sleeps_does_not_hold_up_the_others', async (t) => {
   await ann.sees('#log .system', 'You won game 1');
   ann.isContent();
 });
+
+test('who_comes_late_or_again_sees_the_battle_as_it_is', async (t) => {
+  const { named } = openWindows(browser, t, service.url);
+  const [ann, bob] = [await named('Ann'), await named('Bob')];
+  const id = await ann.creates('Running', 4);
+  await bob.joins(id);
+  await start([ann, bob]);
+  await fight([ann, bob], 3);
+  const shown = await bob.pets();
+  assert.ok(shown.some(([, health]) => health < 600), 'somebody was bitten');
+  const same = async (player) => {
+    await player.page.waitForFunction(() => document.getElementById('arena').dataset.phase === 'playing');
+    await player.page.waitForFunction((wanted) => JSON.stringify([...document.querySelectorAll('#arena-pets li')].map((card) => [card.dataset.user, card.querySelector('meter')?.value])) === wanted, JSON.stringify(shown));
+  };
+  // Somebody who was never there leaves a false beginning: nobody takes it for one.
+  const cleo = await named('Cleo');
+  await cleo.joins(id);
+  await same(cleo);
+  await cleo.page.evaluate(async (lobby) => {
+    const { Client } = await import('/client/index.js');
+    const client = new Client({ url: '/ws', token: JSON.parse(sessionStorage.getItem('mlms.guest')).token });
+    await client.connect();
+    const joined = await client.join(lobby);
+    const deal = joined.retained.get('battle');
+    if (deal?.body?.players?.length !== 2) throw new Error(`retained: ${JSON.stringify(deal)}`);
+    await joined.retain('battle', { ...deal.body, players: [...deal.body.players].reverse() });
+    client.close();
+  }, id);
+  await (await named('Dan')).joins(id);
+  for (const player of [ann, cleo]) {
+    await player.page.reload();
+    await player.isIn();
+    await same(player);
+  }
+  await fight([bob, ann]);
+  await isFinished([ann, bob, cleo]);
+  assert.deepEqual(await cleo.pets(), await bob.pets());
+});

@@ -123,6 +123,7 @@ test('the tour with wscat goes as it is told', async () => {
 
 test('the JavaScript example runs', async () => {
   const [code] = blocks('js');
+  assert.ok(code.trim().split('\n').length <= 20, 'it is short');
   const example = new Shell('exec node --input-type=module -', { cwd: here, input: here_and_now(code) });
   try {
     await example.says(/kept as number \d+/);
@@ -134,6 +135,7 @@ test('the JavaScript example runs', async () => {
 
 test('the Rust example is the one in the tree, and runs', async () => {
   const [code] = blocks('rust');
+  assert.ok(code.trim().split('\n').length <= 20, 'it is short');
   const source = readFileSync(new URL('../../clients/rust/examples/hello.rs', import.meta.url), 'utf8');
   assert.equal(code, source.replace(/^\/\/!.*\n\n/, ''));
   const program = path.join(path.dirname(binary), 'examples/hello');

@@ -1,24 +1,31 @@
 //! A player's own data: what is kept of it, and how it is forgotten.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::writer::ObjectWriter;
 use mlms_protocol::{Change, ErrorCode, LobbyEvent, LobbyId, Millis, Role, Seq, UserId};
-use mlms_store::{PlayerPosition, ServiceBan};
-use serde::Serialize;
+use mlms_store::{PlayerPosition, Range, ServiceBan, Store};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::bans::{disconnect_and_note, note};
-use super::sessions::{SessionAnswer, check_own, of_user};
+use super::bans::note;
+use super::sessions::{SessionAnswer, check_own, disconnect, of_user};
 use super::{Call, Fault, Reply};
 use crate::players::{self, away, store};
 use crate::seam::Frame;
 
 /// Events on a page of an export, and without a `limit`.
 const PAGE_MAX: u32 = 200;
+/// Users that a player blocks: more than it may.
+const BLOCKED_MAX: u32 = 10_000;
 /// Events of a player that one call forgets; the caller asks again until none is left.
 const FORGET_MAX: u32 = 500;
+/// How often and after which pauses the end of a membership is looked for in the database.
+const LOOKS: u32 = 40;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// An event as a member gets it.
 pub(super) fn as_told(event: &LobbyEvent) -> Box<RawValue> {
@@ -36,6 +43,7 @@ pub(super) async fn export(call: &Call<'_>) -> Result<Reply, Fault> {
         stats: players::StatsAnswer,
         achievements: Vec<players::AchievementAnswer>,
         ban: Option<ServiceBan>,
+        blocked: Vec<UserId>,
         sessions: Vec<SessionAnswer>,
         events: Vec<Box<RawValue>>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +63,7 @@ pub(super) async fn export(call: &Call<'_>) -> Result<Reply, Fault> {
         stats: players::stats_of(store, &user).await?,
         achievements: players::achievements_of(store, &user).await?,
         ban: store.ban(&user).await.map_err(away)?,
+        blocked: store.blocked_by(&user, BLOCKED_MAX).await.map_err(away)?,
         sessions: of_user(call, &user).await?,
         events: events.iter().map(as_told).collect(),
         next,
@@ -73,8 +82,8 @@ fn read_position(text: &str) -> Result<PlayerPosition, Fault> {
     position.ok_or_else(|| Fault::bad("`cursor` is not one of this list"))
 }
 
-/// `DELETE /v1/players/{user}`: ends its sessions, blanks its messages where they can still be read, and forgets its
-/// statistics, awards and name. One call does a part; `complete` says whether anything is left.
+/// `DELETE /v1/players/{user}`: ends its sessions and memberships, blanks its messages where they can still be read, and
+/// forgets it in the database. One call does a part; `complete` says whether it found nothing any more.
 pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
     #[derive(Serialize)]
     struct Answer {
@@ -83,32 +92,60 @@ pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
     }
     let user = call.user()?;
     let store = store(call)?;
-    disconnect_and_note(call, &user, None).await?;
+    let closed = disconnect(call, &user, None).await?;
     let events = store.player_events(&user, None, FORGET_MAX).await.map_err(away)?;
+    let lobbies: BTreeSet<&LobbyId> = events.iter().map(|event| &event.lobby).collect();
+    for lobby in lobbies {
+        put_out(call, store, lobby, &user).await?;
+    }
     for event in &events {
         // Lobbies that are open remember their last messages: there it is deleted as a moderator deletes it.
         if let Change::Message { body, .. } = &event.change
             && body.as_text().is_none_or(|text| !text.is_empty())
         {
             let frame = Frame::new("delete").with("seq", &event.seq);
-            match call.command_of_system(&event.lobby, frame).await {
-                Ok(_) => {}
-                Err(Fault::Owner(refusal)) if is_gone(refusal.code) => {}
-                Err(fault) => return Err(fault),
-            }
+            unless_gone(call.command_of_system(&event.lobby, frame).await)?;
         }
     }
     let alias = alias();
     let events = store.forget(&user, &alias, FORGET_MAX).await.map_err(away)?;
-    let complete = events < FORGET_MAX as usize;
+    let complete = closed == 0 && events == 0;
     if complete {
         note(call, "erase", &alias, None).await?;
     }
     Ok(Reply::ok(&Answer { events, complete }))
 }
 
+/// Ends a membership, and waits until the database has the end of it: what comes there later would name the user again.
+async fn put_out(call: &Call<'_>, store: &Store, lobby: &LobbyId, user: &UserId) -> Result<(), Fault> {
+    #[derive(Deserialize)]
+    struct Kicked {
+        seq: Seq,
+    }
+    let kicked = call.command_of_system(lobby, Frame::new("kick").with("user", user)).await;
+    let Some(kicked) = unless_gone(kicked)? else { return Ok(()) };
+    let Ok(Kicked { seq }) = serde_json::from_str(kicked.get()) else { return Ok(()) };
+    let before = Range::After(Seq(seq.0.saturating_sub(1)));
+    for _ in 0..LOOKS {
+        if !store.history(lobby, before, Seq(0), 1).await.map_err(away)?.is_empty() {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// What a lobby answers that is there; where it, the member or the message is not, there is nothing to do.
+fn unless_gone(outcome: Result<Box<RawValue>, Fault>) -> Result<Option<Box<RawValue>>, Fault> {
+    match outcome {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Fault::Owner(refusal)) if is_gone(refusal.code) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
 fn is_gone(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::NotFound | ErrorCode::LobbyClosed)
+    matches!(code, ErrorCode::NotFound | ErrorCode::NotMember | ErrorCode::LobbyClosed)
 }
 
 /// Somebody of whom nobody knows who it was.

@@ -155,24 +155,34 @@ async fn a_players_data_is_handed_out_and_forgotten() {
     );
 
     assert_eq!(own.refused("DELETE", "/v1/players/bob", Value::Null).await.0, 403);
+    bob.ask(json!({"op": "block", "user": "ann"})).await.unwrap();
+    let export = own.must("GET", "/v1/players/bob/export", Value::Null).await;
+    assert_eq!(export["blocked"], json!(["ann"]));
     let erased = server.must("DELETE", "/v1/players/bob", Value::Null).await;
-    assert_eq!(erased["complete"], true, "{erased}");
+    assert_eq!(erased["complete"], false, "there was something: {erased}");
     assert_eq!(bob.closed().await.code, Some(4504));
+    assert_eq!(ann.event("kicked").await["user"], "bob");
     // Those who are there see it go, and nobody reads it again.
     assert_eq!(ann.event("deleted").await["of"], seq(&said));
     let (events, _) = ann.history("den", json!({})).await;
     assert!(!events.iter().any(|event| event.to_string().contains("Hill Road")));
     let forgotten = async {
         loop {
-            server.must("DELETE", "/v1/players/bob", Value::Null).await;
-            let export = server.must("GET", "/v1/players/bob/export", Value::Null).await;
-            if export["events"] == json!([]) {
-                return export;
+            let erased = server.must("DELETE", "/v1/players/bob", Value::Null).await;
+            if erased["complete"] == true {
+                return server.must("GET", "/v1/players/bob/export", Value::Null).await;
             }
         }
     };
     let export = tokio::time::timeout(PATIENCE, forgotten).await.expect("nothing is left");
     assert_eq!((&export["stats"]["games_finished"], &export["achievements"]), (&json!(0), &json!([])));
+    assert_eq!((&export["events"], &export["blocked"]), (&json!([]), &json!([])));
+    let results = server.must("GET", "/v1/lobbies/den/results", Value::Null).await;
+    let audit = server.must("GET", "/v1/audit", Value::Null).await;
+    for page in [&results, &audit] {
+        assert!(!page.to_string().contains("\"bob\""), "{page}");
+    }
+    assert_eq!(audit["entries"][0]["action"], "erase");
     drop(ann);
     cluster.stop().await;
 }

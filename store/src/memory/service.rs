@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use mlms_protocol::{LobbyEvent, LobbyId, Seq, UserId};
+use serde_json::Value;
 
 use super::{Memory, count};
 use crate::audit::{AuditEntry, Topic};
 use crate::bans::{BansMark, ServiceBan};
+use crate::forgetting::quoted;
+use crate::report::FiledReport;
 
 /// Entries of the audit that are kept; the oldest are forgotten.
 const AUDIT_MAX: usize = 100_000;
@@ -71,12 +74,39 @@ impl Memory {
         about.take(count(limit)).map(|(_, event)| LobbyEvent::clone(event)).collect()
     }
 
-    pub(crate) fn forget(&self, user: &UserId, events: &[LobbyEvent]) {
+    pub(crate) fn all_of(&self, lobby: &LobbyId) -> Vec<LobbyEvent> {
+        let tables = self.tables();
+        let events = tables.lobbies.get(lobby).into_iter().flat_map(|events| events.values());
+        events.map(|event| LobbyEvent::clone(event)).collect()
+    }
+
+    pub(crate) fn forget(&self, user: &UserId, alias: &UserId, events: &[LobbyEvent]) {
         for event in events {
             self.replace_body(event.clone());
         }
         let mut tables = self.tables();
         tables.statistics.remove(user);
         tables.awards.retain(|(of, _), _| of != user);
+        tables.blocks.remove(user);
+        tables.blocks.values_mut().for_each(|list| list.retain(|(_, blocked)| blocked != user));
+        let is_about = |report: &FiledReport| report.user.as_ref() == Some(user) || report.by == *user;
+        tables.reports.retain(|_, report| !is_about(report));
+        let quoted = quoted(user);
+        for report in
+            tables.reports.values_mut().filter(|report| report.context.to_string().contains(&quoted))
+        {
+            report.context = Value::Array(Vec::new());
+        }
+        if let Some(ban) = tables.service.bans.get_mut(user) {
+            ban.reason = None;
+        }
+        for entry in tables.service.audit.values_mut() {
+            if entry.user == *user {
+                (entry.user, entry.detail) = (alias.clone(), None);
+            }
+            if entry.by == *user {
+                entry.by = alias.clone();
+            }
+        }
     }
 }

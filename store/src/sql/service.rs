@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, damaged, within};
 use crate::audit::{AuditEntry, Topic};
 use crate::bans::{BansMark, ServiceBan};
+use crate::forgetting::quoted;
 use crate::row::{EventRow, clamped, unsigned};
 use crate::store::StoreError;
 
@@ -35,12 +36,31 @@ const MODERATION: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_ev
      WHERE lobby = ? AND seq < ? AND kind IN ('kicked', 'banned', 'unbanned', 'muted', 'unmuted', 'host_changed', \
      'deleted', 'locked', 'invited', 'closed') ORDER BY seq DESC LIMIT ?";
 
-const FORGET: [&str; 4] = [
+/// Each with the user.
+const FORGET: [&str; 9] = [
     "DELETE FROM player_statistics WHERE user = ?",
     "DELETE FROM lobby_statistics WHERE user = ?",
     "DELETE FROM game_totals WHERE user = ?",
     "DELETE FROM player_achievements WHERE user = ?",
+    "DELETE FROM user_blocks WHERE user = ?",
+    "DELETE FROM user_blocks WHERE blocked = ?",
+    "DELETE FROM message_reports WHERE user = ?",
+    "DELETE FROM message_reports WHERE reporter = ?",
+    "UPDATE service_bans SET reason = NULL WHERE user = ?",
 ];
+/// Each with the user's id as it stands in JSON: what was said around a reported message, and events that were set aside.
+const FORGET_MENTIONS: [&str; 2] = [
+    // {"context":[]}, as bytes.
+    "UPDATE message_reports SET context = X'7B22636F6E74657874223A5B5D7D' WHERE INSTR(context, ?) > 0",
+    "DELETE FROM refused_events WHERE INSTR(payload, ?) > 0",
+];
+/// Each with the alias and the user.
+const FORGET_AUDIT: [&str; 2] = [
+    "UPDATE audit_entries SET user = ?, detail = NULL WHERE user = ?",
+    "UPDATE audit_entries SET actor = ? WHERE actor = ?",
+];
+const MENTIONS: &str = "SELECT kind, payload, packed, seq, lobby FROM lobby_events \
+     WHERE lobby = ? AND INSTR(payload, ?) > 0 ORDER BY seq LIMIT ?";
 const RENAME: &str = "UPDATE lobby_events SET user = ?, nonce = NULL, payload = ?, packed = NULL \
      WHERE lobby = ? AND seq = ? AND epoch = ?";
 
@@ -180,13 +200,35 @@ impl SqlStore {
         read_all(&within(READ_TIMEOUT, self.database.rows(sql, values)).await?)
     }
 
-    pub(crate) async fn forget(&self, user: &UserId, events: &[LobbyEvent]) -> Result<(), StoreError> {
+    pub(crate) async fn mentions(
+        &self,
+        lobby: &LobbyId,
+        quoted: &str,
+        limit: u32,
+    ) -> Result<Vec<LobbyEvent>, StoreError> {
+        let values = [Value::Text(lobby.as_str()), Value::Text(quoted), Value::Int(limit.into())];
+        read_all(&within(READ_TIMEOUT, self.database.rows(MENTIONS, values)).await?)
+    }
+
+    pub(crate) async fn forget(
+        &self,
+        user: &UserId,
+        alias: &UserId,
+        events: &[LobbyEvent],
+    ) -> Result<(), StoreError> {
+        let quoted = quoted(user);
         let rows: Result<Vec<_>, _> = events.iter().map(EventRow::of).collect();
         let rows = rows.map_err(StoreError::Incompatible)?;
         within(SAVE_TIMEOUT, async {
             let mut tx = self.database.begin().await?;
             for sql in FORGET {
                 tx.execute(sql, [Value::Text(user.as_str())]).await?;
+            }
+            for sql in FORGET_MENTIONS {
+                tx.execute(sql, [Value::Text(&quoted)]).await?;
+            }
+            for sql in FORGET_AUDIT {
+                tx.execute(sql, [Value::Text(alias.as_str()), Value::Text(user.as_str())]).await?;
             }
             for row in &rows {
                 let content = [Value::MaybeText(row.user), Value::Text(&row.payload)];

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mlms_protocol::{Body, Change, Millis, Seq, UserId};
+use mlms_protocol::{Body, Change, LobbyEvent, Millis, Seq, UserId};
 
 use super::{event, lobby, said, user};
-use crate::{AuditEntry, BanList, Range, ServiceBan, Store, Topic};
+use crate::{AuditEntry, BanList, MessageReport, Range, ServiceBan, Store, Topic};
 
 fn ban(id: &str, at: u64, until: Option<u64>) -> ServiceBan {
     let reason = until.map(|_| "späm 🦀".to_owned());
@@ -82,19 +82,60 @@ pub(super) async fn events_are_found_by_what_they_are_about(store: &Store) {
 }
 
 pub(super) async fn a_forgotten_player_is_in_nothing_and_no_seq_is_missing(store: &Store) {
-    let events =
-        [said("bob", Body::text("my secret")), said("ann", Body::text("hm")), said("bob", Body::text("bye"))];
+    let events = [
+        said("bob", Body::text("my secret")),
+        said("ann", Body::text("hm")),
+        said("bob", Body::text("bye")),
+        Change::GameFinished { game: 1, by: None, players: vec![user("ann"), user("bob")], results: None },
+        said("ann", Body::text("bob")),
+    ];
     let events: Vec<_> = (1..).zip(events).map(|(seq, change)| event("den", 1, seq, change)).collect();
     store.save_events(&events).await.unwrap();
-    let alias = user("erased-1");
-    assert_eq!(store.forget(&user("bob"), &alias, 1).await.unwrap(), 1);
-    assert_eq!(store.forget(&user("bob"), &alias, 9).await.unwrap(), 1);
-    assert_eq!(store.forget(&user("bob"), &alias, 9).await.unwrap(), 0);
+    let (ann, bob, alias) = (user("ann"), user("bob"), user("erased-1"));
+    store.block(&ann, &bob, Millis(1)).await.unwrap();
+    store.block(&bob, &ann, Millis(1)).await.unwrap();
+    let report = |message: &LobbyEvent, context: &LobbyEvent| MessageReport {
+        by: user("cat"),
+        at: Millis(9),
+        reason: None,
+        message: message.clone(),
+        context: vec![context.clone()],
+    };
+    store.file_report(&report(&events[0], &events[1])).await.unwrap();
+    store.file_report(&report(&events[1], &events[2])).await.unwrap();
+    store.set_ban(&ban("bob", 99, Some(100))).await.unwrap();
+    let noted = AuditEntry {
+        id: format!("{:032x}", 77),
+        at: Millis(77),
+        by: bob.clone(),
+        action: "disconnect".to_owned(),
+        user: bob.clone(),
+        detail: Some("where he lives".to_owned()),
+    };
+    store.add_audit(&noted).await.unwrap();
+    assert_eq!(
+        store.forget(&bob, &alias, 1).await.unwrap(),
+        3,
+        "what happened in a lobby is done as a whole"
+    );
+    assert_eq!(store.forget(&bob, &alias, 9).await.unwrap(), 0);
+    assert!(store.blocked_by(&ann, 9).await.unwrap().is_empty());
+    assert!(store.blocked_by(&bob, 9).await.unwrap().is_empty());
+    let reports = store.reports(None, 9).await.unwrap();
+    assert_eq!((reports.len(), &reports[0].context), (1, &serde_json::json!([])), "{reports:?}");
+    assert_eq!(store.ban(&bob).await.unwrap().unwrap().reason, None, "it stays out");
+    assert!(store.audit(Some(&bob), None, 9).await.unwrap().is_empty());
+    let audit = store.audit(Some(&alias), None, 9).await.unwrap();
+    assert_eq!((&audit[0].by, &audit[0].detail), (&alias, &None), "the newest");
     let history = store.history(&lobby("den"), Range::After(Seq(0)), Seq(0), 9).await.unwrap();
-    assert_eq!(history.len(), 3);
+    assert_eq!(history.len(), 5);
     assert!(!format!("{history:?}").contains("secret"), "{history:?}");
+    let Change::GameFinished { players, .. } = &history[3].change else { panic!("{history:?}") };
+    assert_eq!(players, &[ann, alias.clone()]);
+    assert_eq!(history[4].change, events[4].change, "a word that somebody else said");
     let from: Vec<_> = history
         .iter()
+        .take(3)
         .map(|event| match &event.change {
             Change::Message { from, .. } => from.as_ref().map(ToString::to_string).unwrap_or_default(),
             other => panic!("{other:?}"),
