@@ -28,6 +28,8 @@ use quick::Attempt;
 
 /// Time without any frame after a ping before the session is given up (protocol: 10 s).
 const PONG_TIME: Duration = Duration::from_secs(10);
+/// A timer that is so late says that this process stood still, and nothing about its peers.
+const OVERSLEPT: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer a close frame before the socket is dropped.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How long a peer that does not read may take to receive what stands before its close frame.
@@ -356,6 +358,11 @@ impl Session {
                         outbox.close(CloseCode::TokenExpired, "the token has expired", Reconnect::Now, None);
                     } else if now >= self.expiry {
                         self.expiry = expiry(self.token_expires_at, self.node.clock.now());
+                    } else if unanswered.is_some_and(|pinged| now >= pinged + PONG_TIME)
+                        && now.duration_since(wake_at) > OVERSLEPT
+                    {
+                        // The sign of life may wait in the socket: it gets its time anew.
+                        unanswered = Some(now);
                     } else if unanswered.is_some_and(|pinged| now >= pinged + PONG_TIME) {
                         outbox.close(CloseCode::NoPong, "no sign of life", Reconnect::Now, None);
                     } else if now >= next_ping {

@@ -6,6 +6,7 @@ mod access;
 mod cluster;
 mod connecting;
 mod crash;
+mod frozen;
 mod hostile;
 mod jobs;
 mod limits;
