@@ -7,6 +7,7 @@ mod document;
 mod forms;
 mod mistake;
 mod network;
+mod shown;
 mod sources;
 mod standalone;
 mod table;

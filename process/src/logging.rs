@@ -5,6 +5,7 @@ mod gelf;
 mod line;
 
 use std::any::Any;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -69,8 +70,11 @@ impl LogHandle {
 pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
     let gelf = settings.gelf.as_ref().map(Gelf::start);
-    let text =
-        (settings.format == LogFormat::Text).then(|| fmt::layer().with_writer(std::io::stderr).boxed());
+    let text = (settings.format == LogFormat::Text).then(|| {
+        let layer = fmt::layer().with_writer(std::io::stderr);
+        // Colours are for people: none in a file, a journal or a container's log.
+        if std::io::stderr().is_terminal() { layer.boxed() } else { layer.with_ansi(false).boxed() }
+    });
     let lines = Lines { json: settings.format == LogFormat::Json, gelf: gelf.clone() };
     let lines = (lines.json || lines.gelf.is_some()).then_some(lines);
     let subscriber = tracing_subscriber::registry().with(filter).with(text).with(lines);

@@ -4,13 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
-
 use super::forms::{
     algorithms, cluster_keys, consul_key, gelf_target, header_lines, log_filter, may_create, non_empty,
     notice, origins, redis_prefix, seconds, statsd_prefix, words,
 };
 use super::mistake::Wrong;
+use super::shown::{HIDDEN, hidden, shown_url, url_without_password};
 use super::value::{self, Given};
 use super::{
     AllowedOrigins, JwksSource, LogFormat, MayCreate, Settings, StatsdTags, TraceEncoding, Transport,
@@ -95,28 +94,6 @@ pub(super) fn toml_text(text: &str) -> String {
 fn toml_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<String> = items.into_iter().map(toml_text).collect();
     format!("[{}]", items.join(", "))
-}
-
-const HIDDEN: &str = "\"(hidden)\"";
-
-fn hidden<T>(secret: &Option<T>) -> Option<String> {
-    secret.as_ref().map(|_| HIDDEN.to_owned())
-}
-
-/// A URL without its password.
-fn url_without_password(url: &Option<SecretString>) -> Option<String> {
-    let url = url.as_ref()?.expose_secret();
-    let (scheme, rest) = url.split_once("://")?;
-    let end = rest.find('/').unwrap_or(rest.len());
-    let shown = match rest[..end].rfind('@') {
-        Some(at) => {
-            let user = rest[..at].split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:(hidden){}", &rest[at..])
-        }
-        None => url.to_owned(),
-    };
-    // A password may also stand in the query of some drivers' URLs.
-    Some(toml_text(shown.split('?').next().unwrap_or_default()))
 }
 
 /// Every setting, sections together, those without a section first (as TOML wants it).
@@ -314,7 +291,7 @@ pub(super) const TABLE: &[Setting] = &[
         "jwt.jwks_url",
         "JSON Web Key Set with the public keys of tokens: https://, http://, file:// or a path. Read again every\nfew minutes and when no key fits a token.",
         |s, given| put_some(&mut s.jwt.jwks, non_empty(given).map(|text| JwksSource::parse(&text))),
-        |s| s.jwt.jwks.as_ref().map(|source| toml_text(&source.to_string())),
+        |s| s.jwt.jwks.as_ref().map(|source| toml_text(&shown_url(&source.to_string()))),
     )
     .example("\"https://id.example.com/.well-known/jwks.json\""),
     setting(
@@ -381,7 +358,7 @@ pub(super) const TABLE: &[Setting] = &[
         "consul.url",
         "Consul whose key-value store is watched for settings: http:// or https://. Not set: only the file counts.",
         |s, given| put_some(&mut s.consul.url, value::web_url(given, &["http", "https"], "http://127.0.0.1:8500")),
-        |s| s.consul.url.as_deref().map(toml_text),
+        |s| s.consul.url.as_deref().map(|url| toml_text(&shown_url(url))),
     )
     .example("\"http://127.0.0.1:8500\""),
     setting(
@@ -436,7 +413,7 @@ pub(super) const TABLE: &[Setting] = &[
         "trace.otlp_url",
         "Collector that takes spans as OTLP over HTTP; without a path /v1/traces is asked. Not set: nothing is traced.",
         |s, given| put_some(&mut s.trace.otlp_url, value::web_url(given, &["http", "https"], "http://collector.internal:4318")),
-        |s| s.trace.otlp_url.as_deref().map(toml_text),
+        |s| s.trace.otlp_url.as_deref().map(|url| toml_text(&shown_url(url))),
     )
     .example("\"http://collector.internal:4318\""),
     setting(
