@@ -1,8 +1,9 @@
 //! What every serving role has around it: tokens' keys, health, metrics, the operator's listener, signals, and the
 //! way to stop.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,12 +13,11 @@ use mlms_cluster::{ConnectError, Directory, Embedded, Journal, Redis};
 use mlms_lobby_node::{Clock, Dial, LobbyNode, NodeConfig, NodeHandle, Terms, Threads};
 use mlms_process::admin::Admin;
 use mlms_process::config::MayCreate;
+use mlms_process::health::Gate;
 use mlms_process::jwt::{Minter, Verifier};
 use mlms_process::metrics::Metrics;
-use mlms_process::saturation::Saturation;
 use mlms_process::shutdown::Tasks;
-use mlms_process::statsd;
-use mlms_process::trace::{Exporter, Tracer};
+use mlms_process::trace::Tracer;
 use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
 use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
@@ -25,10 +25,10 @@ use mlms_store::{Outlet, Store, StoreError};
 use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
+use crate::attendants::{Attendants, saturation};
 use crate::operator;
-use crate::patience::patiently;
+use crate::patience::{PATIENCE, patiently};
 
 /// Time for the last writes, beyond the sessions' own.
 const REST: Duration = Duration::from_secs(15);
@@ -46,10 +46,11 @@ pub(crate) struct Frame {
     /// None where the role needs no users' tokens and no key is set.
     verifier: Option<Verifier>,
     pub(crate) tracer: Tracer,
-    exporter: Exporter,
     keys: ClusterKeys,
-    admin_listener: TcpListener,
-    known: Option<operator::Known>,
+    known: Arc<OnceLock<operator::Known>>,
+    attendants: Attendants,
+    /// Closed until the role is put together.
+    start: Gate,
 }
 
 /// The cluster, whichever it is.
@@ -91,9 +92,22 @@ impl Frame {
         ];
         let (tracer, exporter) = Tracer::new(&settings.trace, &resource, metrics.registry())
             .map_err(|why| anyhow::anyhow!("trace.otlp_url: {why}"))?;
+        let readiness = Readiness::new();
+        let start = readiness.dependency("start");
+        let known = Arc::default();
+        let admin = Admin {
+            health: health.clone(),
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+            saturation: saturation(&metrics, &settings),
+            verifier: verifier.clone(),
+            routes: operator::routes(Arc::clone(&known), shutdown.clone())
+                .merge(operator::config(live.clone())),
+        };
+        let (spans, component) = ((tracer.clone(), exporter), health.component("settings"));
+        let attendants = Attendants::start(&live, &shutdown, spans, component, admin, admin_listener);
         Ok(Frame {
-            exporter,
-            readiness: Readiness::new(),
+            readiness,
             settings,
             live,
             tasks,
@@ -103,19 +117,65 @@ impl Frame {
             verifier,
             tracer,
             keys,
-            admin_listener,
-            known: None,
+            known,
+            attendants,
+            start,
         })
     }
 
-    /// Connects to the Redis of the settings.
-    pub(crate) async fn redis(&mut self) -> anyhow::Result<Cluster> {
+    /// Waits for a server that is not there yet; meanwhile the process lives, and says what it waits for. None: it was
+    /// told to stop.
+    async fn wait_for<T, E: Display>(
+        &self,
+        what: &str,
+        patience: Option<Duration>,
+        passes: impl Fn(&E) -> bool,
+        attempt: impl AsyncFnMut() -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        self.start.close(format!("waiting for {what}"));
+        let mut waiting = None;
+        let tell = |error: &E| {
+            let cause = format!("waiting for {what}: {error}");
+            self.start.close(cause.clone());
+            waiting.get_or_insert_with(|| self.health.component("start")).down(cause);
+        };
+        let found = patiently(what, patience, passes, tell, attempt);
+        let Some(found) = self.shutdown.drain().run_until_cancelled(found).await else { return Ok(None) };
+        if let Some(component) = waiting {
+            component.ok();
+        }
+        found.map(Some)
+    }
+
+    /// Connects to the Redis of the settings. None: the process was told to stop before that was there.
+    pub(crate) async fn redis(&mut self) -> anyhow::Result<Option<Cluster>> {
         let url = self.settings.redis.url.as_ref().context("the settings name a Redis")?;
         let passes = |error: &ConnectError| matches!(error, ConnectError::Unreachable(_));
         let connect = async || Redis::connect(url.expose_secret(), &self.settings.redis.prefix).await;
-        let (redis, task) = patiently("Redis", passes, connect).await?;
+        let Some((redis, task)) = self.wait_for("Redis", None, passes, connect).await? else {
+            return Ok(None);
+        };
         self.tasks.spawn("redis", task);
-        Ok(Cluster { directory: redis.directory(), journal: redis.journal(), relay: redis.relay() })
+        Ok(Some(Cluster { directory: redis.directory(), journal: redis.journal(), relay: redis.relay() }))
+    }
+
+    /// Opens an event store and brings its schema up to date. None: the process was told to stop before it was there.
+    pub(crate) async fn open_store(&self, url: &str) -> anyhow::Result<Option<Store>> {
+        // A file that cannot be opened now seldom can later.
+        let patience = url.starts_with("sqlite:").then_some(PATIENCE);
+        let open = async || {
+            let store = Store::open(url).await?;
+            store.migrate().await?;
+            Ok(store)
+        };
+        let passes = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+        self.wait_for("the database", patience, passes, open).await.context("the event store")
+    }
+
+    /// Tells the operator's listener what the process knows of the cluster.
+    fn knows(&self, cluster: &Cluster) {
+        // A second node of a process sees the same.
+        let _ = self.known.set(cluster.directory.watch());
     }
 
     /// Starts a lobby node.
@@ -130,7 +190,7 @@ impl Frame {
         listener: TcpListener,
         workers: usize,
     ) -> anyhow::Result<NodeHandle> {
-        self.known = Some(cluster.directory.watch());
+        self.knows(cluster);
         let settings = &self.settings;
         let node = LobbyNode {
             config: NodeConfig {
@@ -176,7 +236,7 @@ impl Frame {
         cluster: &Cluster,
         players: Option<StoreSlot>,
     ) -> anyhow::Result<SocketAddr> {
-        self.known = Some(cluster.directory.watch());
+        self.knows(cluster);
         let broker = Broker {
             config: BrokerConfig::from(&self.settings),
             directory: cluster.directory.clone(),
@@ -199,35 +259,11 @@ impl Frame {
 
     /// Serves until the process is told to stop, and has stopped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Frame { settings, tasks, shutdown, health, readiness, metrics, verifier, .. } = self;
-        let Frame { admin_listener, known, live, tracer, exporter, .. } = self;
-        let ended = CancellationToken::new();
-        let routes = operator::routes(known, shutdown.clone()).merge(operator::config(live.clone()));
-        let sampling = tokio::spawn(follow_ratio(tracer, live.watch(), ended.clone()));
-        let reloading = {
-            let (registry, component) = (metrics.registry().clone(), health.component("settings"));
-            let ended = ended.clone();
-            tokio::spawn(async move { live.run(&registry, component, ended).await })
-        };
-        let exporting = tokio::spawn(exporter.run(ended.clone()));
-        let saturation = Saturation::new(&metrics, settings.connections_max, settings.node.backlog_bytes_max);
-        let watching = tokio::spawn(saturation.clone().run(ended.clone()));
-        let reporting = tokio::spawn(statsd::run(settings.statsd.clone(), metrics.clone(), ended.clone()));
-        let admin = Admin { health, readiness, metrics, saturation, verifier, routes };
-        let admin = tokio::spawn(admin.serve(admin_listener, ended.clone()));
-        let signals = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { shutdown.listen().await }
-        });
-        let outcome = tasks.run(&shutdown, settings.drain + REST).await;
-        ended.cancel();
-        signals.abort();
-        admin.await??;
-        watching.await?;
-        reloading.await?;
-        reporting.await?;
-        sampling.await?;
-        exporting.await?;
+        if !self.shutdown.is_draining() {
+            self.start.open();
+        }
+        let outcome = self.tasks.run(&self.shutdown, self.settings.drain + REST).await;
+        self.attendants.end().await?;
         outcome?;
         tracing::info!("stopped");
         Ok(())
@@ -245,25 +281,6 @@ async fn follow(dial: Dial, mut settings: watch::Receiver<Arc<Settings>>, shutdo
         });
         let Some(Ok(())) = shutdown.drain().run_until_cancelled(settings.changed()).await else { return };
     }
-}
-
-/// Keeps what is traced at what the settings say.
-async fn follow_ratio(tracer: Tracer, mut settings: watch::Receiver<Arc<Settings>>, stop: CancellationToken) {
-    while let Some(Ok(())) = stop.run_until_cancelled(settings.changed()).await {
-        tracer.set_sample_ratio(settings.borrow_and_update().trace.sample_ratio);
-    }
-}
-
-/// Opens an event store and brings its schema up to date.
-pub(crate) async fn open_store(url: &str) -> anyhow::Result<Store> {
-    let open = async || {
-        let store = Store::open(url).await?;
-        store.migrate().await?;
-        Ok(store)
-    };
-    patiently("the database", |error| matches!(error, StoreError::Unavailable(_)), open)
-        .await
-        .context("the event store")
 }
 
 /// Connections that may wait to be accepted: so many come at once when a node or a broker is gone. The kernel has a

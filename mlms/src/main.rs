@@ -3,6 +3,7 @@
 // The layout of the futures that wait on a database within a transaction nests deeper than the compiler's 128.
 #![recursion_limit = "256"]
 
+mod attendants;
 mod events;
 mod frame;
 mod job;

@@ -2,9 +2,10 @@
 
 use anyhow::Context;
 use mlms_process::config::SharedFlags;
-use mlms_store::Store;
+use mlms_store::{Store, StoreError};
 use secrecy::ExposeSecret;
 
+use crate::patience::{PATIENCE, patiently};
 use crate::tool;
 
 pub(crate) fn run(flags: &SharedFlags) -> anyhow::Result<()> {
@@ -14,8 +15,11 @@ pub(crate) fn run(flags: &SharedFlags) -> anyhow::Result<()> {
         None => format!("sqlite://{}", settings.data_dir.join("mlms.db").display()),
     };
     tool::run(async {
-        let store = Store::open(&url).await.context("the event store")?;
-        store.migrate().await.context("the event store")
+        // A database that is started beside it may be late.
+        let passes = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+        let migrate = async || Store::open(&url).await?.migrate().await;
+        let outcome = patiently("the database", Some(PATIENCE), passes, |_| (), migrate).await;
+        outcome.context("the event store")
     })?;
     crate::print("the schema is up to date\n")
 }

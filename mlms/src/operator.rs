@@ -1,6 +1,6 @@
 //! What an operator asks a running process on its admin listener: where a lobby is served, and to stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -19,13 +19,10 @@ use tokio::sync::watch;
 /// What a process knows of the cluster. Not the directory itself: the listener outlives it.
 pub(crate) type Known = watch::Receiver<Arc<View>>;
 
-/// The routes of every serving role. Without a cluster nothing is known of lobbies.
-pub(crate) fn routes(known: Option<Known>, shutdown: Shutdown) -> Router {
+/// The routes of every serving role. Without a cluster, and before it is there, nothing is known of lobbies.
+pub(crate) fn routes(known: Arc<OnceLock<Known>>, shutdown: Shutdown) -> Router {
     let stopping = Router::new().route("/admin/drain", post(drain)).with_state(shutdown);
-    match known {
-        Some(known) => stopping.merge(Router::new().route("/debug/route", get(route)).with_state(known)),
-        None => stopping,
-    }
+    stopping.merge(Router::new().route("/debug/route", get(route)).with_state(known))
 }
 
 /// The settings in force, as a file, secrets hidden.
@@ -45,7 +42,14 @@ struct Asked {
     lobby: String,
 }
 
-async fn route(State(known): State<Known>, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+async fn route(
+    State(known): State<Arc<OnceLock<Known>>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Response {
+    let Some(known) = known.get() else {
+        let error = "this process knows nothing of lobbies";
+        return (StatusCode::NOT_FOUND, Json(serde_json::json!({ "error": error }))).into_response();
+    };
     let lobby = asked.map_err(|_| "name a lobby: ?lobby=<id>".to_owned());
     let lobby = lobby.and_then(|Query(asked)| LobbyId::new(&asked.lobby).map_err(|error| error.to_string()));
     match lobby {

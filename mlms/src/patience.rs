@@ -6,28 +6,35 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Long enough for a database that starts beside us, short of what whoever watches a start has patience for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command waits, and a process for a file of its own: short of what whoever started it has patience for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often the log says so again.
+const REMINDER: Duration = Duration::from_secs(60);
 
-/// Tries until it succeeds, fails for good, or patience ends.
+/// Tries until it succeeds, fails for good, or patience ends; without a patience as long as it takes. `tell` hears each
+/// failure that is waited for.
 ///
 /// # Errors
 /// The last failure.
 pub(crate) async fn patiently<T, E: Display>(
     what: &str,
+    patience: Option<Duration>,
     passes: impl Fn(&E) -> bool,
+    mut tell: impl FnMut(&E),
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let end = Instant::now() + PATIENCE;
-    let mut said = false;
+    let begun = Instant::now();
+    let mut said: Option<Instant> = None;
     loop {
         match attempt().await {
-            Err(error) if passes(&error) && Instant::now() < end => {
-                if !said {
-                    tracing::warn!("{error}; waiting for {what}, up to {} s", PATIENCE.as_secs());
+            Err(error) if passes(&error) && patience.is_none_or(|patience| begun.elapsed() < patience) => {
+                tell(&error);
+                if said.is_none_or(|said| said.elapsed() >= REMINDER) {
+                    let seconds = begun.elapsed().as_secs();
+                    tracing::warn!("{error}; waiting for {what}, {seconds} s so far");
+                    said = Some(Instant::now());
                 }
-                said = true;
             }
             outcome => return outcome,
         }
@@ -43,21 +50,36 @@ mod tests {
     async fn what_passes_is_waited_for_and_a_mistake_is_not() {
         let mut tries = 0;
         let begun = Instant::now();
+        let heard = std::cell::Cell::new(0);
         let found = patiently(
             "it",
+            Some(PATIENCE),
             |_| true,
+            |_| heard.set(heard.get() + 1),
             async || {
                 tries += 1;
                 if tries < 10 { Err("not there") } else { Ok(7) }
             },
         );
         assert_eq!(found.await, Ok(7));
-        assert_eq!(begun.elapsed(), Duration::from_secs(9));
+        assert_eq!((begun.elapsed(), heard.get()), (Duration::from_secs(9), 9));
 
         let begun = Instant::now();
-        assert_eq!(patiently("it", |_| false, async || Err::<(), _>("wrong")).await, Err("wrong"));
+        let wrong = patiently("it", None, |_| false, |_| (), async || Err::<(), _>("wrong"));
+        assert_eq!(wrong.await, Err("wrong"));
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert_eq!(patiently("it", |_| true, async || Err::<(), _>("gone")).await, Err("gone"));
+        let gone = patiently("it", Some(PATIENCE), |_| true, |_| (), async || Err::<(), _>("gone"));
+        assert_eq!(gone.await, Err("gone"));
         assert_eq!(begun.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_waited_for_as_long_as_it_takes() {
+        let begun = Instant::now();
+        let late = async || {
+            let late = begun.elapsed() < Duration::from_secs(86_400);
+            if late { Err("not there") } else { Ok(()) }
+        };
+        assert_eq!(patiently("it", None, |_| true, |_| (), late).await, Ok(()));
     }
 }

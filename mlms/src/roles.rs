@@ -10,7 +10,7 @@ use mlms_store::Store;
 use secrecy::ExposeSecret;
 
 use crate::events::{amqp_url, outlet};
-use crate::frame::{Frame, bind, open_store, workers};
+use crate::frame::{Frame, bind, workers};
 
 /// Pause between attempts of a broker to reach the database.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(2);
 /// The stateless edge.
 pub(crate) async fn broker(live: Live) -> anyhow::Result<()> {
     let mut frame = Frame::new(live).await?;
-    let cluster = frame.redis().await?;
+    let Some(cluster) = frame.redis().await? else { return frame.run().await };
     let players = players(&mut frame);
     let address = frame.start_broker(&cluster, players).await?;
     drop(cluster);
@@ -56,9 +56,9 @@ fn players(frame: &mut Frame) -> Option<StoreSlot> {
 /// A node that holds sessions and owns lobbies.
 pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
     let mut frame = Frame::new(live).await?;
-    let cluster = frame.redis().await?;
+    let Some(cluster) = frame.redis().await? else { return frame.run().await };
     let url = frame.settings.database_url.clone().context("the settings name a database")?;
-    let store = open_store(url.expose_secret()).await?;
+    let Some(store) = frame.open_store(url.expose_secret()).await? else { return frame.run().await };
     let listener = bind(frame.settings.node.listen, "node.listen")?;
     let (name, address) = (frame.settings.node.name.clone(), frame.settings.node.address.clone());
     let workers = workers(&frame.settings, 1);
@@ -81,7 +81,7 @@ pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
 pub(crate) async fn achievements(live: Live) -> anyhow::Result<()> {
     let mut frame = Frame::new(live).await?;
     let database = frame.settings.database_url.clone().context("the settings name a database")?;
-    let store = open_store(database.expose_secret()).await?;
+    let Some(store) = frame.open_store(database.expose_secret()).await? else { return frame.run().await };
     let amqp = amqp_url(&frame.settings).context("the settings name a message broker")?;
     let publisher = frame.start_publisher(&amqp, "mlms achievements")?;
     frame.start_achievements(&store, amqp, publisher)?;

@@ -14,15 +14,15 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{amqp_url, outlet};
-use crate::frame::{Cluster, Frame, bind, open_store, workers};
+use crate::frame::{Cluster, Frame, bind, workers};
 
 /// Two, so that the road between nodes is walked from the first day.
 const NODES: usize = 2;
 
 pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
     let mut frame = Frame::new(live).await?;
-    let cluster = cluster(&mut frame).await?;
-    let store = store(&frame.settings).await?;
+    let Some(cluster) = cluster(&mut frame).await? else { return frame.run().await };
+    let Some(store) = store(&frame).await? else { return frame.run().await };
     let slot = StoreSlot::default();
     // It was empty until here.
     let _ = slot.set(store.clone());
@@ -75,24 +75,25 @@ pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
     frame.run().await
 }
 
-async fn cluster(frame: &mut Frame) -> anyhow::Result<Cluster> {
+async fn cluster(frame: &mut Frame) -> anyhow::Result<Option<Cluster>> {
     if frame.settings.redis.url.is_some() {
         return frame.redis().await;
     }
     if frame.settings.ephemeral {
-        return Ok(Embedded::in_memory(None).into());
+        return Ok(Some(Embedded::in_memory(None).into()));
     }
     let (embedded, writer) =
         Embedded::on_disk(&file_url(&frame.settings), false).await.context("the journal")?;
     frame.tasks.spawn("journal", writer);
-    Ok(embedded.into())
+    Ok(Some(embedded.into()))
 }
 
-async fn store(settings: &Settings) -> anyhow::Result<Store> {
+async fn store(frame: &Frame) -> anyhow::Result<Option<Store>> {
+    let settings = &frame.settings;
     match &settings.database_url {
-        _ if settings.ephemeral => Ok(Store::memory()),
-        Some(url) => open_store(url.expose_secret()).await,
-        None => open_store(&file_url(settings)).await,
+        _ if settings.ephemeral => Ok(Some(Store::memory())),
+        Some(url) => frame.open_store(url.expose_secret()).await,
+        None => frame.open_store(&file_url(settings)).await,
     }
 }
 

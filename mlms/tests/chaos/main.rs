@@ -27,3 +27,4 @@ mod rolling;
 mod servers;
 mod service;
 mod story;
+mod waiting;
