@@ -85,6 +85,9 @@ struct RunArguments {
     /// The service's WebSocket, ws://host:port or wss://host:port; several are used in turn
     #[arg(long, required = true, value_name = "URL")]
     target: Vec<String>,
+    /// Wait up to so many seconds for somebody to take connections there
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
     /// Believe certificates of the authorities in this file too (PEM), for wss://
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -226,6 +229,7 @@ impl RunArguments {
             probes: processes.chain(self.metrics.into_iter().map(Probe::Metrics)).collect(),
             out: self.out,
             is_quiet: self.quiet,
+            wait: std::time::Duration::from_secs(self.wait),
         })
     }
 

@@ -24,6 +24,7 @@ const HEAD_START: Duration = Duration::from_millis(200);
 
 /// How long a target may take to answer at all.
 const REACH_WITHIN: Duration = Duration::from_secs(5);
+const REACH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -43,6 +44,26 @@ pub(crate) struct Settings {
     pub(crate) probes: Vec<Probe>,
     pub(crate) out: Option<PathBuf>,
     pub(crate) is_quiet: bool,
+    /// How long somebody may take to be there.
+    pub(crate) wait: Duration,
+}
+
+/// The targets, as soon as somebody answers there; workers find out for themselves.
+async fn reach(urls: &[String], is_here: bool, wait: Duration) -> anyhow::Result<Vec<Target>> {
+    let end = Instant::now() + wait;
+    loop {
+        let one = |url: &String| {
+            let mut target = Target::resolve(url)?;
+            if is_here {
+                target.reach(REACH_WITHIN)?;
+            }
+            Ok(target)
+        };
+        match urls.iter().map(one).collect::<anyhow::Result<Vec<_>>>() {
+            Err(_) if Instant::now() < end => tokio::time::sleep(REACH_AGAIN).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Runs it all, writes the reports, and says how it went.
@@ -51,10 +72,8 @@ pub(crate) struct Settings {
 /// The scenario cannot be run: a bad target, no tokens, nobody there.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
     let scenario = &settings.scenario;
-    let mut targets =
-        settings.targets.iter().map(|url| Target::resolve(url)).collect::<anyhow::Result<Vec<_>>>()?;
+    let targets = reach(&settings.targets, settings.workers.is_empty(), settings.wait).await?;
     if settings.workers.is_empty() {
-        targets.iter_mut().try_for_each(|target| target.reach(REACH_WITHIN))?;
         crate::limits::raise_files(scenario.clients.count)?;
     }
     let Some(target) = targets.first() else { bail!("name a --target") };
