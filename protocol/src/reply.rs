@@ -1,6 +1,8 @@
 //! Frames from the server that answer a command: `{"id":7,"ok":{…}}` or `{"id":7,"err":{…}}`.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::code::{ErrorCode, JoinStatus};
 use crate::encoding::Encoding;
@@ -13,11 +15,18 @@ use crate::writer::ObjectWriter;
 /// Why a command was refused, as its sender sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
+    /// Nodes of two releases say it to each other while a fleet rolls: one that this release does not know is `internal`.
+    #[serde(deserialize_with = "known_code")]
     pub code: ErrorCode,
     pub message: String,
     /// Present exactly where trying the same again later can succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<u64>,
+}
+
+fn known_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ErrorCode, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    Ok(ErrorCode::parse(&text).unwrap_or(ErrorCode::Internal))
 }
 
 impl Refusal {
@@ -280,5 +289,18 @@ impl ServerFrame {
         let ok = fields.nested("ok")?.ok_or(FieldError::Missing("ok"))?;
         let op = op_of(id).ok_or(ServerFrameError::NotAsked(id))?;
         Ok(ServerFrame::Reply { id, outcome: Ok(Answer::read(op, &ok)?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_a_newer_release_is_read_as_internal() {
+        let newer = r#"{"code":"eclipse","message":"too dark","retry_ms":5}"#;
+        let read: Refusal = serde_json::from_str(newer).unwrap();
+        assert_eq!(read, Refusal::new(ErrorCode::Internal, "too dark").retry_after(5));
+        assert!(serde_json::from_str::<Refusal>(r#"{"code":7,"message":"m"}"#).is_err());
     }
 }
