@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::fleet::Fleet;
 use crate::service::GLANCE;
-use crate::story::{Story, rounds};
+use crate::story::{Story, my_turn, rounds};
 
 /// How long the fleet may take: it waits until it is sure that the new node stays, and then it is not in a hurry.
 const TIME: Duration = Duration::from_secs(120);
@@ -50,6 +51,39 @@ async fn a_new_node_takes_its_share_and_nobody_loses_a_message() {
         }
     }
     story.end(&["owner_change", "reconnect"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_broker_takes_its_share_and_nobody_loses_a_message() {
+    let turn = my_turn().await;
+    let mut fleet = Fleet::start(2, 2).await;
+    fleet.introduce_brokers();
+    for place in [0, 1] {
+        fleet.brokers[place].stop().await;
+    }
+    fleet.launch_broker(0).await;
+    let mut story = Story::with("leveled", fleet, turn).await;
+    let grown = story.fault("grown");
+    story.fleet.launch_broker(1).await;
+    story.fleet.prefer_door(1);
+    let mut loads;
+    loop {
+        loads = Vec::new();
+        for broker in &story.fleet.brokers {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few sessions")]
+            loads.push(broker.metric("mlms_broker_connections").await as u32);
+        }
+        if is_even(loads.iter().copied(), 9) {
+            break;
+        }
+        assert!(grown.began.elapsed() < TIME, "sessions of each broker: {loads:?}");
+        tokio::time::sleep(10 * GLANCE).await;
+    }
+    let caused = story.since(&grown);
+    story.tell(&format!("even after {} ms: {loads:?}; {caused:?}", grown.began.elapsed().as_millis()));
+    assert!(caused.rebalanced > 0, "void: no session was asked to move");
+    story.done(grown).await;
+    story.end(&["reconnect"]).await;
 }
 
 /// Nobody has more than 1.2 times the mean, or so few more that it is nobody's trouble.

@@ -259,6 +259,19 @@ impl Fleet {
         })
     }
 
+    /// Tells the brokers of each other; from their next start on.
+    pub(crate) fn introduce_brokers(&mut self) {
+        let names = self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port));
+        let names = names.collect::<Vec<_>>().join(",");
+        self.brokers.iter_mut().for_each(|broker| broker.set("MLMS_BROKER_PEERS", &names));
+    }
+
+    /// Sends everybody who comes from now on to this broker alone, as a balancer does that counts connections and has
+    /// found an empty one.
+    pub(crate) fn prefer_door(&self, place: usize) {
+        *self.doors.lock().unwrap() = vec![self.brokers[place].port];
+    }
+
     /// Sends everybody who comes from now on to another broker first, where there are two.
     pub(crate) fn swap_doors(&self) {
         self.doors.lock().unwrap().rotate_left(1);

@@ -40,6 +40,11 @@ impl Service {
         }
     }
 
+    /// Sets a variable, from the next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn spawn(&mut self, folder: &Path) {
         let address = format!("127.0.0.1:{}", self.port);
