@@ -32,6 +32,8 @@ VALUES = [
     ("config.trace.otlp_url=collector:4318", "no such address"),
     ("config.log.gelf=http://graylog:12201", "no such address"),
     ("config.statsd.address=statsd", "no such address"),
+    ("fullnameOverride=1play", "begins with a letter"),
+    ("fullnameOverride=my.play", "letters, digits and dashes only"),
     # What the schema says.
     ("config.consul.token=hush", "token"),
     ("config.maintenance.enabled=perhaps", "enabled"),
@@ -66,6 +68,7 @@ TEMPLATES = [
     ("disruption.yaml", "unhealthyPodEvictionPolicy: AlwaysAllow", "unhealthyPodEviction: AlwaysAllow", "unhealthyPodEviction"),
     ("disruption.yaml", '(printf "-%s" $component)', '"-budget"', "share a name"),
     ("network-policies.yaml", "{port: node, protocol: TCP}", "{port: nodes, protocol: TCP}", "opens port nodes"),
+    ("network-policies.yaml", "{port: 8090, protocol: TCP}", "{port: 8091, protocol: TCP}", "opens port 8091"),
     ("monitoring.yaml", 'mlms/scrape: "true"', 'mlms/scrape: "yes"', "scrapes"),
     ("monitoring.yaml", "matchNames:", "names:", "names"),
     ("route.yaml", "port: {name: http}", "port: {name: web}", "leads to"),

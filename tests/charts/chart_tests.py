@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 import references
 import schemas
 from chart import CHART, HELMS, ROOT, VALUES, helm, of_kind, parse, pods, rendered, template, title
@@ -53,6 +55,26 @@ def valid() -> None:
 @case("whatever an object names exists, and says the same")
 def whole() -> None:
     nothing([f"{values.name}: {problem}" for values in VALUES for problem in references.problems(rendered(values))])
+
+
+@case("a long name is cut short enough for every object, and all its objects still fit together")
+def long_name() -> None:
+    for name in ("a-name-that-is-longer-than-most-people-would-ever-want", "x"):
+        nothing(references.problems(template("helm4", "--values", CHART / "ci/trial-values.yaml", "--set", f"fullnameOverride={name}")))
+
+
+@case("the chart may be a part of another one, which turns it on and off")
+def part() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        around = Path(folder, "around")
+        shutil.copytree(CHART, around / "charts/mlms")
+        version = re.search(r"^version: (\S+)", (CHART / "Chart.yaml").read_text(), re.MULTILINE)[1]
+        (around / "Chart.yaml").write_text(f"apiVersion: v2\nname: around\nversion: 0.1.0\ndependencies: [{{name: mlms, version: {version}, condition: mlms.enabled}}]\n")
+        own = yaml.safe_load((CHART / "ci/trial-values.yaml").read_text())
+        for helm_version in HELMS:
+            for enabled in (True, False):
+                (around / "values.yaml").write_text(yaml.safe_dump({"global": {"team": "games"}, "mlms": {**own, "enabled": enabled}}))
+                assert bool(template(helm_version, chart=around)) == enabled
 
 
 @case("the values files together make every kind of object and turn every switch")

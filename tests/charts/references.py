@@ -1,4 +1,6 @@
 """What the objects of a release say about each other: whatever is named exists, and means what is said."""
+import re
+
 from chart import of_kind, pods, title
 
 # Secrets and ConfigMaps that the values files name as the operator's own.
@@ -30,6 +32,7 @@ def problems(documents) -> list[str]:
     objects = {(document["kind"], document["metadata"]["name"]): document for document in documents}
     if len(objects) != len(documents):
         found.append("two objects of one kind share a name")
+    found += names(documents)
     everything = pods(documents)
     labels_of = [(workload, pod["metadata"].get("labels", {})) for workload, pod in everything]
     found += named_objects(objects, everything)
@@ -52,6 +55,23 @@ def problems(documents) -> list[str]:
             found.append(f"{title(document)} names a Service {document['spec']['serviceName']} that does not exist")
         elif not selects(service, document["spec"]["template"]):
             found.append(f"{title(document)} names a Service that does not select its pods")
+    return found
+
+
+def names(documents) -> list[str]:
+    """What the API server says of names, and no schema does."""
+    # A CronJob's Jobs and a StatefulSet's revisions get eleven characters more.
+    longest = {"CronJob": 52, "StatefulSet": 52, "Service": 63, "Pod": 63, "Job": 63, "Deployment": 63}
+    found = []
+    for document in documents:
+        name, most = document["metadata"]["name"], longest.get(document["kind"], 253)
+        if len(name) > most:
+            found.append(f"{title(document)} has a name of {len(name)} characters, at most {most} are allowed")
+        if document["kind"] == "Service" and not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name):
+            found.append(f"{title(document)} has a name that no Service may have")
+        for key, value in document["metadata"].get("labels", {}).items():
+            if not re.fullmatch("([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", str(value)):
+                found.append(f"{title(document)} has a label {key} of {value}, which no label may be")
     return found
 
 
@@ -179,7 +199,9 @@ def services(documents, everything: list) -> list[str]:
     for document in of_kind(documents, "ServiceMonitor"):
         chosen = [service for service in objects.values() if matches(document["spec"]["selector"], service["metadata"]["labels"])]
         serving = {title(workload) for workload, pod in everything if "admin" in port_names(pod)}
-        seen = {title(workload) for service in chosen for workload, pod in everything if selects(service, pod)}
+        scraped = [title(workload) for service in chosen for workload, pod in everything if selects(service, pod)]
+        seen = set(scraped)
+        found += [f"{title(document)} scrapes {one} twice" for one in seen if scraped.count(one) > 1]
         if seen != serving:
             found.append(f"{title(document)} scrapes {sorted(seen)}, but {sorted(serving)} have metrics")
         for endpoint in document["spec"]["endpoints"]:
@@ -233,8 +255,12 @@ def policies(documents, everything: list) -> list[str]:
                     selectors = [peer["podSelector"] for peer in rule.get(peers, []) if "podSelector" in peer and "namespaceSelector" not in peer]
                     about = [pod for _, pod in everything if any(matches(one, pod["metadata"]["labels"]) for one in selectors)]
                 for port in rule.get("ports", []):
-                    if isinstance(port["port"], str) and not any(port["port"] in port_names(pod) for pod in about):
+                    known = [known for pod in about for known in (*port_names(pod), *port_names(pod).values())]
+                    known += [port["port"] for service in of_kind(documents, "Service") for port in service["spec"]["ports"]]
+                    if (isinstance(port["port"], str) or way == "egress" and selectors) and port["port"] not in known:
                         found.append(f"{title(document)} opens port {port['port']}, which none of its pods has")
+                    if way == "egress" and isinstance(port["port"], str):
+                        found.append(f"{title(document)} goes out to a port by its name, {port['port']}, which not all who enforce policies know")
     for workload, pod in everything:
         over = [p for p in all_policies if matches(p["spec"]["podSelector"], pod["metadata"]["labels"])]
         if not any("ingress" not in p["spec"] and "egress" not in p["spec"] for p in over):

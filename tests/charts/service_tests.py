@@ -143,7 +143,7 @@ def helm_test(fleet: service.Fleet, documents) -> None:
     scenarios = next(document for document in of_kind(documents, "ConfigMap") if document["metadata"]["name"].endswith("-test"))
     (container,) = pod["spec"]["containers"]
     arguments = list(container["args"])
-    assert (arguments[1], arguments[3]) == ("/scenarios/chat.toml", "ws://t-mlms-broker:80"), arguments
+    assert (arguments[1], arguments[3], arguments[4:]) == ("/scenarios/chat.toml", "ws://t-mlms-broker:80", ["--wait", "120"]), arguments
     arguments[1], arguments[3] = f"{fleet.folder}/chat.toml", f"ws://127.0.0.1:{fleet.listen}"
     with open(arguments[1], "w") as file:
         file.write(scenarios["data"]["chat.toml"])

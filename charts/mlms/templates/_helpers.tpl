@@ -4,16 +4,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{- /* Short enough that a pod's name (…-lobby-node-999) stays a DNS label and a node's name. */ -}}
+{{- /* Short enough for a CronJob's name (…-close-idle-lobbies), which may have 52 characters; others may have more. */ -}}
 {{- define "mlms.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 33 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := include "mlms.name" . -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 33 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 33 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -1,6 +1,10 @@
 {{- /* Values that contradict each other, all reported at once. Rendered by configmap.yaml. */ -}}
 {{- define "mlms.validate" -}}
 {{- $wrong := list -}}
+{{- $name := include "mlms.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- $wrong = append $wrong (printf "the objects' names would begin with %s, and a Service's name begins with a letter and has letters, digits and dashes only: give another release name or fullnameOverride." $name) -}}
+{{- end -}}
 {{- range $name, $part := dict "broker" .Values.broker "lobbyNode" .Values.lobbyNode -}}
 {{- with $part.autoscaling -}}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
