@@ -1,30 +1,34 @@
 //! One session: reads and checks a player's frames, keeps its rates and its heartbeat, and hands commands to the
 //! workers that know the lobbies.
 
+mod handle;
 mod quick;
+mod reply;
+mod resume;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use mlms_protocol::command::{DecodeError, Join, Position, ResumePoint};
-use mlms_protocol::reply::{Joined, encode_reply};
+use mlms_protocol::command::{DecodeError, Join};
+use mlms_protocol::reply::encode_reply;
 use mlms_protocol::{
-    Answer, Change, CloseCode, Command, Encoding, ErrorCode, Event, Limits, LobbyCommand, LobbyEvent,
-    LobbyId, Millis, Reconnect, Refusal, Request, Shard, TraceParent, UserId,
+    Answer, CloseCode, Command, Encoding, ErrorCode, Event, LobbyCommand, LobbyId, Millis, Reconnect,
+    Refusal, Request, TraceParent, UserId,
 };
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::blocks::Blocked;
 use crate::connection::{Connection, Incoming};
 use crate::limiter::{Bucket, Grant};
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::outbox::{Drained, Outbox};
 use crate::worker::{Envelope, Origin, ToWorker};
-use quick::Attempt;
+use resume::check_length;
+
+pub(crate) use handle::SessionHandle;
+pub(crate) use reply::{Gather, ReplyTo};
 
 /// Time without any frame after a ping before the session is given up (protocol: 10 s).
 const PONG_TIME: Duration = Duration::from_secs(10);
@@ -34,198 +38,8 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How long a peer that does not read may take to receive what stands before its close frame.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(10);
-/// Bytes of messages in all the snapshots of one resume's reply.
-const RESUME_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a command may wait for a worker or an owner (protocol: then `owner_unavailable`).
 pub(crate) const COMMAND_TIME: Duration = Duration::from_secs(2);
-
-/// What the rest of the node holds of a session.
-pub(crate) struct SessionHandle {
-    /// Unique in this process; cheaper to hash than the id.
-    pub(crate) number: u64,
-    pub(crate) caller: Arc<Caller>,
-    pub(crate) outbox: Arc<Outbox>,
-    /// The shard of the lobby that the connection named: a broker places it by that, else by its user.
-    pub(crate) home: Option<Shard>,
-    /// When its last command came, in Unix milliseconds; at the start, when it was opened.
-    pub(crate) spoke_ms: AtomicU64,
-    pub(crate) blocked: Blocked,
-    membership: Mutex<Membership>,
-}
-
-#[derive(Default)]
-struct Membership {
-    ended: bool,
-    lobbies: Vec<LobbyId>,
-}
-
-impl SessionHandle {
-    pub(crate) fn new(
-        number: u64,
-        caller: Caller,
-        outbox: Arc<Outbox>,
-        home: Option<Shard>,
-        now: Millis,
-    ) -> Self {
-        let (caller, spoke_ms) = (Arc::new(caller), AtomicU64::new(now.0));
-        let (blocked, membership) = (Blocked::default(), Mutex::default());
-        SessionHandle { number, caller, outbox, home, spoke_ms, blocked, membership }
-    }
-
-    fn membership(&self) -> std::sync::MutexGuard<'_, Membership> {
-        self.membership.lock().expect("no holder of a membership panics")
-    }
-
-    /// Notes that the session is in a lobby. `false`: it has ended, and must not be seated.
-    pub(crate) fn enter(&self, lobby: &LobbyId) -> bool {
-        let mut membership = self.membership();
-        if !membership.ended && !membership.lobbies.contains(lobby) {
-            membership.lobbies.push(lobby.clone());
-        }
-        !membership.ended
-    }
-
-    pub(crate) fn leave(&self, lobby: &LobbyId) {
-        self.membership().lobbies.retain(|known| known != lobby);
-    }
-
-    fn is_in(&self, lobby: &LobbyId) -> bool {
-        self.membership().lobbies.contains(lobby)
-    }
-
-    pub(crate) fn lobbies(&self) -> Vec<LobbyId> {
-        self.membership().lobbies.clone()
-    }
-
-    fn lobby_count(&self) -> usize {
-        self.membership().lobbies.len()
-    }
-
-    /// Ends the membership: nobody may seat the session any more. Gives the lobbies it was in.
-    fn end(&self) -> Vec<LobbyId> {
-        let mut membership = self.membership();
-        membership.ended = true;
-        std::mem::take(&mut membership.lobbies)
-    }
-
-    fn frame(&self, payload: &[u8]) -> Bytes {
-        self.outbox.encoding().websocket_frame(payload)
-    }
-
-    /// The frame that tells the session how its command came out, if there is one to send now.
-    pub(crate) fn reply_frame(
-        &self,
-        reply_to: &ReplyTo,
-        op: &'static str,
-        lobby: Option<&LobbyId>,
-        outcome: Result<Answer, Refusal>,
-    ) -> Option<Bytes> {
-        let encoding = self.outbox.encoding();
-        let outcome = outcome.map(|answer| self.blocked.withhold(answer));
-        match (reply_to, outcome) {
-            (ReplyTo::Id(id), outcome) => Some(self.frame(&encode_reply(*id, &outcome, encoding))),
-            (
-                ReplyTo::Snapshot,
-                Ok(Answer::Joined(Joined { lobby, epoch, seq, state: Some(state), mark, .. })),
-            ) => Some(self.frame(&Event::Snapshot { lobby, epoch, seq, state, mark }.encode(encoding))),
-            (ReplyTo::Quick(attempt), Err(refusal)) => {
-                attempt.done(Err(refusal));
-                None
-            }
-            (ReplyTo::Quick(attempt), Ok(answer)) => {
-                attempt.done(Ok(()));
-                let reply_to = attempt.id.map_or(ReplyTo::Snapshot, ReplyTo::Id);
-                self.reply_frame(&reply_to, op, lobby, Ok(answer))
-            }
-            (ReplyTo::Resume(gather, place), outcome) => {
-                gather.complete(*place, outcome);
-                None
-            }
-            (ReplyTo::Nobody | ReplyTo::Snapshot, Err(Refusal { code, message, retry_ms })) => {
-                let (op, lobby) = (Some(op.to_owned()), lobby.cloned());
-                Some(self.frame(&Event::Error { code, message, op, lobby, retry_ms }.encode(encoding)))
-            }
-            (ReplyTo::Nobody | ReplyTo::Snapshot, Ok(_)) => None,
-        }
-    }
-}
-
-/// How a session wants to hear the outcome of a command.
-#[derive(Clone)]
-pub(crate) enum ReplyTo {
-    /// The command had no id: only a failure is told, as an `error` event.
-    Nobody,
-    Id(u32),
-    /// The outcome comes as a `snapshot` or `error` event.
-    Snapshot,
-    /// One of several lobbies of a `resume`.
-    Resume(Arc<Gather>, usize),
-    /// One try of a quick match.
-    Quick(Arc<Attempt>),
-}
-
-type LobbyOutcome = Result<Joined, (LobbyId, Refusal)>;
-
-/// Gathers the outcomes of a resume; the last one sends the reply, and then the missed events may flow.
-pub(crate) struct Gather {
-    id: Option<u32>,
-    session: Arc<SessionHandle>,
-    lobbies: Vec<LobbyId>,
-    outcomes: Mutex<Vec<Option<LobbyOutcome>>>,
-    /// The reply is out.
-    answered: AtomicBool,
-}
-
-impl Gather {
-    /// Whether the reply is out. Before it, the session gets nothing of the lobbies that it resumes.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Acquire)
-    }
-
-    fn complete(&self, place: usize, outcome: Result<Answer, Refusal>) {
-        let lobby = self.lobbies[place].clone();
-        let outcome = match outcome {
-            Ok(Answer::Joined(joined)) => Ok(joined),
-            Ok(_) => Err((lobby, Refusal::new(ErrorCode::Internal, "the lobby gave no position"))),
-            Err(refusal) => Err((lobby, refusal)),
-        };
-        let mut outcomes = self.outcomes.lock().expect("no holder of the outcomes panics");
-        outcomes[place] = Some(outcome);
-        if !outcomes.iter().all(Option::is_some) {
-            return;
-        }
-        let mut outcomes: Vec<_> = outcomes.drain(..).flatten().collect();
-        shorten(outcomes.iter_mut().flatten());
-        let outbox = &self.session.outbox;
-        let joined: Vec<_> = outcomes.iter().flatten().map(|joined| joined.lobby.clone()).collect();
-        if let Some(id) = self.id {
-            let reply = encode_reply(id, &Ok(Answer::Resumed(outcomes)), outbox.encoding());
-            outbox.push(&outbox.encoding().websocket_frame(&reply));
-        }
-        // Before the pulls are asked for: whoever finds it unanswered is called again by one.
-        self.answered.store(true, Ordering::Release);
-        for lobby in joined {
-            outbox.pull_later(&lobby);
-        }
-    }
-}
-
-/// Takes the oldest messages out of snapshots that are too large together. They are in the history.
-fn shorten<'a>(snapshots: impl Iterator<Item = &'a mut Joined>) {
-    let mut room = RESUME_MESSAGE_BYTES_MAX;
-    for messages in snapshots.filter_map(|joined| joined.state.as_mut()).map(|state| &mut state.messages) {
-        let fits = |event: &&LobbyEvent| match &event.change {
-            Change::Message { body, .. } if body.byte_len() > room => false,
-            Change::Message { body, .. } => {
-                room -= body.byte_len();
-                true
-            }
-            _ => true,
-        };
-        let kept = messages.iter().rev().take_while(fits).count();
-        messages.drain(..messages.len() - kept);
-    }
-}
 
 /// Everything a session starts with.
 pub(crate) struct Start {
@@ -275,13 +89,15 @@ pub(crate) fn welcome(handle: &SessionHandle, node: &Node) {
     });
 }
 
-/// Runs a session, which is welcomed, to its end.
+/// Runs a session, which is welcomed, to its end. Its start is boxed: an argument has its room in the future for as
+/// long as that lasts.
 pub(crate) async fn run(
     handle: Arc<SessionHandle>,
     mut connection: Box<Connection>,
     node: Arc<Node>,
-    start: Start,
+    start: Box<Start>,
 ) {
+    let Start { token_expires_at, lobby, trace } = *start;
     let limits = node.limits();
     let outbox = Arc::clone(&handle.outbox);
     node.tell_standing(&handle);
@@ -290,16 +106,16 @@ pub(crate) async fn run(
         commands: Bucket::new(limits.commands_per_s.into(), limits.commands_burst.into()),
         chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),
         joins: Bucket::new(limits.joins_per_s.into(), limits.lobbies_per_session_max as f64),
-        token_expires_at: start.token_expires_at,
-        expiry: expiry(start.token_expires_at, node.clock.now()),
+        token_expires_at,
+        expiry: expiry(token_expires_at, node.clock.now()),
         counted: 0,
-        trace: start.trace,
+        trace,
         knows_blocks: false,
         caller: Arc::clone(&handle.caller),
         handle: Arc::clone(&handle),
         node: Arc::clone(&node),
     };
-    if let Some(lobby) = start.lobby {
+    if let Some(lobby) = lobby {
         let create = Some(mlms_protocol::lobby::Settings::default());
         let join = LobbyCommand::Join(Join { create, ..Join::default() });
         Box::pin(session.forward(lobby, ReplyTo::Snapshot, None, join)).await;
@@ -614,62 +430,6 @@ impl Session {
         Ok(self.token_expires_at)
     }
 
-    async fn resume(&mut self, id: Option<u32>, points: Vec<Result<ResumePoint, (LobbyId, String)>>) {
-        let mut unique: Vec<(LobbyId, Result<Join, String>)> = Vec::with_capacity(points.len());
-        for point in points {
-            let (lobby, join) = match point {
-                Ok(ResumePoint { lobby, epoch, seq, saved, password, invite, role }) => {
-                    let since = Some(Position { epoch, seq });
-                    (
-                        lobby,
-                        Ok(Join { since, saved, password, invite, role, resumed: true, ..Join::default() }),
-                    )
-                }
-                Err((lobby, why)) => (lobby, Err(why)),
-            };
-            match unique.iter_mut().find(|(known, _)| *known == lobby) {
-                Some((_, known)) => *known = join,
-                None => unique.push((lobby, join)),
-            }
-        }
-        if unique.is_empty() {
-            return self.answer(id, Answer::Resumed(Vec::new()));
-        }
-        let gather = Arc::new(Gather {
-            id,
-            session: Arc::clone(&self.handle),
-            lobbies: unique.iter().map(|(lobby, _)| lobby.clone()).collect(),
-            outcomes: Mutex::new(vec![None; unique.len()]),
-            answered: AtomicBool::new(false),
-        });
-        let mut entered = self.handle.lobby_count();
-        for (place, (lobby, join)) in unique.into_iter().enumerate() {
-            let join = match self.joins.take() {
-                Grant::Flood => return self.close(CloseCode::Flood, "far too many lobbies resumed"),
-                Grant::Later(ms) => Err(rate_limited("joins", ms)),
-                Grant::Yes => join.map_err(|why| Refusal::new(ErrorCode::BadRequest, why)),
-            };
-            let join = join.and_then(|join| {
-                if !self.handle.is_in(&lobby) {
-                    entered += 1;
-                    if entered > self.node.rules.load().limits.lobbies_per_session_max {
-                        return Err(self.too_many_lobbies());
-                    }
-                }
-                Ok(LobbyCommand::Join(join))
-            });
-            let join = match join {
-                Ok(join) => join,
-                Err(refusal) => {
-                    self.node.metrics.refusals.with_label_values(&[refusal.code.as_str()]).inc();
-                    gather.complete(place, Err(refusal));
-                    continue;
-                }
-            };
-            self.forward(lobby, ReplyTo::Resume(Arc::clone(&gather), place), None, join).await;
-        }
-    }
-
     async fn forward(
         &mut self,
         lobby: LobbyId,
@@ -741,14 +501,6 @@ impl Session {
 /// A far expiry is looked at again each day: timers have an end.
 fn expiry(token_expires_at: Millis, now: Millis) -> Instant {
     Instant::now() + Duration::from_millis(token_expires_at.0.saturating_sub(now.0).min(86_400_000))
-}
-
-fn check_length(lobbies: usize, limits: &Limits) -> Result<(), Refusal> {
-    let most = limits.lobbies_per_session_max;
-    match lobbies > most {
-        true => Err(Refusal::new(ErrorCode::BadRequest, format!("a resume names at most {most} lobbies"))),
-        false => Ok(()),
-    }
 }
 
 fn rate_limited(what: &str, ms: u64) -> Refusal {

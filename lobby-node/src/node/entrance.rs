@@ -63,7 +63,7 @@ struct Arrival {
 struct Opened {
     handle: Arc<SessionHandle>,
     connection: Box<Connection>,
-    start: session::Start,
+    start: Box<session::Start>,
     ended: SessionEnd,
 }
 
@@ -195,7 +195,7 @@ impl Node {
                 .in_scope(|| tracing::debug!(session = %handle.caller.session, "a traced session begins"));
             Box::new(span.context())
         });
-        let start = session::Start { token_expires_at, lobby, trace };
+        let start = Box::new(session::Start { token_expires_at, lobby, trace });
         Opened { handle, connection: Box::new(connection), start, ended }
     }
 
