@@ -126,10 +126,21 @@ impl Rules {
 
     fn parse(text: &str, place: &str) -> Result<Rules, RulesError> {
         let fail = |what: String| RulesError { place: place.to_owned(), what };
-        let written: BTreeMap<String, Written> =
+        let written: BTreeMap<String, toml::Value> =
             toml::from_str(text).map_err(|error| fail(error.to_string()))?;
-        let rules = written.into_iter().map(|(achievement, written)| Rule::of(achievement, written));
-        rules.collect::<Result<_, _>>().map(Rules).map_err(fail)
+        let (mut rules, mut mistakes) = (Vec::new(), Vec::new());
+        for (achievement, written) in written {
+            // The first line says what is wrong; the place in the file is lost by now.
+            let read = written.try_into::<Written>().map_err(|error| {
+                let what = error.message().lines().next().unwrap_or_default().to_owned();
+                format!("`{achievement}`: {what}")
+            });
+            match read.and_then(|written| Rule::of(achievement, written)) {
+                Ok(rule) => rules.push(rule),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        if mistakes.is_empty() { Ok(Rules(rules)) } else { Err(fail(mistakes.join("; "))) }
     }
 
     /// The rule of an achievement.
@@ -210,5 +221,18 @@ mod tests {
             assert!(error.starts_with("the rules in a test:") && error.contains(what), "{text}: {error}");
         }
         assert!(Rules::load(Some(Path::new("/nowhere/rules.toml"))).is_err());
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let text = "[good]\ncount = 'x'\nat_least = 1\n[a]\n[b]\nsum = 7\nat_least = 1\n\
+                    [c]\ncount = 'x'\nat_lest = 1\n[\"d/e\"]\nsum = 'x'\nat_least = 1";
+        let error = Rules::parse(text, "a test").unwrap_err().to_string();
+        for mistake in
+            ["`a` needs one of", "`b`: invalid type", "`c`: unknown field `at_lest`", "`d/e` is no name"]
+        {
+            assert!(error.contains(mistake), "{mistake} is not in: {error}");
+        }
+        assert!(!error.contains("good"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! Domain events over AMQP: the exchange, connections, and what can be wrong with one. Reconnecting is done by the
 //! publisher and by whoever subscribes: a connection that failed is dropped whole, so that no state outlives it.
 
+mod address;
 mod publisher;
 mod subscriber;
 
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
-use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
+use address::Address;
 pub use publisher::{LinkState, Publisher};
 pub use subscriber::{Delivery, QueueLook, Subscriber, Subscription};
 
@@ -38,21 +39,11 @@ impl From<lapin::Error> for AmqpError {
     }
 }
 
-/// Checks an address; nothing is connected.
-fn parse(url: &str) -> Result<AMQPUri, AmqpError> {
-    let mut uri: AMQPUri = url.parse().map_err(|why: String| AmqpError::Url(format!("is none: {why}")))?;
-    if uri.scheme == AMQPScheme::AMQPS {
-        return Err(AmqpError::Url("asks for TLS, which this build does not have; use amqp://".to_owned()));
-    }
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    Ok(uri)
-}
-
 /// Connects, and makes sure that the exchange is there.
-async fn connect(uri: &AMQPUri, name: &str) -> Result<(Connection, Channel), AmqpError> {
+async fn connect(address: &Address, name: &str) -> Result<(Connection, Channel), AmqpError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = async {
-        let connection = Connection::connect_uri(uri.clone(), properties).await?;
+        let connection = address.connect(properties).await?;
         let channel = connection.create_channel().await?;
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         channel

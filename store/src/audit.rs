@@ -4,6 +4,8 @@
 use mlms_protocol::{Millis, UserId};
 use serde::Serialize;
 
+use crate::store::{Backend, Store, StoreError};
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
@@ -46,6 +48,38 @@ impl Topic {
                     | "invited"
                     | "closed"
             ),
+        }
+    }
+}
+
+impl Store {
+    /// Notes what was done to a user.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn add_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.add_audit(entry).await,
+            Backend::Memory(memory) => {
+                memory.add_audit(entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// What was done (to a user), the newest first, from before an entry's id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn audit(
+        &self,
+        user: Option<&UserId>,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.audit(user, before, limit).await,
+            Backend::Memory(memory) => Ok(memory.audit(user, before, limit)),
         }
     }
 }

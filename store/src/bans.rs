@@ -9,7 +9,7 @@ use mlms_protocol::{Millis, UserId};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Backend, Store, StoreError};
 
 /// How often the list is looked at: a ban is known everywhere within so long.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -110,6 +110,66 @@ impl BanList {
             }
             looks = looks.wrapping_add(1);
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Store {
+    /// Keeps a user out of the service; a ban that is there is replaced.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn set_ban(&self, ban: &ServiceBan) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.set_ban(ban).await,
+            Backend::Memory(memory) => {
+                memory.set_ban(ban);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets a user in again; `false`: nobody kept it out.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn lift_ban(&self, user: &UserId) -> Result<bool, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.lift_ban(user).await,
+            Backend::Memory(memory) => Ok(memory.lift_ban(user)),
+        }
+    }
+
+    /// A user's ban, also one that has run out.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn ban(&self, user: &UserId) -> Result<Option<ServiceBan>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.ban(user).await,
+            Backend::Memory(memory) => Ok(memory.ban(user)),
+        }
+    }
+
+    /// Bans by their users, from behind `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn bans(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<ServiceBan>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.bans(after, limit).await,
+            Backend::Memory(memory) => Ok(memory.bans(after, limit)),
+        }
+    }
+
+    /// What tells whether the bans have changed.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn bans_mark(&self) -> Result<BansMark, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.bans_mark().await,
+            Backend::Memory(memory) => Ok(memory.bans_mark()),
         }
     }
 }

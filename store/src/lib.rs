@@ -5,14 +5,18 @@
 pub mod amqp;
 mod audit;
 mod bans;
+mod blocks;
 mod catalogue;
+mod events;
 mod forgetting;
 mod integrity;
 mod memory;
 mod message;
 mod outlet;
+mod players;
 mod report;
 mod row;
+mod snapshots;
 mod sql;
 mod statistics;
 mod store;
@@ -21,11 +25,13 @@ mod tests;
 
 pub use audit::{AuditEntry, Topic};
 pub use bans::{BanList, BansMark, ServiceBan};
+pub use blocks::BLOCKERS_MAX;
 pub use catalogue::{CATALOGUE, EventKind};
+pub use events::{EventPlace, PlayerPosition, Range, SaveReport};
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
 pub use report::{FiledReport, MessageReport};
 pub use statistics::{
     Award, GAME_KINDS, GAMES_FINISHED, GameChange, GameEvent, NAME_BYTES_MAX, Statistic, Statistics, Tally,
 };
-pub use store::{BLOCKERS_MAX, EventPlace, PlayerPosition, Range, SaveReport, Store, StoreError};
+pub use store::{Store, StoreError};

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::{Change, Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard, UserId};
 
+use crate::events::{PlayerPosition, Range, SaveReport};
 use crate::report::{FiledReport, MessageReport};
 use crate::row::{numbers, user_of};
 use crate::statistics::{Award, GameEvent, Running, Statistics, Tally};
-use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
+use crate::store::StoreError;
 
 /// Bytes of events kept; beyond it the oldest are forgotten, which shortens histories.
 const EVENT_BYTES_MAX: usize = 256 << 20;

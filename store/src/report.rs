@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::row::event_json;
+use crate::store::{Backend, Store, StoreError};
 
 /// A member brings a message to notice.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,4 +78,35 @@ impl MessageReport {
 pub(crate) fn context_of(stored: &[u8]) -> Value {
     let stored: Value = serde_json::from_slice(stored).unwrap_or_default();
     stored.get("context").cloned().unwrap_or_default()
+}
+
+impl Store {
+    /// Keeps a reported message for the moderators; a user's report of one message is kept once.
+    ///
+    /// # Errors
+    /// `Unavailable`, or `Rejected` where it is too large.
+    pub async fn file_report(&self, report: &MessageReport) -> Result<(), StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.file_report(report).await,
+            Backend::Memory(memory) => {
+                memory.file_report(report);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reports, the newest first, from before the one of this time and id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn reports(
+        &self,
+        before: Option<(Millis, &str)>,
+        limit: u32,
+    ) -> Result<Vec<FiledReport>, StoreError> {
+        match &self.0 {
+            Backend::Sql(sql) => sql.reports(before, limit).await,
+            Backend::Memory(memory) => Ok(memory.reports(before, limit)),
+        }
+    }
 }

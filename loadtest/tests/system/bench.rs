@@ -1,11 +1,10 @@
 //! Runs of the program under test, each in a folder of its own.
 
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mlms_test_servers::Folder;
 use serde_json::Value;
 
 /// The secret that signs the clients' tokens.
@@ -13,30 +12,6 @@ pub(crate) const SECRET: &str = "a secret of the tests, long enough";
 
 /// Longest run; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// A folder that is gone with its owner.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("loadtest-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What stays behind lies among the system's temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What a run left behind.
 pub(crate) struct Ran {
@@ -78,7 +53,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn start(scenario: &str, target: &str, more: &[&str]) -> Run {
-        let folder = Folder::new();
+        let folder = Folder::new("loadtest");
         let out = folder.path().to_str().unwrap().to_owned();
         let mut arguments = vec!["run", scenario, "--target", target, "--out", &out, "--quiet"];
         arguments.extend(more);

@@ -1,6 +1,8 @@
 //! The other ways to speak: over TLS, and in MessagePack.
 
-use crate::bench::{Folder, run};
+use mlms_test_servers::{Folder, tls};
+
+use crate::bench::run;
 use crate::proxy;
 use crate::service::Service;
 
@@ -40,11 +42,11 @@ lag_p99_ms = 10000
 
 #[test]
 fn tls_and_both_encodings_are_checked_alike() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let file = folder.path().join("talk.toml");
     std::fs::write(&file, TALK).unwrap();
     let (file, url) = (file.to_str().unwrap(), proxy::serve(&service.url()));
-    let ran = run(file, &url, &["--ca", &proxy::certificate()]);
+    let ran = run(file, &url, &["--ca", tls::AUTHORITY]);
     ran.expect(0);
     let counts = &ran.result["total"]["counts"];
     // Five times what was sent, less what somebody was away for.

@@ -2,7 +2,9 @@
 
 use std::thread;
 
-use crate::bench::{Folder, Run, run};
+use mlms_test_servers::Folder;
+
+use crate::bench::{Run, run};
 use crate::service::Service;
 
 const TALK: &str = r#"
@@ -31,7 +33,7 @@ fn file(folder: &Folder, text: &str) -> String {
 
 #[test]
 fn a_killed_service_comes_back_with_everything_and_the_report_says_how_long_it_took() {
-    let (mut service, folder) = (Service::start(), Folder::new());
+    let (mut service, folder) = (Service::start(), Folder::new("loadtest"));
     let kill = format!("1.5:kill:{}", service.pid());
     let run = Run::start(&file(&folder, TALK), &service.url(), &["--chaos", &kill]);
     // The fault is the load test's; the return is this test's.
@@ -54,7 +56,7 @@ fn a_killed_service_comes_back_with_everything_and_the_report_says_how_long_it_t
 
 #[test]
 fn a_drain_is_followed_and_a_fault_that_fails_is_told() {
-    let (mut service, folder) = (Service::start(), Folder::new());
+    let (mut service, folder) = (Service::start(), Folder::new("loadtest"));
     let drain = format!("1:drain:{}", service.pid());
     let more = ["--chaos", &drain, "--chaos", "0.5:command:exit 7"];
     let run = Run::start(&file(&folder, TALK), &service.url(), &more);
@@ -71,7 +73,7 @@ fn a_drain_is_followed_and_a_fault_that_fails_is_told() {
 
 #[test]
 fn a_storm_and_slow_readers_are_survived_and_checked() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let storm = TALK
         .replace("[generator]", "[[phases]]\nname = \"storm\"\nkind = \"storm\"\nseconds = 2\n\n[generator]");
     let more = ["--set", "slow_readers.share=0.3", "--set", "slow_readers.bytes_per_s=3000"];
@@ -83,7 +85,7 @@ fn a_storm_and_slow_readers_are_survived_and_checked() {
 
 #[test]
 fn a_service_that_never_comes_back_does_not_pass() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let kill = format!("1:kill:{}", service.pid());
     let more = ["--chaos", &kill, "--seconds", "1.5", "--set", "generator.settle_seconds=1"];
     let ran = run(&file(&folder, TALK), &service.url(), &more);

@@ -1,6 +1,8 @@
 //! Games that play themselves, against a real service.
 
-use crate::bench::{Folder, run};
+use mlms_test_servers::Folder;
+
+use crate::bench::run;
 use crate::service::Service;
 
 const GAMES: &str = r#"
@@ -27,7 +29,7 @@ lag_p99_ms = 10000
 
 #[test]
 fn every_game_is_played_to_its_end_and_every_action_checked() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let file = folder.path().join("games.toml");
     std::fs::write(&file, GAMES).unwrap();
     let ran = run(file.to_str().unwrap(), &service.url(), &[]);

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::bench::{Folder, Ran, run};
+use mlms_test_servers::Folder;
+
+use crate::bench::{Ran, run};
 use crate::liar::{Lie, serve};
 
 /// Four members in one lobby, all of whom send.
 fn told(lie: Lie, class: &str) -> Ran {
-    let folder = Folder::new();
+    let folder = Folder::new("loadtest");
     let mut scenario = String::from("name = 'lies'\nclients.count = 4\nlobbies.sizes = [{ members = 4 }]\n");
     write!(
         scenario,

@@ -1,9 +1,10 @@
-//! TLS before a service: what an ingress does. Its certificate is for tests only, and nobody's authority signed it.
+//! TLS before a service: what an ingress does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
+use mlms_test_servers::tls;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
@@ -12,19 +13,14 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The certificate, for `--ca`.
-pub(crate) fn certificate() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/system/tls/certificate.pem").to_owned()
-}
-
 /// Serves until the test ends; gives its URL.
 pub(crate) fn serve(behind: &str) -> String {
     let behind: SocketAddr = behind.trim_start_matches("ws://").parse().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://localhost:{}", listener.local_addr().unwrap().port());
     listener.set_nonblocking(true).unwrap();
-    let certificate = CertificateDer::from_pem_file(certificate()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
+    let certificate = CertificateDer::from_pem_file(tls::CERTIFICATE).unwrap();
+    let key = PrivateKeyDer::from_pem_file(tls::KEY).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

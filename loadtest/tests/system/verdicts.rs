@@ -4,7 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::bench::{Folder, Run, loadtest, run};
+use mlms_test_servers::Folder;
+
+use crate::bench::{Run, loadtest, run};
 use crate::service::Service;
 
 /// A few clients who chat, play and come and go, in three seconds.
@@ -64,7 +66,7 @@ fn scenario(folder: &Folder, text: &str) -> String {
 
 #[test]
 fn what_holds_passes_with_0_and_tells_everything() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let ran = run(&scenario(&folder, LIVELY), &service.url(), &["--pid", &service.pid(), "--threads", "2"]);
     ran.expect(0);
     let total = &ran.result["total"];
@@ -83,7 +85,7 @@ fn what_holds_passes_with_0_and_tells_everything() {
 
 #[test]
 fn a_missed_threshold_ends_with_2() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     // With tickets, straight to the nodes.
     let more = [
         "--set",
@@ -102,7 +104,7 @@ fn a_missed_threshold_ends_with_2() {
 
 #[test]
 fn a_generator_that_cannot_keep_up_ends_with_3() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let ran = run(&scenario(&folder, LIVELY), &service.url(), &["--set", "generator.lag_p99_ms=0"]);
     ran.expect(3);
     assert!(ran.text.contains("VOID") && ran.junit.contains("<error message="), "{}", ran.text);
@@ -136,7 +138,7 @@ fn usage_and_target_errors_end_with_1() {
 
 #[test]
 fn an_interrupted_run_reports_what_there_is() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let run = Run::start(
         &scenario(&folder, LIVELY),
         &service.url(),
@@ -193,7 +195,7 @@ fn worker() -> (Child, String) {
 
 #[test]
 fn a_worker_that_dies_makes_the_run_void_and_the_others_are_reported() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let ((mut one, first), (mut other, second)) = (worker(), worker());
     let more = ["--worker", &first, "--worker", &second, "--worker-key", "k"];
     let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
@@ -213,7 +215,7 @@ fn a_worker_that_dies_makes_the_run_void_and_the_others_are_reported() {
 
 #[test]
 fn workers_merge_into_one_report_and_two_reports_are_compared() {
-    let (service, folder) = (Service::start(), Folder::new());
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let (mut worker, address) = worker();
     let file = scenario(&folder, LIVELY);
     let with_key =

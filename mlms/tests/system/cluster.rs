@@ -1,17 +1,14 @@
 //! One run of the real binary on free ports and in a folder of its own, with its log at hand.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use mlms_process::config::{JwtSettings, ProcessRole, Settings};
 use mlms_process::install_crypto_provider;
 use mlms_process::jwt::Minter;
 use mlms_protocol::{Role, UserId};
+pub(crate) use mlms_test_servers::Folder;
+use mlms_test_servers::{Log, Process, free_port};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,57 +20,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The secret that signs the users' tokens.
 pub(crate) const SECRET: &str = "a secret of the tests, long enough";
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections, so that a process
-/// that was killed finds it free again.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 1_000).unwrap() * 12;
-    loop {
-        let port = 20_000 + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// A folder that is gone with its owner.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Folder {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mlms-system-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What stays behind lies among the system's temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// An empty folder for one test.
+pub(crate) fn folder() -> Folder {
+    Folder::new("system")
 }
 
 /// The binary with nothing of this machine's settings.
 pub(crate) fn mlms(folder: &Folder) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mlms"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("MLMS_")) {
-            command.env_remove(name);
-        }
-    }
-    command.current_dir(folder.path()).stdin(Stdio::null());
-    command
+    mlms_test_servers::command(env!("CARGO_BIN_EXE_mlms"), folder.path())
 }
-
-/// What was logged, a JSON object a line.
-type Log = Arc<Mutex<Vec<String>>>;
 
 pub(crate) struct Cluster {
     folder: Folder,
@@ -81,7 +36,8 @@ pub(crate) struct Cluster {
     flags: Vec<String>,
     port: u16,
     admin_port: u16,
-    process: Option<Child>,
+    process: Option<Process>,
+    /// A JSON object a line.
     log: Log,
     expected: Vec<&'static str>,
     secret: Option<&'static str>,
@@ -110,7 +66,7 @@ impl Cluster {
         };
         let given = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Cluster {
-            folder: Folder::new(),
+            folder: folder(),
             environment: given.collect(),
             flags: Vec::new(),
             port: free_port(),
@@ -128,7 +84,7 @@ impl Cluster {
         self.spawn();
         let ready = async {
             while !self.is_ready().await {
-                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+                let ended = self.process.as_mut().unwrap().ended();
                 assert!(
                     ended.is_none(),
                     "the process ended at its start: {}\n{}",
@@ -145,25 +101,15 @@ impl Cluster {
 
     /// Starts the process and waits for nothing.
     pub(crate) fn spawn(&mut self) {
-        let mut process = mlms(&self.folder)
+        let mut command = mlms(&self.folder);
+        command
             .args(&self.flags)
             .env("MLMS_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("MLMS_ADMIN_LISTEN", format!("127.0.0.1:{}", self.admin_port))
             .envs(self.secret.map(|secret| ("MLMS_JWT_HS256_SECRET", secret)))
             .env("MLMS_LOG_FORMAT", "json")
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = process.stderr.take().unwrap();
-        let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                log.lock().unwrap().push(line);
-            }
-        });
-        self.process = Some(process);
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.process = Some(Process::spawn(&mut command, &self.log));
     }
 
     /// Gives the process no secret: it makes one up.
@@ -197,7 +143,7 @@ impl Cluster {
     }
 
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+        self.log.text()
     }
 
     pub(crate) async fn is_ready(&self) -> bool {
@@ -209,38 +155,22 @@ impl Cluster {
 
     /// Sends a signal such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status();
-        assert!(sent.unwrap().success());
+        self.process.as_ref().expect("it runs").signal(name);
     }
 
     /// Ends the process as a power cut would.
     pub(crate) fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.process.take().expect("it runs").kill();
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
     /// Waits until the process has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("it runs");
-        let ended = async {
-            loop {
-                if let Some(status) = process.try_wait().unwrap() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let ended = tokio::time::timeout(2 * PATIENCE, ended).await;
-        let Ok(status) = ended else {
-            process.kill().unwrap();
-            panic!("the process does not end\n{}", self.log());
-        };
-        status
+        let ended = self.process.take().expect("it runs").end(2 * PATIENCE).await;
+        ended.unwrap_or_else(|| panic!("the process does not end\n{}", self.log()))
     }
 
     /// Stops the process as an operator does; it ends well.
@@ -300,14 +230,7 @@ impl Cluster {
     /// A metric's value, summed over the series that have this label value (any, when it is empty).
     pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, page) = get(self.admin_port, "/metrics").await.expect("the admin listener answers");
-        let wanted = format!("=\"{label}\"");
-        let series = page.lines().filter(|line| !line.starts_with('#'));
-        let series = series.filter_map(|line| line.rsplit_once(' '));
-        series
-            .filter(|(series, _)| series.split('{').next() == Some(name))
-            .filter(|(series, _)| label.is_empty() || series.contains(&wanted))
-            .map(|(_, value)| value.parse::<f64>().unwrap())
-            .sum()
+        mlms_test_servers::http::metric(&page, name, label)
     }
 
     /// Waits until a metric is at least this.
@@ -339,16 +262,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // It may have ended meanwhile.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        drop(self.process.take());
         if std::thread::panicking() {
             return show(&self.log());
         }
-        for line in self.log.lock().unwrap().iter() {
-            let level = serde_json::from_str::<Value>(line).ok();
+        for line in self.log.lines() {
+            let level = serde_json::from_str::<Value>(&line).ok();
             let level = level.and_then(|line| Some(line.get("level")?.as_str()?.to_owned()));
             let harmless = matches!(level.as_deref(), Some("INFO" | "DEBUG" | "TRACE"));
             let expected = self.expected.iter().any(|part| line.contains(part));
@@ -374,17 +293,5 @@ pub(crate) async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
-    }
-    text += &format!("content-length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(text.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer comes").ok()?;
-    let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
+    mlms_test_servers::http::request(port, method, path, headers, body, PATIENCE).await
 }

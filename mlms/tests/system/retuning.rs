@@ -3,7 +3,7 @@
 use mlms_protocol::Encoding;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Folder, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE, folder};
 
 const CALM: &str = "[limits]\nchats_per_s = 50\n";
 
@@ -23,7 +23,7 @@ async fn until_config(cluster: &Cluster, says: &str) -> String {
 
 #[tokio::test]
 async fn maintenance_words_and_limits_change_under_players_and_a_bad_file_changes_nothing() {
-    let folder = Folder::new();
+    let folder = folder();
     let file = folder.path().join("mlms.toml");
     std::fs::write(&file, CALM).unwrap();
     let path = file.display().to_string();

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Folder, SECRET, mlms};
+use crate::cluster::{Cluster, Folder, SECRET, folder, mlms};
 
 fn run(folder: &Folder, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     mlms(folder).args(arguments).envs(environment.iter().copied()).output().unwrap()
@@ -16,7 +16,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn every_mistake_of_a_configuration_is_told_at_once() {
-    let folder = Folder::new();
+    let folder = folder();
     let file = folder.path().join("mlms.toml");
     std::fs::write(&file, "listen = 7\nlisten_to = \"x\"\n[limits]\nchats_per_s = -1\n").unwrap();
     let environment = [
@@ -52,7 +52,7 @@ fn every_mistake_of_a_configuration_is_told_at_once() {
 
 #[test]
 fn flags_outweigh_the_environment_and_that_outweighs_the_file() {
-    let folder = Folder::new();
+    let folder = folder();
     std::fs::write(
         folder.path().join("mlms.toml"),
         "drain_seconds = 1\nheartbeat_ms = 1000\nguests = false\n",
@@ -72,7 +72,7 @@ fn flags_outweigh_the_environment_and_that_outweighs_the_file() {
 
 #[test]
 fn the_default_configuration_is_a_valid_one_and_changes_nothing() {
-    let folder = Folder::new();
+    let folder = folder();
     let default = run(&folder, &["default-config"], &[]);
     assert!(default.status.success());
     std::fs::write(folder.path().join("default.toml"), &default.stdout).unwrap();
@@ -99,7 +99,7 @@ fn the_default_configuration_is_a_valid_one_and_changes_nothing() {
 
 #[test]
 fn version_and_help_answer_and_nonsense_is_refused() {
-    let folder = Folder::new();
+    let folder = folder();
     let version = run(&folder, &["version"], &[]);
     assert_eq!(text(&version.stdout), format!("mlms {}\n", env!("CARGO_PKG_VERSION")));
     let help = run(&folder, &["--help"], &[]);
@@ -167,7 +167,7 @@ async fn a_token_of_the_tool_says_who_for_how_long_and_with_which_roles() {
 #[tokio::test]
 async fn a_port_that_is_taken_is_told_with_the_setting() {
     let mut cluster = Cluster::start().await;
-    let folder = Folder::new();
+    let folder = folder();
     let output =
         run(&folder, &[], &[("MLMS_LISTEN", &cluster.address()), ("MLMS_ADMIN_LISTEN", "127.0.0.1:0")]);
     assert_eq!(output.status.code(), Some(1));

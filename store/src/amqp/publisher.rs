@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use mlms_protocol::trace::TRACEPARENT;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{AmqpError, EXCHANGE, connect, parse};
+use super::{Address, AmqpError, EXCHANGE, connect};
 use crate::message::Message;
 
 /// Messages sent and not yet confirmed.
@@ -57,7 +56,7 @@ impl Publisher {
     /// # Errors
     /// `Url`.
     pub fn new(url: &str, name: &str) -> Result<(Publisher, impl Future<Output = ()> + use<>), AmqpError> {
-        let uri = parse(url)?;
+        let address = Address::parse(url)?;
         let (queue, calls) = mpsc::channel(QUEUE_MAX);
         let (tell, state) = watch::channel(LinkState::Connecting);
         let (alive, mut ended) = watch::channel(());
@@ -66,7 +65,7 @@ impl Publisher {
             tokio::select! {
                 // The last handle is gone: nobody waits for a confirm any more.
                 _ = ended.changed() => {}
-                () = run(&uri, &name, calls, &tell) => {}
+                () = run(&address, &name, calls, &tell) => {}
             }
         };
         Ok((Publisher { queue, state, _alive: Arc::new(alive) }, task))
@@ -87,11 +86,16 @@ impl Publisher {
 }
 
 /// Connects again and again.
-async fn run(uri: &AMQPUri, name: &str, mut queue: mpsc::Receiver<Call>, tell: &watch::Sender<LinkState>) {
+async fn run(
+    address: &Address,
+    name: &str,
+    mut queue: mpsc::Receiver<Call>,
+    tell: &watch::Sender<LinkState>,
+) {
     let mut calls = VecDeque::new();
     let mut pause = PAUSE_FIRST;
     loop {
-        let error = match connect(uri, name).await {
+        let error = match connect(address, name).await {
             Ok((connection, channel)) => {
                 tell.send_replace(LinkState::Up);
                 tracing::info!("publishing domain events");

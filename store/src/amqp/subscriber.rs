@@ -11,7 +11,7 @@ use lapin::{Channel, Connection, Consumer};
 use mlms_protocol::TraceParent;
 use mlms_protocol::trace::TRACEPARENT;
 
-use super::{AmqpError, CONNECT_TIMEOUT, EXCHANGE, connect, parse};
+use super::{Address, AmqpError, CONNECT_TIMEOUT, EXCHANGE, connect};
 
 /// Which events to take, and how.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl Subscriber {
     /// # Errors
     /// `Url` or `Unavailable`.
     pub async fn open(url: &str, name: &str, wanted: &Subscription) -> Result<Subscriber, AmqpError> {
-        let (connection, channel) = connect(&parse(url)?, name).await?;
+        let (connection, channel) = connect(&Address::parse(url)?, name).await?;
         let subscribing = Self::subscribe(connection, channel, wanted);
         match tokio::time::timeout(CONNECT_TIMEOUT, subscribing).await {
             Ok(outcome) => outcome,

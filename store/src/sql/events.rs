@@ -8,9 +8,10 @@ use mlms_protocol::{LobbyEvent, LobbyId, Seq, UserId};
 use super::connection::{Row, Value, Writing};
 use super::fault::Fault;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, within};
+use crate::events::{PlayerPosition, Range, SaveReport};
 use crate::row::{self, EventRow, clamped};
 use crate::statistics::GameEvent;
-use crate::store::{PlayerPosition, Range, SaveReport, StoreError};
+use crate::store::StoreError;
 
 /// Rows of one statement: fixed, because prepared statements are kept by their text.
 const BATCH_ROWS: [usize; 4] = [1_000, 100, 10, 1];

@@ -9,8 +9,9 @@ use super::reports::BLOCKED_BY_EACH;
 use super::snapshots::{ADVANCE_LOBBY, IDLE_LOBBIES, LOAD_LOBBY};
 use super::statistics::{self, ALL_IN_LOBBY, AWARDS, BY_STAT, IN_LOBBY, OF_PLAYER_ONE, RUNNING, UNANNOUNCED};
 use super::upkeep::{FIND_PURGED, LOBBIES_AFTER, PLACES_AFTER, PURGE, SNAPSHOTS_AFTER};
+use crate::blocks::BLOCKERS_MAX;
 use crate::statistics::{Award, GameChange, GameEvent};
-use crate::store::{BLOCKERS_MAX, Backend, Store};
+use crate::store::{Backend, Store};
 use crate::tests::{Folder, event, lobby, mariadb, ready, said, user};
 
 impl super::SqlStore {

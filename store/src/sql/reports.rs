@@ -5,9 +5,10 @@ use mlms_protocol::{LobbyId, Millis, Seq, UserId};
 use super::connection::{Row, Value};
 use super::fault::Fault;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, damaged, within};
+use crate::blocks::BLOCKERS_MAX;
 use crate::report::{FiledReport, MessageReport, context_of};
 use crate::row::{clamped, unsigned};
-use crate::store::{BLOCKERS_MAX, StoreError};
+use crate::store::StoreError;
 
 const FILE: &str = "INSERT INTO message_reports (id, lobby, seq, user, reporter, at, reason, message, context) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";

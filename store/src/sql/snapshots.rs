@@ -25,7 +25,7 @@ const LOAD_EPOCHS: &str = "SELECT shard, epoch FROM shard_epochs ORDER BY shard"
 type Statement<'a> = (&'static str, Vec<Value<'a>>);
 
 /// Moves a row forward, or adds it where there is none. Portable, and without the traps of `ON DUPLICATE KEY`.
-async fn advance(
+pub(super) async fn advance(
     tx: &mut Writing,
     forward: Statement<'_>,
     find: Statement<'_>,

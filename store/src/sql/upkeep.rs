@@ -6,9 +6,11 @@ use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, Seq, Shard};
 
 use super::connection::Value;
 use super::fault::Fault;
+use super::snapshots::advance;
 use super::{READ_TIMEOUT, SAVE_TIMEOUT, SqlStore, damaged, within};
+use crate::events::EventPlace;
 use crate::row::{clamped, event_json, unsigned};
-use crate::store::{EventPlace, StoreError};
+use crate::store::StoreError;
 
 const SET_PUBLISHED: &str = "UPDATE published_shards SET epoch = ?, n = ? WHERE shard = ?";
 const ADD_PUBLISHED: &str = "INSERT INTO published_shards (epoch, n, shard) VALUES (?, ?, ?)";
@@ -24,13 +26,15 @@ pub(super) const PLACES_AFTER: &str =
 pub(super) const PURGE: &str = "DELETE FROM lobby_events \
      WHERE lobby = ? AND seq > ? AND seq <= ? AND kind <> 'reported' AND kind <> 'game_finished'";
 pub(super) const FIND_PURGED: &str = "SELECT seq FROM purged_lobbies WHERE lobby = ?";
-const SET_PURGED: &str = "UPDATE purged_lobbies SET seq = ? WHERE lobby = ?";
+const ADVANCE_PURGED: &str = "UPDATE purged_lobbies SET seq = ? WHERE lobby = ? AND seq < ?";
 const ADD_PURGED: &str = "INSERT INTO purged_lobbies (seq, lobby) VALUES (?, ?)";
 pub(super) const SNAPSHOTS_AFTER: &str =
     "SELECT lobby, seq FROM lobby_snapshots WHERE lobby > ? ORDER BY lobby LIMIT ?";
 
 /// Longest text about why an event was refused, in characters.
 const WHY_CHARS_MAX: usize = 1_000;
+/// How often a purge that met another one runs.
+const ATTEMPTS: u32 = 5;
 /// A count goes through a whole index.
 const COUNT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(600);
 
@@ -134,16 +138,31 @@ impl SqlStore {
     pub(crate) async fn purge(&self, lobby: &LobbyId, after: Seq, through: Seq) -> Result<u64, StoreError> {
         let (lobby, through) = (Value::Text(lobby.as_str()), Value::Int(clamped(through.0)));
         within(SAVE_TIMEOUT, async {
-            let mut tx = self.database.begin().await?;
-            // The mark first: events are never gone without it.
-            if tx.execute(SET_PURGED, [through, lobby]).await? == 0 {
-                tx.execute(ADD_PURGED, [through, lobby]).await?;
+            let mut attempt = 1;
+            loop {
+                match self.purge_once(lobby, Value::Int(clamped(after.0)), through).await {
+                    // Another one purges it, too.
+                    Err(error) if Fault::of(&error) == Fault::Deadlock && attempt < ATTEMPTS => attempt += 1,
+                    outcome => return outcome,
+                }
             }
-            let purged = tx.execute(PURGE, [lobby, Value::Int(clamped(after.0)), through]).await?;
-            tx.commit().await?;
-            Ok::<_, sqlx::Error>(purged)
         })
         .await
+    }
+
+    async fn purge_once(
+        &self,
+        lobby: Value<'_>,
+        after: Value<'_>,
+        through: Value<'_>,
+    ) -> Result<u64, sqlx::Error> {
+        let mut tx = self.database.begin().await?;
+        // The mark first: events are never gone without it. Of two that purge at once, the further one's stays.
+        let forward = (ADVANCE_PURGED, vec![through, lobby, through]);
+        advance(&mut tx, forward, (FIND_PURGED, vec![lobby]), (ADD_PURGED, vec![through, lobby])).await?;
+        let purged = tx.execute(PURGE, [lobby, after, through]).await?;
+        tx.commit().await?;
+        Ok(purged)
     }
 
     pub(crate) async fn snapshots_after(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use mlms_protocol::TraceParent;
-use mlms_test_servers::RabbitMq;
+use mlms_test_servers::{RabbitMq, tls};
 
 use super::*;
 use crate::amqp::{AmqpError, LinkState, Publisher, Subscriber, Subscription};
@@ -129,7 +129,64 @@ async fn a_publisher_without_a_broker_waits_and_ends_with_its_last_handle() {
     let _ = waiting.await;
     drop(publisher);
     task.await.unwrap();
-    for url in ["", "http://x", "amqps://127.0.0.1"] {
-        assert!(matches!(Publisher::new(url, "test"), Err(AmqpError::Url(_))), "{url}");
+}
+
+/// The complaint about a url, with which no process starts.
+fn complaint(url: &str) -> String {
+    match Publisher::new(url, "test") {
+        Err(error @ AmqpError::Url(_)) => error.to_string(),
+        other => panic!("{url}: {:?}", other.map(|(publisher, _)| publisher)),
     }
+}
+
+#[test]
+fn urls_that_cannot_be_meant_are_refused_with_the_reason() {
+    for (url, reason) in [
+        ("", "is none"),
+        ("http://x", "is none"),
+        ("amqp://x?cacertfile=/ca.pem", "asks for no TLS"),
+        ("amqps://x?cacertfile=/nowhere/ca.pem", "/nowhere/ca.pem"),
+        (&format!("amqps://x?cacertfile={}", tls::KEY), "there is no certificate in it"),
+        (&format!("amqps://x?certfile={}", tls::CERTIFICATE), "give both"),
+        ("amqps://x?verify=verify_none", "not verified"),
+    ] {
+        let complaint = complaint(url);
+        assert!(complaint.contains(reason), "{url}: {complaint}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_connection_goes_to_a_broker_with_a_trusted_certificate_only() {
+    let mut server = RabbitMq::start().await;
+    let (stranger, task) = Publisher::new(&server.encrypted_url(), "nobody trusted").unwrap();
+    let stranger_task = tokio::spawn(task);
+    match stranger.state().wait_for(|state| *state != LinkState::Connecting).await.unwrap().clone() {
+        LinkState::Down(why) => assert!(why.contains("invalid peer certificate"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    drop(stranger);
+    stranger_task.await.unwrap();
+
+    let trusting = format!("{}?cacertfile={}", server.encrypted_url(), tls::AUTHORITY);
+    // This one shows who it is, too.
+    let known = format!("{trusting}&certfile={}&keyfile={}", tls::CERTIFICATE, tls::KEY);
+    let mut subscriber = Subscriber::open(&trusting, "test", &everything()).await.unwrap();
+    let (publisher, task) = Publisher::new(&known, "test publisher").unwrap();
+    let task = tokio::spawn(task);
+    publish(&publisher, 1..=500).await.unwrap();
+    let mut taken = 0;
+    while taken < 500 {
+        let batch = subscriber.next(100).await.unwrap();
+        subscriber.acknowledge(&batch[batch.len() - 1]).await.unwrap();
+        taken += batch.len();
+    }
+
+    // It comes back after the broker's death, as a plain one does.
+    server.kill();
+    publisher.state().wait_for(|state| matches!(state, LinkState::Down(_))).await.unwrap();
+    server.launch().await;
+    publish(&publisher, 501..=600).await.unwrap();
+
+    drop((publisher, subscriber));
+    task.await.unwrap();
 }

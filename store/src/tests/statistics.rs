@@ -202,6 +202,27 @@ async fn purging_keeps_what_counts_and_says_how_far_it_went() {
     .await;
 }
 
+#[tokio::test]
+async fn of_purges_at_once_the_one_that_goes_further_counts() {
+    on_both(async |store| {
+        store.save_events(&chats("a", 1, 1..=400)).await.unwrap();
+        let mut purges = tokio::task::JoinSet::new();
+        for through in [100, 300, 200, 50, 300, 250] {
+            let store = store.clone();
+            purges.spawn(async move { store.purge(&lobby("a"), Seq(0), Seq(through)).await });
+        }
+        let mut purged = 0;
+        while let Some(outcome) = purges.join_next().await {
+            purged += outcome.unwrap().unwrap();
+        }
+        assert_eq!(purged, 300, "each event was removed once");
+        assert_eq!(store.purged_through(&lobby("a")).await.unwrap(), Seq(300));
+        store.purge(&lobby("a"), Seq(0), Seq(10)).await.unwrap();
+        assert_eq!(store.purged_through(&lobby("a")).await.unwrap(), Seq(300), "it never goes back");
+    })
+    .await;
+}
+
 #[test]
 fn an_event_goes_out_with_its_id_and_comes_back() {
     for event in evening() {

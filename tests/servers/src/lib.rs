@@ -1,11 +1,15 @@
-//! Real servers for the tests of all crates: Redis, MariaDB and RabbitMQ from the installed packages, each on free
-//! ports and in a folder of its own, killed, frozen and started again at will. A missing one is a loud failure.
+//! What the tests of several crates start: Redis, MariaDB and RabbitMQ from the installed packages, and our own binary;
+//! each on free ports and in a folder of its own, killed, frozen and started again at will. A missing one is a loud
+//! failure.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot start its server has failed")]
 
+pub mod http;
 mod mariadb;
+mod process;
 mod rabbitmq;
 mod redis;
+pub mod tls;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +18,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use mariadb::MariaDb;
+pub use process::{Log, Process, command};
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 use sqlx::mysql::MySqlConnectOptions;

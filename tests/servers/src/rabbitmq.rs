@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use tokio::time::Instant;
 
-use crate::{Folder, GLANCE, START_TIMEOUT, free_ports};
+use crate::{Folder, GLANCE, START_TIMEOUT, free_ports, tls};
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
@@ -26,6 +26,16 @@ wait
 [ "$word" = keep ] || rm -rf "$folder"
 "#;
 
+/// A second door, with TLS; a client that shows a certificate must have one of the same authority.
+fn configuration(port: u16) -> String {
+    let (authority, certificate, key) = (tls::AUTHORITY, tls::CERTIFICATE, tls::KEY);
+    format!(
+        "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.verify = verify_peer\n\
+         ssl_options.fail_if_no_peer_cert = false\nssl_options.cacertfile = {authority}\n\
+         ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
+    )
+}
+
 pub struct RabbitMq {
     folder: Folder,
     port: u16,
@@ -38,7 +48,9 @@ impl RabbitMq {
         assert!(installed, "{SERVER} is missing: install Debian's rabbitmq-server");
         let folder = Folder::new("rabbitmq");
         std::fs::write(folder.path().join("plugins"), "[].").unwrap();
-        let mut server = RabbitMq { folder, port: free_ports(3), script: None };
+        let port = free_ports(4);
+        std::fs::write(folder.path().join("rabbitmq.conf"), configuration(port + 3)).unwrap();
+        let mut server = RabbitMq { folder, port, script: None };
         server.launch().await;
         server
     }
@@ -46,6 +58,12 @@ impl RabbitMq {
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// Its door with TLS; whom to trust is not in it.
+    #[must_use]
+    pub fn encrypted_url(&self) -> String {
+        format!("amqps://localhost:{}/%2f", self.port + 3)
     }
 
     fn command(&self, program: &str) -> Command {
