@@ -69,7 +69,7 @@ impl Default for LinkConfig {
             acknowledge: Duration::from_millis(20),
             ask_again: Duration::from_millis(50),
             retry_min: Duration::from_millis(50),
-            retry_max: Duration::from_secs(1),
+            retry_max: Duration::from_millis(400),
             events_max: 64,
             peers_max: 4096,
             stop: Duration::from_secs(1),

@@ -18,6 +18,9 @@ use crate::worker::ToWorker;
 /// A node that was absent for so long gets no more heartbeats. Should it come back, its link starts anew.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// Pause after a renewal that failed. As good as always one is under way: the first to get through is the node's return.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// The node as the directory is to know it.
 pub(crate) fn record(node: &Node, config: &NodeConfig) -> NodeRecord {
     let count = |value: i64| u32::try_from(value).unwrap_or(0);
@@ -46,7 +49,7 @@ pub(crate) async fn hold(
     let mut ticker = tokio::time::interval(RENEWAL);
     let mut absences = HashMap::new();
     let mut counted = LinkProblems::default();
-    let (mut is_first, mut must_rejoin) = (true, false);
+    let (mut is_first, mut must_rejoin, mut is_away) = (true, false, false);
     let mut view = node.directory.watch();
     let mut lost = view.borrow().lost;
     loop {
@@ -78,10 +81,17 @@ pub(crate) async fn hold(
                 return;
             }
             Err(error) => {
-                tracing::warn!(%error, "the lease could not be renewed");
+                if !std::mem::replace(&mut is_away, true) {
+                    tracing::warn!(%error, "the lease could not be renewed");
+                }
                 health.degraded(error.to_string());
+                // Whoever seems absent meanwhile may only be out of sight.
+                absences.clear();
+                ticker.reset_after(AGAIN);
+                continue;
             }
         }
+        is_away = false;
         if let Err(error) = node.directory.refresh().await {
             tracing::debug!(%error, "the view could not be read");
         }

@@ -24,8 +24,8 @@ const COMMANDS_MAX: usize = 8_192;
 pub(super) const SUBSCRIBER_MESSAGES_MAX: usize = 65_536;
 /// Events (reconnects) between a client and its reader.
 const EVENTS_MAX: usize = 64;
-/// Pauses between attempts to connect, in milliseconds.
-const RECONNECT_MS: (u32, u32) = (50, 1_000);
+/// Pauses between attempts to connect, in milliseconds. Short: everything waits for the first that succeeds.
+const RECONNECT_MS: (u32, u32) = (50, 250);
 
 /// A client and the task of fred's that drives it.
 pub(super) struct Connection {

@@ -14,6 +14,7 @@ use super::live::{CONFIRM_TIME, LobbySlot, Task};
 use super::ownership::Route;
 use super::shard::ShardSlot;
 use super::{Envelope, Origin, Worker};
+use crate::session::ReplyTo;
 use crate::wire::{LinkMessage, ToOwner};
 
 /// Commands of one lobby that may wait for their owner's answer.
@@ -22,6 +23,8 @@ const UNANSWERED_MAX: usize = 4_096;
 /// it said before is on its way: a link that lost a batch needs its heartbeat to notice. It gives its word whenever it
 /// loses a shard, so that this time passes only when the word itself is lost with its link.
 const WORD_TIME: Duration = Duration::from_secs(3);
+/// What is said where a node cannot know whether anybody hears it.
+const OUT_OF_TOUCH: &str = "this node has lost touch with the lobby's";
 /// When an attach that was not answered is sent again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,11 @@ impl Worker {
     fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
         if let Origin::Node { node, token } = &envelope.origin {
             return self.send_moved(node, *token, envelope.lobby.clone(), owner);
+        }
+        // A session that is brought up to date by the node itself waits; a player is told.
+        let is_players = !matches!(envelope.origin, Origin::Session(_, ReplyTo::Snapshot));
+        if owner.is_some() && is_players && self.node.standing.is_degraded() {
+            return self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
         }
         let lobby = envelope.lobby.clone();
         let metrics = Arc::clone(&self.node.metrics);
@@ -320,6 +328,8 @@ impl Worker {
             if sent != Sent::No {
                 // It may have happened: only the owner knows.
                 self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));
+            } else if self.node.standing.is_degraded() {
+                self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
             } else {
                 self.refuse(
                     &envelope,

@@ -274,7 +274,7 @@ impl OwnedShard {
         let batch = self.gathering_batch - 1;
         let pause = match self.unclear {
             0 => Duration::ZERO,
-            n => Duration::from_millis(20 << n.min(6)),
+            n => Duration::from_millis(20 << n.min(4)),
         };
         node.metrics.append_entries.observe(entries.len() as f64);
         async move {
