@@ -38,7 +38,8 @@ async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last() {
             .collect();
         assert_eq!(leaving.sessions.iter().cloned().collect::<HashSet<_>>(), expected, "{}", node.name);
         assert_eq!((leaving.code, leaving.window_ms[0]), (4000, 0));
-        assert!((1..=450_000).contains(&leaving.window_ms[1]), "{leaving:?}");
+        // So few come back within a second, however long the drain may take: they have no connection meanwhile.
+        assert!((1..=1_100).contains(&leaving.window_ms[1]), "{leaving:?}");
     }
     assert!(!stage.readiness.is_ready());
     let late = stage.handshake("/ws", &[("authorization", &stage.bearer("late"))]).await;
