@@ -85,6 +85,13 @@ def chat(fleet: service.Fleet) -> None:
     forger = Player(fleet.listen, "x.y.z")
     assert forger.status == 401, forger.status
     bob.leave()
+    # A frame without a command in it: the node closes.
+    clumsy = Player(fleet.listen, fleet.token("clumsy"))
+    clumsy.send()
+    try:
+        clumsy.until(lambda frame: False)
+    except EOFError:
+        clumsy.leave()
     fleet.ann = ann
 
 
