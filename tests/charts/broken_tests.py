@@ -73,6 +73,7 @@ TEMPLATES = [
     ("monitoring.yaml", "matchNames:", "names:", "names"),
     ("route.yaml", "port: {name: http}", "port: {name: web}", "leads to"),
     ("secret.yaml", '"cluster-key" $key', '"clusterkey" $key', "key cluster-key"),
+    ("_pod.tpl", "{name: authorities, mountPath", "{name: roots, mountPath", "no such volume"),
     ("migration.yaml", '(omit $spec "serviceAccountName")', "$spec", "does not exist yet"),
     ("jobs.yaml", "startingDeadlineSeconds: 3600", "startingDeadline: 3600", "startingDeadline"),
     ("in-chart-servers.yaml", "key: {{ $key }}", "key: {{ $key }}s", "which does not have it"),

@@ -4,7 +4,7 @@ import re
 from chart import of_kind, pods, title
 
 # Secrets and ConfigMaps that the values files name as the operator's own.
-OUTSIDE = {("Secret", "mlms-servers"), ("Secret", "mlms-keys"), ("Secret", "play-tls"), ("Secret", "registry"), ("ConfigMap", "mlms-jwt")}
+OUTSIDE = {("Secret", "mlms-servers"), ("Secret", "mlms-keys"), ("Secret", "play-tls"), ("Secret", "registry"), ("ConfigMap", "mlms-jwt"), ("ConfigMap", "own-authorities")}
 HOOK = "helm.sh/hook"
 
 

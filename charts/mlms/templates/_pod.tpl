@@ -70,6 +70,29 @@ volumeMounts:
   {{- if or .root.Values.jwt.publicKey .root.Values.jwt.publicKeyConfigMap }}
   - {name: jwt, mountPath: /etc/mlms-jwt, readOnly: true}
   {{- end }}
+  {{- include "mlms.authoritiesMount" . | nindent 2 }}
+{{- end }}
+
+{{- /* Certificates of authorities, for whoever speaks to a server. */ -}}
+{{- define "mlms.authoritiesMount" -}}
+{{- if .root.Values.authorities.existingConfigMap -}}
+- {name: authorities, mountPath: /etc/mlms-authorities, readOnly: true}
+{{- end -}}
+{{- end }}
+
+{{- define "mlms.authoritiesVolume" -}}
+{{- with .root.Values.authorities.existingConfigMap -}}
+- name: authorities
+  configMap: {name: {{ . }}}
+{{- end -}}
+{{- end }}
+
+{{- define "mlms.authoritiesVariable" -}}
+{{- with .root.Values.authorities -}}
+{{- if and .existingConfigMap .file -}}
+- {name: SSL_CERT_FILE, value: {{ printf "/etc/mlms-authorities/%s" .file | quote }}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "mlms.volumes" -}}
@@ -79,6 +102,7 @@ volumeMounts:
 - name: jwt
   configMap: {name: {{ default (printf "%s-jwt" (include "mlms.fullname" .root)) .root.Values.jwt.publicKeyConfigMap }}}
 {{- end }}
+{{ include "mlms.authoritiesVolume" . }}
 {{- end }}
 
 {{- /* Variables of a role that serves. */ -}}
@@ -86,6 +110,7 @@ volumeMounts:
 - {name: MLMS_CONFIG, value: /etc/mlms/mlms.toml}
 - {name: MLMS_ADMIN_LISTEN, value: {{ printf "%s:9080" (include "mlms.anyAddress" .root) | quote }}}
 - {name: MLMS_DRAIN_SECONDS, value: {{ .root.Values.drain.seconds | quote }}}
+{{ include "mlms.authoritiesVariable" . }}
 {{- range $variable, $from := dict "MLMS_CONSUL_TOKEN" .root.Values.consul "MLMS_TRACE_HEADERS" .root.Values.trace }}
 {{- if $from.existingSecret }}
 {{ include "mlms.secretVariable" (dict "root" $.root "variable" $variable "existing" $from.existingSecret "existingKey" $from.existingSecretKey) }}
