@@ -345,6 +345,7 @@ async fn run(
         tasks.spawn(http::serve(listener, options, metrics, service, stop_listener.clone()));
     }
     shutdown.drain().cancelled().await;
+    readiness.drain();
     drain::drain(&node, &config, &shutdown).await;
     stop_listener.cancel();
     lease.abort();

@@ -71,7 +71,7 @@ impl Admin {
         let probes = Router::new()
             .route("/live", get(async || "alive\n"))
             .route("/ready", get(ready))
-            .with_state(self.readiness.clone())
+            .with_state((self.readiness.clone(), self.health.clone()))
             .merge(Router::new().route("/metrics", get(metrics_page)).with_state(self.metrics))
             .merge(Router::new().route("/scale", get(scale_page)).with_state(self.saturation));
         let protected = Router::new()
@@ -84,10 +84,16 @@ impl Admin {
     }
 }
 
-async fn ready(State(readiness): State<Readiness>) -> Response {
+/// A process that serves with less than it should have stays ready, and names what that is; why, `/health` tells.
+async fn ready(State((readiness, health)): State<(Readiness, Health)>) -> Response {
     let missing = readiness.missing();
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+    let mut page = serde_json::json!({ "ready": missing.is_empty(), "missing": missing });
+    let impaired = health.impaired();
+    if !impaired.is_empty() {
+        page["degraded"] = impaired.into();
+    }
+    (status, Json(page)).into_response()
 }
 
 async fn health_page(State((health, readiness)): State<(Health, Readiness)>) -> Json<serde_json::Value> {

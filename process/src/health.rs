@@ -82,6 +82,14 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Names of the services that are degraded or down.
+    pub fn impaired(&self) -> Vec<String> {
+        let conditions = self.lock();
+        let impaired =
+            conditions.iter().filter(|(_, one)| matches!(one.state, State::Degraded | State::Down));
+        impaired.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Drops an entry: there is no such service any more.
     pub fn forget(&self, name: &str) {
         self.lock().remove(name);

@@ -24,7 +24,7 @@ const UNANSWERED_MAX: usize = 4_096;
 /// loses a shard, so that this time passes only when the word itself is lost with its link.
 const WORD_TIME: Duration = Duration::from_secs(3);
 /// What is said where a node cannot know whether anybody hears it.
-const OUT_OF_TOUCH: &str = "this node has lost touch with the lobby's";
+pub(super) const OUT_OF_TOUCH: &str = "this node has lost touch with the others";
 /// When an attach that was not answered is sent again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +53,9 @@ impl Worker {
         let shard = shard_of(&lobby);
         match (self.route(shard), task) {
             (Route::Here, task) => self.on_owned(shard, &lobby, task),
+            (Route::Claim, Task::Command(envelope)) if self.is_in_vain(&envelope) => {
+                self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
+            }
             (Route::Claim, task) => self.wait_for_claim(shard, Some(task)),
             (Route::Node(owner), Task::Command(envelope)) => self.forward(envelope, Some(owner)),
             (Route::Nowhere, Task::Command(envelope)) => self.forward(envelope, None),
@@ -68,14 +71,18 @@ impl Worker {
         }
     }
 
+    /// Whether somebody waits for what this node cannot have before it is in touch with the others again. A player is
+    /// told; a session that is brought up to date by the node itself waits.
+    fn is_in_vain(&self, envelope: &Envelope) -> bool {
+        self.node.standing.is_degraded() && !matches!(envelope.origin, Origin::Session(_, ReplyTo::Snapshot))
+    }
+
     /// Sends a session's command to the owner, or tells another node that it asked the wrong one.
     fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
         if let Origin::Node { node, token } = &envelope.origin {
             return self.send_moved(node, *token, envelope.lobby.clone(), owner);
         }
-        // A session that is brought up to date by the node itself waits; a player is told.
-        let is_players = !matches!(envelope.origin, Origin::Session(_, ReplyTo::Snapshot));
-        if owner.is_some() && is_players && self.node.standing.is_degraded() {
+        if owner.is_some() && self.is_in_vain(&envelope) {
             return self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
         }
         let lobby = envelope.lobby.clone();

@@ -13,6 +13,7 @@ use mlms_protocol::{Epoch, ErrorCode, Incarnation, LobbyId, NodeName, Shard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::forward::OUT_OF_TOUCH;
 use super::live::{LobbySlot, Task};
 use super::ownership::{Claimed, Route, in_time, load};
 use super::shard::{OwnedShard, ShardSlot};
@@ -404,6 +405,9 @@ impl Worker {
     /// Commands that were held back for too long.
     pub(super) fn refuse_late(&mut self, task: Task) {
         if let Task::Command(envelope) = task {
+            if self.node.standing.is_degraded() {
+                return self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
+            }
             let text = "the lobby is moving to another node";
             self.refuse(&envelope, ErrorCode::OwnerUnavailable, text, Some(500));
         }

@@ -70,3 +70,33 @@ async fn an_owner_that_nobody_sees_any_more_loses_its_lobby_without_a_word_of_it
     assert!(texts.iter().all(|text| known.contains(&text.as_str())), "{texts:?}");
     assert!(texts.ends_with(&["here".to_owned(), "back".to_owned()]), "{texts:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn lobbies_that_nobody_can_claim_are_refused_as_degraded() {
+    let faults = Faults::seeded(1);
+    let fleet = Fleet::start(Plan { faults: Some(faults.clone()), ..Plan::default() }).await;
+    let mut ann = fleet.connect(0, "ann").await;
+    let mut bob = fleet.connect(1, "bob").await;
+    for number in [0, 1] {
+        faults.set_blind(&node_name(number), true);
+    }
+    for line in [&mut ann, &mut bob] {
+        line.event_that(|event| matches!(event, Event::Notice { code: NoticeCode::Degraded, .. })).await;
+    }
+    // One of the two would claim it.
+    for line in [&mut ann, &mut bob] {
+        let began = Instant::now();
+        let refusal =
+            line.ask(message(&crate::fleet::lobby("fresh"), "game", "?", Class::Ordered), None).await;
+        let refusal = refusal.unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_ms.is_some()), (ErrorCode::Degraded, true));
+        assert!(began.elapsed() < Duration::from_secs(3));
+    }
+    for number in [0, 1] {
+        faults.set_blind(&node_name(number), false);
+    }
+    for line in [&mut ann, &mut bob] {
+        line.event_that(|event| matches!(event, Event::Notice { code: NoticeCode::Recovered, .. })).await;
+        line.join(&crate::fleet::lobby("fresh")).await;
+    }
+}

@@ -76,6 +76,7 @@ struct Slot {
     handle: Arc<NodeHandle>,
     registry: Registry,
     shutdown: Shutdown,
+    readiness: Readiness,
 }
 
 /// The nodes, by their numbers from 0.
@@ -152,7 +153,7 @@ impl Fleet {
     pub(crate) fn start_node(&self, number: usize) {
         let name = node_name(number);
         let registry = Registry::new();
-        let shutdown = Shutdown::new();
+        let (shutdown, readiness) = (Shutdown::new(), Readiness::new());
         let plan = &self.plan;
         let node = LobbyNode {
             config: NodeConfig {
@@ -179,13 +180,13 @@ impl Fleet {
             listener: None,
             registry: registry.clone(),
             health: Health::new(),
-            readiness: Readiness::new(),
+            readiness: readiness.clone(),
             shutdown: shutdown.clone(),
             clock: self.clock.clone(),
             threads: Threads::Shared(plan.workers),
         };
         let handle = Arc::new(node.start());
-        let former = self.slots()[number].replace(Slot { handle, registry, shutdown });
+        let former = self.slots()[number].replace(Slot { handle, registry, shutdown, readiness });
         assert!(former.is_none(), "{name} runs already");
     }
 
@@ -197,9 +198,10 @@ impl Fleet {
 
     /// Lets a node leave as an operator would, and waits until it is gone.
     pub(crate) async fn drain(&self, number: usize) {
-        let Slot { handle, shutdown, .. } = self.slots()[number].take().unwrap();
+        let Slot { handle, shutdown, readiness, .. } = self.slots()[number].take().unwrap();
         shutdown.begin();
         Arc::into_inner(handle).unwrap().stopped().await;
+        assert!(readiness.is_draining(), "a node that leaves is not ready");
     }
 
     /// Gives a lobby's shard from its owner to a node. `true`: that node serves it.

@@ -82,6 +82,8 @@ async fn probes_health_and_metrics_tell_the_state() {
     assert_eq!(admin.ask("GET /ready", "").await.0, 200);
 
     journal.degraded("slow disk");
+    let (status, body) = admin.ask("GET /ready", "").await;
+    assert_eq!((status, body.as_str()), (200, r#"{"degraded":["journal"],"missing":{},"ready":true}"#));
     let (status, body) = admin.ask("GET /health", "").await;
     let page: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status, 200, "health is for people, never a probe");
