@@ -22,6 +22,8 @@ const USES_MAX: u32 = 10_000;
 const FOR_S_MAX: u64 = 365 * 24 * 3_600;
 /// When to try again to create a lobby during maintenance.
 const MAINTENANCE_RETRY_MS: u64 = 60_000;
+/// As the hash of a password is kept; it is none.
+const DECOY: &str = "argon2id$00000000000000000000000000000000$0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What opens a lobby.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -86,25 +88,30 @@ impl State {
         self.settings.visibility == Visibility::Private
     }
 
-    /// The lock that a join's password is to be tried at, before the join can be decided.
-    pub(crate) fn lock_for(&self, caller: &Caller, join: &Join, now: Millis) -> Option<&str> {
-        let lock = self.entrance.lock.as_deref()?;
-        let needs = self.open
-            && !join.again
-            && join.password.is_some()
-            && join.opened.as_deref() != Some(lock)
-            && self.rank(caller) == Rank::Outsider
-            && self.restrictions.check_ban(&caller.user, now).is_ok()
-            && self.entrance.invited(join.invite.as_deref(), now).is_none();
-        needs.then_some(lock)
+    /// Whether a join's refusal must not tell a private lobby from none.
+    fn is_none_to(&self, join: &Join) -> bool {
+        if self.open { self.is_hidden() } else { join.create.is_none() }
     }
 
-    /// What somebody hears whose password is not the lobby's.
-    pub(crate) fn wrong_password(&self) -> Refusal {
-        if self.is_hidden() {
-            return no_such_lobby();
+    /// The lock that a join's password is to be tried at, before the join can be decided. Where there is none, or
+    /// nobody is to know of it, it is one that nothing opens: the time that an answer takes tells nothing either.
+    pub(crate) fn lock_for(&self, caller: &Caller, join: &Join, now: Millis) -> Option<&str> {
+        if join.again || join.password.is_none() || self.rank(caller) != Rank::Outsider {
+            return None;
         }
-        Refusal::new(ErrorCode::WrongPassword, "that is not the lobby's password")
+        if self.open && self.entrance.invited(join.invite.as_deref(), now).is_some() {
+            return None;
+        }
+        let may_enter = self.open && self.restrictions.check_ban(&caller.user, now).is_ok();
+        match self.entrance.lock.as_deref().filter(|_| may_enter) {
+            Some(lock) => (join.opened.as_deref() != Some(lock)).then_some(lock),
+            None => self.is_none_to(join).then_some(DECOY),
+        }
+    }
+
+    /// What somebody hears who has tried too many passwords.
+    pub(crate) fn too_many_guesses(&self, join: &Join, refusal: Refusal) -> Refusal {
+        if self.is_none_to(join) { no_such_lobby() } else { refusal }
     }
 
     /// Whether somebody who is no member may come in, as far as there is room; gives the invite that is used for it.
@@ -133,7 +140,7 @@ impl State {
             return refuse(ErrorCode::Forbidden, "the lobby is open to invited users only");
         }
         if !unlocked && !let_in {
-            return Err(self.wrong_password());
+            return refuse(ErrorCode::WrongPassword, "that is not the lobby's password");
         }
         let plays = join.role.unwrap_or(MemberRole::Player) != MemberRole::Spectator;
         if self.game.is_some() && plays && !self.settings.join_in_progress {

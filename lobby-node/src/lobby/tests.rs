@@ -14,8 +14,8 @@ use mlms_protocol::command::{
 };
 use mlms_protocol::lobby::{Reporters, Settings};
 use mlms_protocol::{
-    Answer, Body, Change, Class, Epoch, Kind, Limits, LobbyCommand, LobbyEvent, LobbyId, MemberRole, Millis,
-    Nonce, Role, Seq, SessionId, UserId,
+    Answer, Body, Change, Class, Epoch, ErrorCode, Kind, Limits, LobbyCommand, LobbyEvent, LobbyId,
+    MemberRole, Millis, Nonce, Refusal, Role, Seq, SessionId, UserId,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

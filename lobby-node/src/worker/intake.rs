@@ -85,7 +85,7 @@ impl Lobby {
         {
             let lock = lock.to_owned();
             if let Err(refusal) = self.guesses.may_try(&sender, now) {
-                let refusal = if self.state.is_hidden() { self.state.wrong_password() } else { refusal };
+                let refusal = self.state.too_many_guesses(join, refusal);
                 return self.speak_behind(
                     owned,
                     Some(sender),

@@ -147,6 +147,43 @@ fn a_private_lobby_is_none_to_those_it_does_not_let_in() {
 }
 
 #[test]
+fn a_guess_at_a_private_lobby_costs_what_a_guess_at_none_costs() {
+    let caller = |name: &str| Caller {
+        session: SessionId::new("session-1").unwrap(),
+        user: user(name),
+        name: name.to_owned(),
+        roles: Vec::new(),
+        system: false,
+    };
+    let guess = || Join { password: Some("sesame".to_owned()), ..Join::default() };
+    let tried = |script: &str, name: &str, join: &Join| {
+        let table = check(script);
+        table.state.lock_for(&caller(name), join, table.now).map(str::to_owned)
+    };
+    let public = "ann create -> updated joined:ann:host";
+    let hidden = &format!("{public}\n ann set {{\"visibility\":\"private\"}} -> updated");
+    let locked = &format!("{hidden}\n ann lock h1 -> locked");
+    let banned = &format!("{locked}\n ann ban bob -> banned:bob");
+    let decoy = tried("", "bob", &guess());
+    assert!(decoy.is_some(), "no lobby");
+    assert_eq!(tried(hidden, "bob", &guess()), decoy, "private, without a lock");
+    assert_eq!(tried(banned, "bob", &guess()), decoy, "banned");
+    assert_eq!(tried(locked, "bob", &guess()).as_deref(), Some("h1"));
+    assert_eq!(tried(locked, "bob", &Join::default()), None, "nothing to try");
+    assert_eq!(tried(locked, "ann", &guess()), None, "a member");
+    assert_eq!(tried(public, "bob", &guess()), None, "everybody knows of it");
+    let refusal = Refusal::new(ErrorCode::RateLimited, "too many wrong passwords");
+    for (script, code) in [
+        ("", ErrorCode::NotFound),
+        (locked, ErrorCode::NotFound),
+        (&format!("{public}\n ann lock h1 -> locked"), ErrorCode::RateLimited),
+    ] {
+        let told = check(script).state.too_many_guesses(&guess(), refusal.clone());
+        assert_eq!(told.code, code, "{script}");
+    }
+}
+
+#[test]
 fn outsiders_see_a_lobby_from_outside() {
     check(
         "bob look -> not_found
