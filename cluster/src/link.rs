@@ -102,6 +102,9 @@ impl Links {
     }
 }
 
+/// How often is looked whether everything has been acknowledged.
+const ACKNOWLEDGED_AGAIN: Duration = Duration::from_millis(5);
+
 /// Sends over the links; clones are the same links.
 #[derive(Clone)]
 pub struct LinksHandle {
@@ -135,6 +138,13 @@ impl LinksHandle {
     #[must_use]
     pub fn stats(&self) -> Vec<LinkStats> {
         self.shared.stats()
+    }
+
+    /// Waits until the peers have everything that was sent to them. Without an end where one is gone: the caller sets it.
+    pub async fn acknowledged(&self) {
+        while self.stats().iter().any(|link| link.unacked_bytes > 0) {
+            tokio::time::sleep(ACKNOWLEDGED_AGAIN).await;
+        }
     }
 
     /// What the links of this node have ignored, lost and tried again, altogether.

@@ -29,6 +29,8 @@ const ARRIVALS_PER_SECOND: u64 = 500;
 const WINDOW_MS: (u64, u64) = (100, 1_000);
 /// How long `bye` may take to reach the players when there is no window, or none any more.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the other nodes may take to hear what this one said last. Longer than a lost batch takes to be sent again.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
 /// How long the workers may take to bring journal and event store to rest.
 const REST_TIME: Duration = Duration::from_secs(10);
 /// The same after a hurry.
@@ -52,6 +54,16 @@ pub(crate) async fn drain(node: &Arc<Node>, config: &NodeConfig, shutdown: &Shut
     let rest_time = if shutdown.hurry().is_cancelled() { HURRIED_REST_TIME } else { REST_TIME };
     if tokio::time::timeout(rest_time, node.ask_all(ToWorker::Rest)).await.is_err() {
         tracing::warn!(node = %node.name, "the event store does not have everything yet; the journal has");
+    }
+    // Somebody takes over what is left here as soon as the node is gone from the directory; what it said until now must
+    // not come later than what they say.
+    let last_words = async {
+        node.ask_all(ToWorker::LetGo).await;
+        node.links.acknowledged().await;
+    };
+    let farewell_time = if shutdown.hurry().is_cancelled() { LAST_WORDS } else { FAREWELL_TIME };
+    if tokio::time::timeout(farewell_time, last_words).await.is_err() {
+        tracing::debug!(node = %node.name, "not every node has heard this one's last words");
     }
 }
 

@@ -147,6 +147,8 @@ pub(crate) enum ToWorker {
     Rejoin,
     /// Bring everything to rest: journal, snapshots, event store. Answered when done.
     Rest(oneshot::Sender<()>),
+    /// The node leaves: give up what it still owns, and say no more.
+    LetGo(oneshot::Sender<()>),
 }
 
 /// What a worker started and has to hear of.
@@ -273,6 +275,8 @@ pub(crate) struct Worker {
     next_token: u64,
     live_nodes: Vec<(NodeName, Incarnation)>,
     resting: Vec<oneshot::Sender<()>>,
+    /// The node has left the fleet.
+    has_left: bool,
     next_sweep: Instant,
     /// Lobbies and backlog as last counted in the metrics.
     counted: (i64, i64),
@@ -329,6 +333,7 @@ impl Worker {
             next_token: 1,
             live_nodes: Vec::new(),
             resting: Vec::new(),
+            has_left: false,
             next_sweep: Instant::now() + SWEEP,
             counted: (0, 0),
             reported: Reported::default(),
@@ -410,6 +415,7 @@ impl Worker {
             ToWorker::ViewChanged => self.on_view_changed(),
             ToWorker::Rejoin => self.rejoin_all(),
             ToWorker::Rest(answer) => self.rest(answer),
+            ToWorker::LetGo(answer) => self.let_go(answer),
         }
     }
 

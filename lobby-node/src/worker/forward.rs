@@ -63,7 +63,10 @@ impl Worker {
                 self.send(&owner, &LinkMessage::ToOwner(lobby, ToOwner::Detach { session, user }));
             }
             (Route::Node(_) | Route::Nowhere, Task::Attach(attach)) => {
-                if let Some((node, token)) = attach.from {
+                // From a node that has left nothing is heard: whoever asks finds the next owner in the view.
+                if !self.has_left
+                    && let Some((node, token)) = attach.from
+                {
                     self.refuse_attach(&node, token, lobby);
                 }
             }

@@ -10,6 +10,7 @@ use mlms_cluster::journal::Loaded;
 use mlms_cluster::view::{ShardRecord, View};
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq, Shard};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::archive::SNAPSHOT_PERIOD;
@@ -121,6 +122,7 @@ impl Worker {
         match self.shards.get(&shard) {
             Some(ShardSlot::Owned(_)) => return Route::Here,
             Some(ShardSlot::Claiming { .. }) => return Route::Claim,
+            None if self.has_left => return Route::Nowhere,
             None => {}
         }
         let view = self.node.directory.view();
@@ -332,9 +334,36 @@ impl Worker {
     /// The journal has refused an append: another node owns the shard. What was not committed is not said; its
     /// commands go to the new owner.
     pub(super) fn on_deposed(&mut self, shard: Shard) {
-        let Some(ShardSlot::Owned(mut owned)) = self.shards.remove(&shard) else { return };
-        tracing::info!(%shard, epoch = %owned.epoch, "another node owns the shard now");
+        let Some(epoch) = self.let_go_of(shard) else { return };
+        tracing::info!(%shard, %epoch, "another node owns the shard now");
         self.node.metrics.depositions.inc();
+        let directory = self.node.directory.clone();
+        self.spawn(async move {
+            // The view's watcher tells this worker what it finds; without an answer the next regular reading does.
+            let _ = directory.refresh().await;
+            Done::Nothing
+        });
+    }
+
+    /// The node leaves the fleet: what it still owns is anybody's from now on. Nothing more is said here, so that its
+    /// last words can reach everybody before somebody else speaks for its lobbies.
+    pub(super) fn let_go(&mut self, answer: oneshot::Sender<()>) {
+        self.has_left = true;
+        let shards: Vec<_> = self.shards.keys().copied().collect();
+        for shard in shards {
+            self.stop_waiting(shard);
+            self.let_go_of(shard);
+        }
+        // Whoever asked may have stopped waiting.
+        _ = answer.send(());
+    }
+
+    /// Drops a shard with whatever is not committed, and tells everybody who listened.
+    fn let_go_of(&mut self, shard: Shard) -> Option<Epoch> {
+        if !matches!(self.shards.get(&shard), Some(ShardSlot::Owned(_))) {
+            return None;
+        }
+        let Some(ShardSlot::Owned(mut owned)) = self.shards.remove(&shard) else { return None };
         self.node.metrics.shards.dec();
         self.moving.remove(&shard);
         let mut homeless = Vec::new();
@@ -368,12 +397,7 @@ impl Worker {
                 task => self.redirect(task),
             }
         }
-        let directory = self.node.directory.clone();
-        self.spawn(async move {
-            // The view's watcher tells this worker what it finds; without an answer the next regular reading does.
-            let _ = directory.refresh().await;
-            Done::Nothing
-        });
+        Some(owned.epoch)
     }
 
     /// Nodes may have come, gone, or restarted, and shards moved.
