@@ -19,8 +19,9 @@ use crate::worker::{Moved, ToWorker};
 
 /// Shards that move at the same time.
 const MOVES_AT_ONCE: usize = 16;
-/// Rounds in which no shard moved, after which the rest is left to be claimed.
-const ROUNDS_MAX: usize = 3;
+/// Rounds in which no shard moved, after which the rest is left to be claimed. Many: another move of the shard may be
+/// under way, and whoever claims does not know who listens to its lobbies.
+const ROUNDS_MAX: usize = 50;
 /// Pause after such a round.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// Sessions that each of the other nodes may be asked to take in a second.
