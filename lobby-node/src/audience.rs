@@ -533,6 +533,7 @@ impl Audience {
         let missed = if pull.at < head { events(pull.at) } else { Some(Vec::new()) };
         let Some(missed) = missed else { return Pulled::OutOfReach };
         let mut page = BytesMut::new();
+        let began_at = pull.at;
         say_caught_up(pull, &self.lobby, encoding, &mut page);
         for event in missed {
             if event.seq > head {
@@ -573,6 +574,10 @@ impl Audience {
             seat.special = false;
             self.special.retain(|special| *special != index);
             return Pulled::Live;
+        }
+        if pull.at == began_at {
+            // The owner knows less than was passed on here: what it took over has lost its end.
+            return Pulled::OutOfReach;
         }
         outbox.pull_later(&self.lobby);
         Pulled::Later

@@ -98,3 +98,13 @@ async fn tell_in_slices() {
     assert_eq!(members[last].heard().await, ["first", "own", "second", "third"]);
     assert_eq!(late.heard().await, ["third"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_an_owner_cannot_serve_ends_in_a_snapshot_instead_of_asking_for_ever() {
+    let metrics = Arc::new(Metrics::new(&Registry::new()));
+    let mut audience = Audience::new(LobbyId::new("den").unwrap(), Arc::clone(&metrics));
+    audience.head = Seq(5);
+    let member = Member::new(1, &metrics);
+    assert!(audience.seat(&member.session, false, Some((Seq(3), Some(Seq(5))))));
+    assert_eq!(audience.pull(&member.session, |_| Some(Vec::new())), Pulled::OutOfReach);
+}
