@@ -3,7 +3,9 @@
 //!
 //! `MLMS_SEEDS=N` runs more seeds, from `MLMS_FIRST` on, `MLMS_SEED=n` one.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,13 +16,15 @@ use mlms_cluster::embedded::Faults;
 use mlms_cluster::relay::FaultRates;
 use mlms_protocol::command::{History as Page, Join};
 use mlms_protocol::lobby::Settings;
-use mlms_protocol::{Answer, Command, Encoding, Limits, LobbyCommand, Seq};
+use mlms_protocol::reply::Joined;
+use mlms_protocol::{Answer, Command, Encoding, ErrorCode, Limits, LobbyCommand, LobbyId, Seq};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::fleet::{Fleet, Plan, lobby, node_name, user};
 use crate::history::{self, History, text};
+use crate::line::Line;
 use crate::planted::{Mistake, Planter};
 use crate::player::{Place, Player, Role, note_page};
 
@@ -34,6 +38,8 @@ const PLAY: Duration = Duration::from_secs(40);
 const QUIET: Duration = Duration::from_secs(40);
 /// How long after a fault's end ordered messages may still be lost by it.
 const AFTERMATH: Duration = Duration::from_secs(12);
+/// The longest time for which a place is kept for a player who is away.
+const GRACE_MAX: Duration = Duration::from_secs(20);
 
 /// What fails in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +78,9 @@ fn players_see_what_the_protocol_promises_whatever_fails() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    match std::panic::catch_unwind(|| run(*seed)) {
-                        Ok(Some(counts)) => add(&mut totals.lock().unwrap(), &counts),
-                        _ => failed.lock().unwrap().push(*seed),
+                    match run(*seed) {
+                        Some(counts) => add(&mut totals.lock().unwrap(), &counts),
+                        None => failed.lock().unwrap().push(*seed),
                     }
                 }
             });
@@ -135,16 +141,14 @@ fn add(totals: &mut BTreeMap<&'static str, u64>, counts: &Counts) {
 /// Runs one seed. `None`: it failed, and the reasons are printed.
 #[expect(clippy::print_stdout, reason = "a failed seed is for people to read")]
 fn run(seed: u64) -> Option<Counts> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let (history, played) = runtime.block_on(simulate(seed));
+    let (history, failures) = simulate(seed, None);
     let report = history.judge(&Options::default());
-    if played && report.verdict() == Verdict::Passed {
+    if failures.is_empty() && report.verdict() == Verdict::Passed {
         return Some(report.counts);
     }
     let file = format!("{}/seed-{seed}.jsonl", env!("CARGO_TARGET_TMPDIR"));
     std::fs::write(&file, history.lines()).unwrap();
-    println!("seed {seed} ({:?}); its history: {file}\n{report}", trouble(seed));
+    println!("seed {seed} ({:?}); its history: {file}\n{failures:#?}\n{report}", trouble(seed));
     None
 }
 
@@ -155,13 +159,25 @@ pub(crate) fn trouble(seed: u64) -> Trouble {
     }
 }
 
-/// Gives the history, and whether all players came to their end.
-async fn simulate(seed: u64) -> (Arc<History>, bool) {
-    simulate_with(seed, None).await
+/// Plays a seed, with a mistake that the service seems to make where one is planted. Gives the history, and what went
+/// wrong with the run itself: players who did not come to their end, and what nobody could do or read afterwards.
+pub(crate) fn simulate(seed: u64, planter: Option<Arc<Planter>>) -> (Arc<History>, Vec<String>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let history = runtime.block_on(async { Arc::new(History::new()) });
+    let play = AssertUnwindSafe(|| runtime.block_on(play(seed, &history, planter)));
+    let failures = std::panic::catch_unwind(play).unwrap_or_else(|panic| vec![said(&*panic)]);
+    (history, failures)
 }
 
-/// The same with a mistake that the service seems to make.
-pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (Arc<History>, bool) {
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+async fn play(seed: u64, history: &Arc<History>, planter: Option<Arc<Planter>>) -> Vec<String> {
     let trouble = trouble(seed);
     let mut random = StdRng::seed_from_u64(seed);
     let nodes = random.random_range(2..=3);
@@ -188,12 +204,11 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
         workers: random.random_range(1..=3),
         limits,
         heartbeat: Duration::from_secs(25),
-        grace: Duration::from_secs(random.random_range(3..20)),
+        grace: Duration::from_secs(random.random_range(3..GRACE_MAX.as_secs())),
         empty_ttl: Duration::from_secs(random.random_range(1..10)),
         faults: Some(faults.clone()),
     };
     let fleet = Fleet::start(plan).await;
-    let history = Arc::new(History::new());
     let places: Vec<_> = (0..random.random_range(3..=6))
         .map(|number| Place {
             lobby: lobby(&format!("lobby-{seed}-{number}")),
@@ -225,7 +240,7 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
             closes: seed.is_multiple_of(3) && matches!(trouble, Trouble::Players | Trouble::Noise),
         };
         let mangler = planter.as_ref().map(|planter| planter.mangler(&role.user));
-        let player = Player::new(role, Arc::clone(&fleet), Arc::clone(&history), mangler);
+        let player = Player::new(role, Arc::clone(&fleet), Arc::clone(history), mangler);
         playing.push(tokio::spawn(player.play(end, quiet)));
     }
     // Half of the runs of each kind: shards move and nodes leave in the middle of it all.
@@ -234,17 +249,15 @@ pub(crate) async fn simulate_with(seed: u64, planter: Option<Arc<Planter>>) -> (
         tokio::spawn(move_about(fleet, places, nodes, end, StdRng::seed_from_u64(seed ^ 0x0e5)))
     });
     let may_lose = moving.is_none();
-    make_trouble(trouble, &fleet, &history, &faults, (nodes, may_lose), end, &mut random).await;
-    if let Some(moving) = moving {
-        moving.await.unwrap();
+    make_trouble(trouble, &fleet, history, &faults, (nodes, may_lose), end, &mut random).await;
+    let mut failures = Vec::new();
+    for task in moving.into_iter().chain(playing) {
+        failures.extend(task.await.err().map(|error| said(&*error.into_panic())));
     }
-    let mut played = true;
-    for player in playing {
-        played &= player.await.is_ok();
-    }
-    read_all(&fleet, &history, &places).await;
+    let reading = tokio::spawn(read_all(Arc::clone(&fleet), Arc::clone(history), places));
+    failures.extend(reading.await.err().map(|error| said(&*error.into_panic())));
     fleet.kill_all();
-    (history, played)
+    failures
 }
 
 /// Lets things fail until `end`, and then mends all.
@@ -367,7 +380,7 @@ async fn move_about(fleet: Arc<Fleet>, places: Vec<Place>, nodes: usize, end: In
 }
 
 /// Reads every lobby to its end, against which all is judged.
-async fn read_all(fleet: &Fleet, history: &History, places: &[Place]) {
+async fn read_all(fleet: Arc<Fleet>, history: Arc<History>, places: Vec<Place>) {
     let mut line = fleet.connect(0, "reader").await;
     history.note("reader", What::Connected { user: text("reader") });
     for (place, call) in places.iter().zip(1..) {
@@ -375,15 +388,18 @@ async fn read_all(fleet: &Fleet, history: &History, places: &[Place]) {
         history.note("reader", What::Invoke(invoke));
         let settings = Settings { capacity: place.capacity, ..Settings::default() };
         let join = Join { create: Some(settings), ..Join::default() };
-        let joined = line.join_with(&place.lobby, join).await.unwrap();
+        let joined = join_when_free(&mut line, &place.lobby, &join).await;
         history.note("reader", What::Joined(history::entry(Some(call), &joined)));
         let mut after = 0;
         loop {
             let started = history.note("", What::Fault { name: text("none"), for_us: 0 });
             let page = LobbyCommand::History(Page { before: None, after: Some(Seq(after)), limit: 200 });
-            let answer = line.ask(Command::Lobby(place.lobby.clone(), page), None).await.unwrap();
-            let Answer::History { events, more } = answer else { panic!("{answer:?} is no history") };
-            note_page(history, &place.lobby, started, after, more, true, &events);
+            let command = Command::Lobby(place.lobby.clone(), page);
+            let (events, more) = match line.ask(command, None).await {
+                Ok(Answer::History { events, more }) => (events, more),
+                other => panic!("nobody can read {}: {other:?}", place.lobby),
+            };
+            note_page(&history, &place.lobby, started, after, more, true, &events);
             after = events.last().map_or(after, |event| event.seq.0);
             if !more {
                 break;
@@ -391,4 +407,18 @@ async fn read_all(fleet: &Fleet, history: &History, places: &[Place]) {
         }
     }
     line.close().await;
+}
+
+/// Joins. Whoever was away when the others left keeps a place until the grace is over.
+async fn join_when_free(line: &mut Line, place: &LobbyId, join: &Join) -> Joined {
+    let end = Instant::now() + GRACE_MAX + AFTERMATH;
+    loop {
+        match line.join_with(place, join.clone()).await {
+            Ok(joined) => return joined,
+            Err(refusal) if refusal.code == ErrorCode::LobbyFull && Instant::now() < end => {
+                line.stay(Duration::from_secs(1)).await;
+            }
+            Err(refusal) => panic!("nobody can join {}: {refusal:?}", text(place)),
+        }
+    }
 }
