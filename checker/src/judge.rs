@@ -3,20 +3,22 @@
 //! Tools and tests call [`check_text`] or [`check_records`]. It never changes what it reads, and needs near-linear
 //! time: what depends on the future is kept as numbers and judged at the end (`verdict.rs`).
 
+mod calls;
 mod delivery;
 mod lobby;
 mod names;
 mod process;
+mod reading;
+mod stays;
 mod verdict;
 
 use std::collections::HashMap;
 
-use self::lobby::{Entered, Final, Lobby, Outcome, Removal, Send};
+use self::lobby::Lobby;
 use self::names::Names;
-use self::process::{At, Call, Left, Op, Process, Stay};
-use crate::record::{Class, Entry, History, Invoke, Position, Record, What};
+use self::process::{At, Process};
+use crate::record::{Record, What};
 use crate::report::{Report, Requirement};
-use crate::rule::Rule;
 
 /// Reasons for a void run that are kept; a broken recorder would repeat itself without end.
 const VOID_REASONS_MAX: usize = 20;
@@ -284,255 +286,6 @@ impl Judge {
                 open.into_iter().for_each(|excuse| excuse.1 = at.t);
             }
             _ => {}
-        }
-    }
-
-    fn invoke(&mut self, index: usize, at: At, invoke: &Invoke<'_>) {
-        let number = self.lobby(&invoke.lobby);
-        let op = Op::of(&invoke.op);
-        let nonce = self.names.maybe(invoke.nonce.as_deref());
-        let target = self.names.maybe(invoke.user.as_deref());
-        let floor = self.lobbies[number].knowledge.before(at.t);
-        let user = self.processes[index].user;
-        let send = match op {
-            Op::Send => Some(self.send(index, number, at, invoke, nonce)),
-            _ => None,
-        };
-        let lobby = &mut self.lobbies[number];
-        match (op, target) {
-            (Op::Enter, _) => {
-                lobby.join_attempts.entry(user).or_insert(at.t);
-            }
-            (Op::Kick | Op::Ban, Some(target)) => {
-                lobby.removal_attempts.entry(target).or_insert(at.t);
-            }
-            _ => {}
-        }
-        let process = &mut self.processes[index];
-        if op == Op::Leave {
-            process.members.entry(number).or_default().leave = Some(at);
-        }
-        let call = Call { op, lobby: number, nonce, send, target, since: invoke.since, invoked: at, floor };
-        if process.calls.insert(invoke.call, call).is_some() {
-            self.void(at.line, "uses a call number that is still open");
-        }
-    }
-
-    fn send(&mut self, index: usize, lobby: usize, at: At, invoke: &Invoke<'_>, nonce: Option<u32>) -> u32 {
-        self.report.counts.sends += 1;
-        let kind = invoke.kind.as_deref().unwrap_or("chat");
-        let default = if kind == "chat" && invoke.to.is_empty() { Class::Durable } else { Class::Ordered };
-        let process = &self.processes[index];
-        let send = Send {
-            user: process.user,
-            connection: process.connection,
-            place: 0,
-            ordinal: 0,
-            class: invoke.class.unwrap_or(default),
-            kind: self.names.number(kind),
-            body: self.names.number(invoke.body.as_deref().unwrap_or("")),
-            to: invoke.to.iter().map(|user| self.names.number(user)).collect(),
-            invoked: at,
-            floor: self.lobbies[lobby].knowledge.before(at.t),
-            outcome: Outcome::Open,
-            group: None,
-            heard: 0,
-        };
-        self.lobbies[lobby].sent(send, nonce)
-    }
-
-    fn close_call(&mut self, process: usize, at: At, call: u64) -> Option<Call> {
-        let call = self.processes[process].calls.remove(&call);
-        if call.is_none() {
-            self.void(at.line, "ends a call that is not open");
-        }
-        call
-    }
-
-    fn ok(&mut self, index: usize, at: At, call: u64, ok: (Option<u64>, Option<u64>, bool)) {
-        let (epoch, seq, dup) = ok;
-        let Some(call) = self.close_call(index, at, call) else { return };
-        let lobby = &mut self.lobbies[call.lobby];
-        let user = self.processes[index].user;
-        self.report.counts.dups += u64::from(dup);
-        if let Some(send) = call.send {
-            self.report.counts.acked += 1;
-            let send = &mut lobby.sends[send as usize];
-            send.outcome = Outcome::Ok { at, epoch: epoch.unwrap_or(0), seq, dup };
-        }
-        if let Some(seq) = seq {
-            lobby.ok_with_seq(seq, at, call.send);
-            let group = call.send.and_then(|send| lobby.sends[send as usize].group);
-            if let Some(group) = group {
-                lobby.groups[group as usize].assign(seq, at.line);
-            }
-            if let Some(nonce) = call.nonce {
-                let first = *lobby.nonce_oks.entry((user, nonce)).or_insert((seq, at.line));
-                if first.0 != seq && call.send.is_none() {
-                    self.report.add(Rule::NonceOnce, &[first.1, at.line], || {
-                        format!("one nonce was answered with seq {} and with seq {seq}", first.0)
-                    });
-                }
-            }
-        }
-        match (call.op, call.target, seq) {
-            (Op::Leave, ..) => {
-                let member = self.processes[index].members.entry(call.lobby).or_default();
-                // A join that was sent after the leave may be answered before it.
-                if member.asked <= call.invoked {
-                    member.left = Some(Left { asked: call.invoked, ok: at });
-                    member.chain.detached();
-                }
-            }
-            (Op::Kick | Op::Ban, Some(target), Some(seq)) => {
-                let is_kick = call.op == Op::Kick;
-                self.report.counts.kicks += u64::from(is_kick);
-                self.report.counts.bans += u64::from(!is_kick);
-                let removal = Removal { seq, invoked: call.invoked, ok: at };
-                lobby.removals.entry(target).or_default().push(removal);
-                lobby.first_removal = Some(lobby.first_removal.map_or(seq, |first| first.min(seq)));
-            }
-            _ => {}
-        }
-    }
-
-    fn error(&mut self, index: usize, at: At, call: u64, code: &str, definite: Option<bool>) {
-        let Some(call) = self.close_call(index, at, call) else { return };
-        self.report.counts.refused += 1;
-        self.report.counts.lobby_full += u64::from(code == "lobby_full");
-        let definite = definite.unwrap_or(!INDEFINITE_CODES.contains(&code));
-        if let Some(send) = call.send {
-            self.lobbies[call.lobby].sends[send as usize].outcome = Outcome::Refused { definite };
-        }
-        if call.op == Op::Leave && definite {
-            let process = &mut self.processes[index];
-            let is_other = |open: &&Call| open.op == Op::Leave && open.lobby == call.lobby;
-            let other = process.calls.values().filter(is_other).map(|open| open.invoked).max();
-            let member = process.members.entry(call.lobby).or_default();
-            let left = member.left.map(|left| left.asked).max(other);
-            member.leave = left.filter(|leave| *leave > member.asked);
-        }
-    }
-
-    fn unknown(&mut self, index: usize, at: At, call: u64) {
-        let Some(call) = self.close_call(index, at, call) else { return };
-        self.report.counts.unknown += 1;
-        if let Some(send) = call.send {
-            self.lobbies[call.lobby].sends[send as usize].outcome = Outcome::Unknown;
-        }
-    }
-
-    fn entered(&mut self, index: usize, at: At, entry: &Entry<'_>, status: Status) {
-        let resumed = status == Status::Resumed;
-        let number = self.lobby(&entry.lobby);
-        let call = entry.call.and_then(|call| self.close_call(index, at, call));
-        let position = Position { epoch: entry.epoch, seq: entry.seq };
-        let lobby = &mut self.lobbies[number];
-        let process = &mut self.processes[index];
-        let member = process.members.entry(number).or_default();
-        let had_position = member.chain.position().is_some();
-        let result = if resumed {
-            self.report.counts.resumes += 1;
-            member.chain.resumed(position, entry.missed, call.as_ref().and_then(|call| call.since))
-        } else {
-            self.report.counts.snapshots += u64::from(had_position && status == Status::Snapshot);
-            lobby.positions.push((entry.seq, entry.epoch, at.line));
-            member.chain.entered(position)
-        };
-        if let Err(fault) = result {
-            self.report.add(fault.rule, &[member.last_line, at.line], || fault.text);
-        } else if let Some(call) = call.as_ref().filter(|call| !resumed && call.floor.seq > entry.seq) {
-            self.report.add(Rule::StaleRead, &[call.floor.line, call.invoked.line, at.line], || {
-                let known = call.floor.seq;
-                format!("entered at seq {}, but seq {known} was known before it was asked for", entry.seq)
-            });
-        }
-        let asked = call.map_or(at, |call| call.invoked);
-        member.asked = asked;
-        member.leave = member.leave.filter(|leave| *leave > asked);
-        member.left = member.left.filter(|left| left.asked > asked);
-        member.live_since = if resumed { u64::MAX } else { at.t };
-        member.last_line = at.line;
-        member.stays.push(Stay { seq: entry.seq, last: None });
-        let entered = Entered { t: at.t, seq: entry.seq, resumed };
-        lobby.entries.entry(process.user).or_default().push(entered);
-    }
-
-    fn caught_up(&mut self, index: usize, at: At, lobby: &str, seq: u64) {
-        let number = self.lobby(lobby);
-        let member = self.processes[index].members.entry(number).or_default();
-        if member.left.is_some() {
-            return;
-        }
-        match member.chain.caught_up(seq) {
-            Ok(missed) => self.report.counts.resume_gaps += u64::from(missed > 0),
-            Err(fault) => self.report.add(fault.rule, &[member.last_line, at.line], || fault.text),
-        }
-        member.live_since = at.t;
-    }
-
-    fn settled(&mut self, index: usize, at: At) {
-        let process = &mut self.processes[index];
-        for (number, member) in process.members.iter_mut().filter(|(_, member)| member.chain.is_in()) {
-            let lobby = &self.lobbies[*number];
-            let Some(stay) = member.stays.last().filter(|_| member.leave.is_none()) else { continue };
-            // Another process of the user may have joined again since: this one is no longer in.
-            let end = lobby.end_after(process.user, stay.seq);
-            let has_ended = end.is_some();
-            let known = lobby.knowledge.before(at.t);
-            let due = end.map_or(known.seq, |end| known.seq.min(end));
-            let reached = member.chain.position().map_or(0, |position| position.seq);
-            if reached < due {
-                self.report.add(Rule::Incomplete, &[member.last_line, known.line, at.line], || {
-                    let (process, lobby) = (self.names.text(process.name), self.names.text(lobby.name));
-                    format!("{process} ended at seq {reached} of lobby {lobby}, which had reached seq {due}")
-                });
-            } else if !member.chain.is_live() && !has_ended {
-                self.report.add(Rule::CaughtUp, &[member.last_line, at.line], || {
-                    "a resume was never followed by caught_up".to_owned()
-                });
-            }
-            if !has_ended {
-                member.settled = Some((at, member.live_since));
-            }
-        }
-    }
-
-    fn history(&mut self, at: At, history: &History<'_>) {
-        self.report.counts.history_reads += 1;
-        let number = self.lobby(&history.lobby);
-        let mut next = history.after.saturating_add(1);
-        for (index, event) in history.events.iter().enumerate() {
-            let Some((seq, epoch)) = event.seq.zip(event.epoch) else {
-                self.void(at.line, "has an event without epoch and seq");
-                continue;
-            };
-            if index == 0 && seq > next {
-                self.lobbies[number].late_starts.push((next, seq, at.line));
-            } else if seq != next {
-                self.report.add(Rule::HistoryGap, &[at.line], || {
-                    format!("a history has seq {seq} where {next} belongs")
-                });
-            }
-            next = seq.saturating_add(1);
-            self.sequenced(number, at, (epoch, seq), event, history.is_final);
-        }
-        let lobby = &mut self.lobbies[number];
-        let acked = lobby.acked_before(history.started);
-        if !history.more && !history.is_final && acked.seq >= next {
-            self.report.add(Rule::AckedLost, &[acked.line, at.line], || {
-                format!("a history ends before seq {}, which got its ok before the reading", acked.seq)
-            });
-        }
-        if history.is_final {
-            let first = lobby.last_read.get_or_insert(Final {
-                after: history.after,
-                started: history.started,
-                line: at.line,
-            });
-            first.after = first.after.min(history.after);
-            first.started = first.started.min(history.started);
-            first.line = at.line;
         }
     }
 }
