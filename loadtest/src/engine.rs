@@ -43,6 +43,9 @@ use crate::token::Credential;
 /// Bytes of one reading.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
+/// Sockets that are looked at in one turn.
+const READY_MAX: usize = 262_144;
+
 /// The generator looks at its own punctuality this often.
 const PROBE: Micros = 10_000;
 
@@ -287,7 +290,8 @@ impl Engine {
         }
         let begun_cpu = thread_cpu();
         let mut scratch = vec![0; SCRATCH_BYTES];
-        let mut events = Events::with_capacity(1_024);
+        // All that may be ready at once: what waits for another turn would be the generator's delay, and unseen.
+        let mut events = Events::with_capacity(self.clients.len().clamp(1_024, READY_MAX));
         self.next_step = self.steps.next();
         self.arm(PROBE, 0, Tick::Probe);
         self.arm(1_000_000, 0, Tick::Second);
@@ -383,7 +387,7 @@ impl Engine {
     fn tick(&mut self, due: Micros, whose: usize, tick: Tick) {
         match tick {
             Tick::Probe => {
-                self.measure.lag(self.now.saturating_sub(due));
+                self.measure.lag_since(self.now.saturating_sub(due), PROBE);
                 self.publish();
                 self.arm(self.now.max(due + PROBE), 0, Tick::Probe);
             }

@@ -237,6 +237,17 @@ impl Measure {
         self.time(Latency::Lag, micros);
     }
 
+    /// A look at the clock that was due `micros` ago, and those that were due every `interval` meanwhile: a generator
+    /// that stood still for a second was late a hundred times, not once.
+    pub(crate) fn lag_since(&mut self, micros: Micros, interval: Micros) {
+        let mut late = micros.min(MICROS_MAX);
+        self.lag(late);
+        while late > interval {
+            late -= interval;
+            self.lag(late);
+        }
+    }
+
     /// Gives the second's times of deliveries: median and 99th percentile.
     pub(crate) fn end_second(&mut self, joined: u64) -> (Micros, Micros) {
         let seen = (self.second_times.value_at_percentile(50.0), self.second_times.value_at_percentile(99.0));
@@ -312,6 +323,17 @@ mod tests {
             assert!((one - other).abs() <= one * 0.002, "{percentile}: {one} {other}");
         }
         assert_eq!(again.count(), 1_000);
+    }
+
+    #[test]
+    fn a_generator_that_stood_still_was_late_all_the_time() {
+        let mut measure = Measure::new();
+        (0..99).for_each(|_| measure.lag_since(50, 10_000));
+        measure.lag_since(1_000_000, 10_000);
+        measure.end_phase();
+        let lag = &measure.phases[0].times[&Latency::Lag];
+        let p90 = lag.percentile(90.0).unwrap();
+        assert!(lag.count() == 199 && (795.0..815.0).contains(&p90), "{} {p90}", lag.count());
     }
 
     #[test]
