@@ -244,13 +244,13 @@ impl Engine {
         self.come_later(place, wait);
     }
 
-    /// Begins anew after a time.
+    /// Dials anew after a time. When the connection was to begin stays what it is: a service that refuses for three
+    /// seconds takes three seconds.
     fn come_later(&mut self, place: usize, wait: Micros) {
         let client = &mut self.clients[place];
-        client.begun = self.now + wait;
         client.connection += 1;
-        let (due, connection) = (client.begun, client.connection);
-        self.arm(due, place, Tick::Dial { connection });
+        let connection = client.connection;
+        self.arm(self.now + wait, place, Tick::Dial { connection });
     }
 
     fn next_dial(&mut self) {
@@ -337,6 +337,7 @@ impl Engine {
         client.attempts = 0;
         let (least, most) = client.bye.take().unwrap_or((0, 500));
         let wait = 1_000 * (least + self.rng.below(most.saturating_sub(least) + 1));
+        self.clients[place].begun = self.now + wait;
         self.come_later(place, wait);
     }
 
