@@ -32,6 +32,10 @@ impl Mistakes {
         }
     }
 
+    pub(super) fn into_iter(self) -> impl Iterator<Item = String> {
+        self.0.into_iter()
+    }
+
     /// # Errors
     /// There are mistakes: all of them.
     pub(crate) fn told(self) -> anyhow::Result<()> {
@@ -78,7 +82,7 @@ impl Scenario {
         mistakes.told()
     }
 
-    fn check_together(&self, mistakes: &mut Mistakes) {
+    pub(super) fn check_together(&self, mistakes: &mut Mistakes) {
         mistakes.unless(self.lobbies.settings.is_none() || self.clients.enter == Enter::User, || {
             "lobbies.settings needs clients.enter = \"user\": the other way creates lobbies without settings".into()
         });
@@ -135,7 +139,7 @@ impl Check for Sender {
             format!("{at}.kind is 1 to 32 of a-z, 0-9, _ . -, not {:?}", self.kind)
         });
         mistakes.unless(self.key.is_none() || self.class() == Class::Ephemeral, || {
-            format!("{at}.key goes with the class ephemeral only")
+            format!("{at}: a key goes with the class ephemeral only")
         });
         mistakes.unless(self.to == To::All || self.class() != Class::Durable, || {
             format!("{at}: a message to others is not durable: name its class")
@@ -176,10 +180,10 @@ impl Check for SlowReaders {
 impl Check for Phase {
     fn check(&self, at: &str, mistakes: &mut Mistakes) {
         let name = &self.name;
-        mistakes.unless(seconds(self.seconds), || format!("{at} ({name}): seconds are above 0"));
-        mistakes.unless(rate(self.load), || format!("{at} ({name}): load is 0 to 100000"));
+        mistakes.unless(seconds(self.seconds), || format!("{at}.seconds ({name}) are above 0"));
+        mistakes.unless(rate(self.load), || format!("{at}.load ({name}) is 0 to 100000"));
         mistakes
-            .unless(self.clients.is_none_or(share), || format!("{at} ({name}): clients are a share, 0 to 1"));
+            .unless(self.clients.is_none_or(share), || format!("{at}.clients ({name}) are a share, 0 to 1"));
     }
 }
 

@@ -12,6 +12,26 @@ use super::{
 /// Parts that a scenario cannot do without.
 const NEEDED: [&str; 4] = ["name", "clients", "lobbies", "phases"];
 
+/// All parts.
+const PARTS: [&str; 13] = [
+    "name",
+    "description",
+    "seed",
+    "clients",
+    "lobbies",
+    "senders",
+    "churn",
+    "slow_readers",
+    "game",
+    "phases",
+    "thresholds",
+    "chaos",
+    "generator",
+];
+
+/// Parts that are lists.
+const LISTS: [&str; 4] = ["senders", "phases", "thresholds", "chaos"];
+
 impl Scenario {
     /// Reads a preset by name, or a file, with `KEY=VALUE` overrides on top; `KEY` is a path like `phases.1.seconds`.
     ///
@@ -43,7 +63,12 @@ impl Scenario {
         let scenario = table.clone().try_into::<Scenario>();
         match &scenario {
             Ok(scenario) => scenario.check("", &mut mistakes),
-            Err(_) => parts(&table, &mut mistakes),
+            Err(_) => {
+                parts(&table, &mut mistakes);
+                if let Some(rest) = readable(&table) {
+                    rest.check_together(&mut mistakes);
+                }
+            }
         }
         mistakes.told()?;
         Ok(scenario?)
@@ -72,7 +97,9 @@ fn parts(table: &toml::Value, mistakes: &mut Mistakes) {
             "thresholds" => {
                 each(key, value, mistakes, |at, value, to| drop(part::<Threshold>(at, value, to)));
             }
-            unknown => mistakes.add(format!("{unknown} is no part of a scenario")),
+            unknown => {
+                mistakes.add(format!("{unknown} is no part of a scenario; there are {}", PARTS.join(", ")))
+            }
         }
     }
 }
@@ -91,37 +118,132 @@ fn each(
     }
 }
 
-fn checked<T: DeserializeOwned + Check>(at: &str, value: &toml::Value, mistakes: &mut Mistakes) {
-    if let Some(part) = part::<T>(at, value, mistakes) {
-        part.check(at, mistakes);
+/// The scenario without what cannot be read, so that mistakes between parts are told beside those within them. What
+/// stands in for a part fits all others.
+fn readable(table: &toml::Value) -> Option<Scenario> {
+    let mut table = table.as_table()?.clone();
+    table.retain(|key, _| PARTS.contains(&key));
+    let has_game = table.contains_key("game");
+    let fits = |key: &str, value: &toml::Value| match key {
+        "name" | "description" => value.is_str(),
+        "seed" => read::<u64>(value).is_ok(),
+        "clients" => read::<Clients>(value).is_ok(),
+        "lobbies" => read::<Lobbies>(value).is_ok(),
+        "churn" => read::<Churn>(value).is_ok(),
+        "slow_readers" => read::<SlowReaders>(value).is_ok(),
+        "game" => read::<Game>(value).is_ok(),
+        "generator" => read::<Generator>(value).is_ok(),
+        "senders" => read::<Sender>(value).is_ok(),
+        "phases" => read::<Phase>(value).is_ok(),
+        "thresholds" => read::<Threshold>(value).is_ok(),
+        _ => read::<Chaos>(value).is_ok(),
+    };
+    for (key, part) in &mut table {
+        if let Some(phases) = part.as_array_mut().filter(|_| key == "phases") {
+            // It keeps its name, and is long enough for every fault.
+            for phase in phases.iter_mut().filter(|phase| !fits("phases", phase)) {
+                let name = phase.get("name").and_then(toml::Value::as_str)?.to_owned();
+                *phase = stand_in("seconds = 1e7")?;
+                phase.as_table_mut()?.insert("name".to_owned(), name.into());
+            }
+        } else if let Some(entries) = part.as_array_mut().filter(|_| LISTS.contains(&&**key)) {
+            entries.retain(|entry| fits(key, entry));
+        }
     }
+    table.retain(|key, part| LISTS.contains(&key) && part.is_array() || fits(key, part));
+    if has_game {
+        table.entry("game").or_insert(stand_in("rounds = 1\nseconds = 1")?);
+    }
+    let needed = [
+        ("name", toml::Value::String("-".to_owned())),
+        ("clients", stand_in("count = 1\nenter = 'user'")?),
+        ("lobbies", stand_in("sizes = [{ members = 1 }]")?),
+    ];
+    for (key, part) in needed {
+        table.entry(key).or_insert(part);
+    }
+    toml::Value::Table(table).try_into().ok()
 }
 
-/// Reads one part; all of its keys that are wrong are told.
-fn part<T: DeserializeOwned>(at: &str, value: &toml::Value, mistakes: &mut Mistakes) -> Option<T> {
+fn stand_in(text: &str) -> Option<toml::Value> {
+    toml::from_str::<toml::Table>(text).ok().map(toml::Value::Table)
+}
+
+fn checked<T: DeserializeOwned + Check>(at: &str, value: &toml::Value, mistakes: &mut Mistakes) {
+    let Some((part, gone)) = part::<T>(at, value, mistakes) else { return };
+    let mut own = Mistakes::default();
+    part.check(at, &mut own);
+    // What was not read has a default in its place: what is said of that, or of how parts fit, is not the tester's mistake.
+    let place = format!("{at}.");
+    let is_told = |mistake: &str| {
+        let Some(rest) = mistake.strip_prefix(&place) else { return gone.is_empty() };
+        !gone.iter().any(|key| rest.starts_with(&**key))
+    };
+    own.into_iter().filter(|mistake| is_told(mistake)).for_each(|mistake| mistakes.add(mistake));
+}
+
+/// Reads one part; all of its keys that are wrong are told. Gives what can be read, and the keys that could not.
+fn part<T: DeserializeOwned>(
+    at: &str,
+    value: &toml::Value,
+    mistakes: &mut Mistakes,
+) -> Option<(T, Vec<String>)> {
     let mut rest = value.clone();
     let mut gone: Vec<String> = Vec::new();
     loop {
-        let error = match rest.clone().try_into::<T>() {
-            Ok(part) => return gone.is_empty().then_some(part),
-            Err(error) => error.message().to_owned(),
+        let error = match read::<T>(&rest) {
+            Ok(part) => return Some((part, gone)),
+            Err(error) => error,
         };
         // It is missing because it was wrong.
-        if gone.iter().any(|key| error == format!("missing field `{key}`")) {
+        if let Some(key) = gone.iter().find(|key| error == format!("missing field `{key}`")) {
+            let table = rest.as_table_mut()?;
+            if table.insert(key.clone(), toml::Value::Integer(1)).is_some() {
+                return None;
+            }
+            if read::<T>(&rest).is_err_and(|error| error.starts_with("invalid type")) {
+                rest.as_table_mut()?.insert(key.clone(), toml::Value::String("-".to_owned()));
+            }
+            continue;
+        }
+        // Nothing stands in for it.
+        if gone.iter().any(|key| rest.get(key).is_some()) {
             return None;
         }
-        mistakes.add(format!("{at}: {error}"));
-        let table = rest.as_table_mut().filter(|_| !error.starts_with("missing field"))?;
-        // The key without which something else is wrong, or nothing, is the one that was.
-        let wrong = table.keys().find(|key| {
-            let mut less = table.clone();
-            less.remove(*key);
-            toml::Value::Table(less).try_into::<T>().err().is_none_or(|other| other.message() != error)
+        let Some(wrong) = wrong_key::<T>(&rest, &error) else {
+            mistakes.add(format!("{at}: {}", plain(&error)));
+            return None;
+        };
+        mistakes.add(match error.starts_with("unknown field") {
+            true => format!("{at}: {error}"),
+            false => format!("{at}.{wrong}: {}", plain(&error)),
         });
-        let wrong = wrong.cloned()?;
-        table.remove(&wrong);
+        rest.as_table_mut()?.remove(&wrong);
         gone.push(wrong);
     }
+}
+
+fn read<T: DeserializeOwned>(value: &toml::Value) -> Result<T, String> {
+    value.clone().try_into::<T>().map_err(|error| error.message().to_owned())
+}
+
+/// The key without which something else is wrong, or nothing, is the one that was.
+fn wrong_key<T: DeserializeOwned>(value: &toml::Value, error: &str) -> Option<String> {
+    let table = value.as_table().filter(|_| !error.starts_with("missing field"))?;
+    let is_it = |key: &&String| {
+        let mut less = table.clone();
+        less.remove(*key);
+        read::<T>(&toml::Value::Table(less)).err().is_none_or(|other| other != error)
+    };
+    table.keys().find(is_it).cloned()
+}
+
+/// Rust's names of types are not the tester's.
+fn plain(error: &str) -> String {
+    let plain = error.replace("expected f64", "expected a number");
+    ["u32", "u64", "usize"].iter().fold(plain, |text, name| {
+        text.replace(&format!("expected {name}"), "expected a whole number, 0 or more")
+    })
 }
 
 /// Puts a value at a dotted path; the value is TOML, or else a string.
@@ -195,8 +317,8 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let text = "seeds = 1\nclients.count = 0\nclients.entre = 'lobby'\nlobbies.sizes = [{ members = 0 }]\n\
-            thresholds = ['errors <= 0', 'erors <= 0']\n[[senders]]\nrate = -1\n\
-            [[senders]]\nrate = 'fast'\nclass = 'durabel'\n[[phases]]\nname = 'a'\n[churn]\naway_ms = [5, 1]\n";
+            thresholds = ['a: errors <= 0', 'erors <= 0', 'storm: errors <= 0']\n[[senders]]\nrate = -1\n\
+            [[senders]]\nrate = 'fast'\nclass = 'durabel'\nkind = 'Shout'\n[[phases]]\nname = 'a'\n[churn]\naway_ms = [5, 1]\n";
         let error = Scenario::parse(text, &["nonsense".to_owned()]).unwrap_err().to_string();
         let told: Vec<&str> = error.lines().skip(1).map(str::trim).collect();
         let wanted = [
@@ -208,13 +330,16 @@ mod tests {
             "phases.0: missing field `seconds`",
             "seeds is no part",
             "senders.0.rate",
-            "senders.1: unknown variant `durabel`",
-            "senders.1: invalid type: string \"fast\"",
+            "senders.1.class: unknown variant `durabel`",
+            "senders.1.rate: invalid type: string \"fast\", expected a number",
+            "senders.1.kind is 1 to 32",
+            "the threshold storm: errors <= 0 names a phase",
+            "clients.count is 1 to",
             "thresholds.1: threshold \"erors <= 0\"",
         ];
         for wanted in wanted {
             assert!(told.iter().any(|told| told.starts_with(wanted)), "{wanted}: {told:#?}");
         }
-        assert!(error.starts_with("11 mistakes"), "{error}");
+        assert!(error.starts_with("14 mistakes"), "{error}");
     }
 }
