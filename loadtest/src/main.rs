@@ -11,6 +11,7 @@ mod msgpack;
 mod outcome;
 mod part;
 mod plan;
+mod preflight;
 mod report;
 mod rng;
 mod run;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use crate::scenario::{Chaos, PRESETS, Scenario};
+use crate::scenario::{Chaos, PRESETS, Scenario, Threshold};
 use crate::server::Probe;
 use crate::tls::Trust;
 use crate::token::TokenSource;
@@ -37,15 +38,15 @@ use crate::token::TokenSource;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+const EXIT_CODES: &str = "Exit codes: 0 passed; 1 usage or target error; 2 a rule was broken, a threshold missed, or a fault could not be
+injected; 3 void because the generator itself was the bottleneck.";
+
 /// What went wrong before there was anything to judge.
 const USAGE_OR_TARGET: u8 = 1;
 
 /// Load tests for MLMS: many players, every delivery checked, and a verdict
-///
-/// Exit codes: 0 passed, 1 usage or target error, 2 a rule was broken or a threshold missed, 3 void because the
-/// generator itself was the bottleneck.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +55,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a preset or a scenario file
+    #[command(after_help = EXIT_CODES)]
     Run(Box<RunArguments>),
     /// Run parts for a `loadtest run --worker` somewhere else
     Worker {
@@ -64,14 +66,15 @@ enum Command {
         #[arg(long, env = "LOADTEST_WORKER_KEY", default_value = "", hide_env_values = true)]
         key: String,
     },
-    /// Hold the result of a run against that of an earlier one
+    /// Hold the result of a run against that of an earlier one; ends with 0 unless --fail-above says otherwise
     Compare {
         /// result.json of the earlier run
         before: PathBuf,
         /// result.json of the later one
         after: PathBuf,
-        /// End with 2 when a time, a cost or a rate is worse by more than this, in per cent
-        #[arg(long, value_name = "PERCENT")]
+        /// End with 2 when a time, a cost, a rate or a count is worse by more than this, in per cent, or the later
+        /// run had failed; with 3 when one of them was void
+        #[arg(long, value_name = "PERCENT", value_parser = compare::bound)]
         fail_above: Option<f64>,
     },
     /// List the presets, or print one as a file to start from
@@ -124,6 +127,9 @@ struct RunArguments {
     /// Any other value of the scenario, for example --set senders.0.rate=5
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// One more threshold beside the scenario's, for example --threshold 'hold: delivery.p99_ms < 50'
+    #[arg(long, value_name = "THRESHOLD")]
+    threshold: Vec<Threshold>,
     /// Inject a fault: SECONDS:ACTION:PID with kill, stop, cont or drain, or SECONDS:command:COMMAND
     #[arg(long, value_name = "FAULT", value_parser = chaos::parse)]
     chaos: Vec<Chaos>,
@@ -211,6 +217,7 @@ impl RunArguments {
             scenario.phases.iter_mut().for_each(|phase| phase.load *= load);
         }
         scenario.chaos.extend(self.chaos);
+        scenario.thresholds.extend(self.threshold);
         scenario.check_all().context("with what the flags say")?;
         let authorities = match &self.ca {
             Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),

@@ -87,7 +87,11 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    pub(crate) fn of(times: &Times) -> Summary {
+    /// `more`: percentiles that the curve must have beside its own.
+    pub(crate) fn of(times: &Times, more: &[f64]) -> Summary {
+        let mut points = [&CURVE, more].concat();
+        points.sort_by(f64::total_cmp);
+        points.dedup();
         let at = |percentile| times.percentile(percentile).unwrap_or(0.0);
         Summary {
             count: times.count(),
@@ -97,7 +101,7 @@ impl Summary {
             p99: at(99.0),
             p99_9: at(99.9),
             max: at(100.0),
-            curve: CURVE.iter().map(|percentile| (*percentile, at(*percentile))).collect(),
+            curve: points.iter().map(|percentile| (*percentile, at(*percentile))).collect(),
         }
     }
 }
@@ -222,17 +226,19 @@ impl Outcome {
             merge_seconds(&mut seconds, &part.seconds);
             faults.merge(&part.faults);
         }
+        let asked: Vec<f64> =
+            scenario.thresholds.iter().filter_map(|threshold| threshold.percentile()).collect();
         let plan = Plan::new(scenario, 1);
         let planned = plan.phases.iter().enumerate().zip(&merged);
         let phases: Vec<Phase> = planned
             .map(|((index, plan), measured)| {
                 // The last one lasts until everything has settled; rates count the planned time.
                 let to = if index + 1 == merged.len() { plan.to.min(over) } else { plan.to };
-                phase(&plan.name, plan.from, to.max(plan.from), measured, &looks)
+                phase(&plan.name, plan.from, to.max(plan.from), measured, &looks, &asked)
             })
             .collect();
         let end = phases.last().map_or(0.0, |phase| phase.to);
-        let total = phase("all", 0, (end * 1e6) as Micros, &total, &looks);
+        let total = phase("all", 0, (end * 1e6) as Micros, &total, &looks, &asked);
         let sum = |of: fn(&PartResult) -> u64| parts.iter().map(of).sum::<u64>();
         let deliveries = total.counts.deliveries + total.counts.caught_up;
         let cpu_seconds: f64 = parts.iter().map(|part| part.cpu_seconds).sum();
@@ -278,7 +284,14 @@ impl Outcome {
     }
 }
 
-fn phase(name: &str, from: Micros, to: Micros, measured: &PhaseMeasure, looks: &[Look]) -> Phase {
+fn phase(
+    name: &str,
+    from: Micros,
+    to: Micros,
+    measured: &PhaseMeasure,
+    looks: &[Look],
+    asked: &[f64],
+) -> Phase {
     let deliveries = measured.counts.deliveries + measured.counts.caught_up;
     let near = |at: Micros| looks.iter().min_by_key(|look| look.at.abs_diff(at));
     let cpu = near(from).zip(near(to)).map(|(first, last)| last.usage.cpu_seconds - first.usage.cpu_seconds);
@@ -287,7 +300,7 @@ fn phase(name: &str, from: Micros, to: Micros, measured: &PhaseMeasure, looks: &
         from: from as f64 / 1e6,
         to: to as f64 / 1e6,
         counts: measured.counts,
-        times: measured.times.iter().map(|(latency, times)| (*latency, Summary::of(times))).collect(),
+        times: measured.times.iter().map(|(latency, times)| (*latency, Summary::of(times, asked))).collect(),
         reasons: measured.reasons.clone(),
         server_cpu_us_per_delivery: cpu
             .filter(|_| deliveries > 0)
@@ -352,6 +365,17 @@ fn recoveries(chaos: &[Done], parts: &[PartResult]) -> Vec<Recovery> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_that_a_threshold_asks_for_is_exact() {
+        let mut times = Times::default();
+        (1..=1_000).for_each(|ms| times.add(ms * 1_000));
+        let summary = Summary::of(&times, &[60.0, 99.0]);
+        let at = |wanted| summary.curve.iter().filter(move |(at, _)| *at == wanted).map(|(_, ms)| ms.round());
+        assert_eq!(at(60.0).collect::<Vec<_>>(), [600.0]);
+        assert_eq!(at(99.0).count(), 1, "not twice");
+        assert!(summary.curve.is_sorted_by_key(|(at, _)| *at));
+    }
 
     #[test]
     fn a_fault_is_told_with_what_followed_until_the_next() {

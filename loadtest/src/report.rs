@@ -1,5 +1,6 @@
 //! What a run leaves behind: the summary on the terminal, `result.json`, `junit.xml` and `report.html`.
 
+mod date;
 mod html;
 mod junit;
 mod plot;
@@ -15,8 +16,20 @@ use crate::scenario::Latency;
 use crate::verdict::Decision;
 
 /// Prints the summary.
-pub(crate) fn print(outcome: &Outcome) -> anyhow::Result<()> {
-    std::io::stdout().write_all(summary(outcome).as_bytes()).context("the output is closed")
+pub(crate) fn print(outcome: &Outcome) {
+    // Whoever closed it does not read it; the verdict is the exit code all the same.
+    let _ = std::io::stdout().write_all(summary(outcome).as_bytes());
+}
+
+/// Makes the folder of the reports, before a long run.
+///
+/// # Errors
+/// Nothing can be written there.
+pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let told = || format!("--out {}", folder.display());
+    std::fs::create_dir_all(folder).with_context(told)?;
+    let probe = folder.join("result.json.new");
+    std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).with_context(told)
 }
 
 /// A line for the tester.
@@ -31,7 +44,6 @@ pub(crate) fn write(outcome: &Outcome, folder: &Path) -> anyhow::Result<()> {
         let path = folder.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())
     };
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     put("result.json", serde_json::to_string_pretty(outcome)?)?;
     put("junit.xml", junit::page(outcome))?;
     put("report.html", html::page(outcome))?;

@@ -1,21 +1,24 @@
 //! `loadtest run`: prepares tokens and addresses, starts the parts, injects faults, watches, and writes the reports.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
+use rustls::ClientConfig;
 
 use crate::chaos::{self, Done};
 use crate::live::{Live, Totals};
 use crate::outcome::{Gathered, Look, Outcome};
 use crate::part::{Common, Running};
 use crate::plan::Plan;
+use crate::preflight;
 use crate::rng::Rng;
 use crate::scenario::{Chaos, Scenario};
 use crate::server::{self, Probe, Servers, Usage};
-use crate::target::{Sources, Target};
+use crate::target::{Sources, Target, local_ports};
 use crate::tls::Trust;
-use crate::token::TokenSource;
+use crate::token::{Credential, TokenSource};
 use crate::verdict::{Decision, Verdict};
 use crate::worker;
 
@@ -48,6 +51,24 @@ pub(crate) struct Settings {
     pub(crate) wait: Duration,
 }
 
+/// Sees that MLMS is there and takes the tokens, or will be and do within `wait`.
+async fn look(
+    targets: &[Target],
+    tls: &Arc<ClientConfig>,
+    credentials: &[Credential],
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let end = Instant::now() + settings.wait;
+    let with_tickets = settings.scenario.clients.tickets;
+    for (target, url) in targets.iter().zip(&settings.targets) {
+        while let Err(error) = preflight::look(target, tls, credentials, with_tickets) {
+            ensure!(Instant::now() < end, error.context(url.clone()));
+            tokio::time::sleep(REACH_AGAIN).await;
+        }
+    }
+    Ok(())
+}
+
 /// The targets, as soon as somebody answers there; workers find out for themselves.
 async fn reach(urls: &[String], is_here: bool, wait: Duration) -> anyhow::Result<Vec<Target>> {
     let end = Instant::now() + wait;
@@ -72,6 +93,9 @@ async fn reach(urls: &[String], is_here: bool, wait: Duration) -> anyhow::Result
 /// The scenario cannot be run: a bad target, no tokens, nobody there.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
     let scenario = &settings.scenario;
+    if let Some(folder) = &settings.out {
+        crate::report::prepare(folder)?;
+    }
     let targets = reach(&settings.targets, settings.workers.is_empty(), settings.wait).await?;
     if settings.workers.is_empty() {
         crate::limits::raise_files(scenario.clients.count)?;
@@ -82,11 +106,17 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
         server::look_at(probe)?;
     }
     let sources = Sources::new(&settings.sources, target, scenario.clients.count)?;
+    if settings.workers.is_empty() {
+        sources.suffice(scenario.clients.count, targets.len(), local_ports())?;
+    }
     let started_at =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let run = format!("lt{}", base36(Rng::new(started_at.as_nanos() as u64).next() % 36u64.pow(6)));
     let ttl = Duration::from_secs_f64(scenario.seconds()) + TOKEN_SPARE;
     let credentials = settings.tokens.credentials(target, &tls, &run, scenario.clients.count, ttl)?;
+    if settings.workers.is_empty() {
+        look(&targets, &tls, &credentials, &settings).await?;
+    }
 
     let parts = if settings.workers.is_empty() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -145,10 +175,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
         looks: watched.looks,
     });
     outcome.verdict = Verdict::of(&outcome);
-    crate::report::print(&outcome)?;
-    if let Some(folder) = &settings.out {
-        crate::report::write(&outcome, folder)?;
-    }
+    // The files first: they are there even when nobody reads the output.
+    let written = settings.out.as_ref().map_or(Ok(()), |folder| crate::report::write(&outcome, folder));
+    crate::report::print(&outcome);
+    written?;
     Ok(outcome.verdict.decision)
 }
 

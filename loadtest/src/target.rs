@@ -122,10 +122,34 @@ impl Sources {
         Ok(Sources { addresses })
     }
 
+    /// Sees that there are ports for so many connections to so many addresses.
+    ///
+    /// # Errors
+    /// There are not.
+    pub(crate) fn suffice(&self, clients: u32, targets: usize, ports: u32) -> anyhow::Result<()> {
+        // The system may use a port again for another target, but not one that was bound to an address.
+        let roads = if self.addresses.is_empty() { targets } else { self.addresses.len() };
+        ensure!(
+            u64::from(clients) <= u64::from(ports) * roads as u64,
+            "{clients} clients take more than the {ports} ports that one address of this machine has \
+             (net.ipv4.ip_local_port_range): name more of them, --source FIRST-LAST"
+        );
+        Ok(())
+    }
+
     /// The address of a client; `None`: the system chooses.
     pub(crate) fn of(&self, client: u32) -> Option<IpAddr> {
         self.addresses.get(client as usize % self.addresses.len().max(1)).copied()
     }
+}
+
+/// How many ports the system gives to connections from one address.
+pub(crate) fn local_ports() -> u32 {
+    let told = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = told.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+    // Where nothing is told it is Linux's own default.
+    let (first, last) = numbers.next().zip(numbers.next()).unwrap_or((32_768, 60_999));
+    last.saturating_sub(first) + 1
 }
 
 fn range(first: &str, last: &str) -> anyhow::Result<Vec<IpAddr>> {
@@ -163,5 +187,17 @@ mod tests {
         let given = ["10.0.0.1".to_owned(), "10.0.1.250-10.0.2.5".to_owned()];
         assert_eq!(Sources::new(&given, &target, 1).unwrap().addresses.len(), 13);
         assert!(Sources::new(&["10.0.0.2-10.0.0.1".to_owned()], &target, 1).is_err());
+    }
+
+    #[test]
+    fn ports_that_do_not_suffice_are_told() {
+        let sources =
+            |count: u8| Sources { addresses: (0..count).map(|last| [10, 0, 0, last].into()).collect() };
+        assert!(local_ports() > 1_000);
+        assert!(sources(0).suffice(28_000, 1, 28_000).is_ok());
+        assert!(sources(0).suffice(56_000, 2, 28_000).is_ok(), "a port serves once for each target");
+        assert!(sources(3).suffice(84_000, 1, 28_000).is_ok());
+        let error = sources(1).suffice(28_001, 2, 28_000).unwrap_err().to_string();
+        assert!(error.contains("--source"), "{error}");
     }
 }

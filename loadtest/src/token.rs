@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::target::{Stream, Target};
+
+/// Token commands at once.
+const COMMANDS_AT_ONCE: u32 = 8;
 
 /// Who a client is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +67,7 @@ impl TokenSource {
                 ensure!(has >= wants, "{} has {has} tokens for {wants} clients", path.display());
                 tokens[..wants].iter().map(|token| credential(token)).collect()
             }
-            TokenSource::Command(command) => {
-                (0..count).map(|number| run_command(command, &user(number))).collect()
-            }
+            TokenSource::Command(command) => run_commands(command, count, &user),
             TokenSource::Guests => guests(target, tls, run, count),
         }
     }
@@ -86,6 +88,40 @@ fn credential(token: &str) -> anyhow::Result<Credential> {
     let user = claims.as_ref().and_then(|claims| claims["sub"].as_str());
     let user = user.with_context(|| format!("a token without `sub`: {:.20}…", token))?;
     Ok(Credential { user: user.to_owned(), token: token.to_owned() })
+}
+
+/// Issuers are slow, and there are many clients: some at a time.
+fn run_commands(
+    command: &str,
+    count: u32,
+    user: &(impl Fn(u32) -> String + Sync),
+) -> anyhow::Result<Vec<Credential>> {
+    let next = AtomicU32::new(0);
+    let one = || {
+        let mut printed = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return Ok(printed);
+            }
+            let outcome = run_command(command, &user(number));
+            if outcome.is_err() {
+                // Nobody needs the others'.
+                next.store(count, Ordering::Relaxed);
+            }
+            printed.push((number, outcome?));
+        }
+    };
+    let printed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..COMMANDS_AT_ONCE).map(|_| scope.spawn(one)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|part| part.unwrap_or_else(|_| bail!("a thread panicked")))
+            .collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let mut printed = printed.concat();
+    printed.sort_by_key(|(number, _)| *number);
+    Ok(printed.into_iter().map(|(_, credential)| credential).collect())
 }
 
 fn run_command(command: &str, user: &str) -> anyhow::Result<Credential> {
@@ -181,8 +217,10 @@ mod tests {
         let target = Target::resolve("ws://127.0.0.1:1").unwrap();
         let claims = URL_SAFE_NO_PAD.encode(br#"{"sub":"ann"}"#);
         let source = TokenSource::Command(format!("echo x.{claims}.{{user}}"));
-        let made = source.credentials(&target, &tls(), "r1", 1, Duration::from_secs(60)).unwrap();
-        assert_eq!(made, [Credential { user: "ann".to_owned(), token: format!("x.{claims}.r1-0") }]);
+        let made = source.credentials(&target, &tls(), "r1", 20, Duration::from_secs(60)).unwrap();
+        let printed =
+            |number| Credential { user: "ann".to_owned(), token: format!("x.{claims}.r1-{number}") };
+        assert_eq!(made, (0..20).map(printed).collect::<Vec<_>>(), "each client has its own");
         let source = TokenSource::Command("exit 3".to_owned());
         assert!(source.credentials(&target, &tls(), "r1", 1, Duration::from_secs(60)).is_err());
     }

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{PartResult, Shared};
 use crate::part::{Common, Running};
+use crate::preflight;
 use crate::scenario::Scenario;
-use crate::target::{Sources, Target};
+use crate::target::{Sources, Target, local_ports};
 use crate::tls::Trust;
 use crate::token::Credential;
 
@@ -263,13 +264,18 @@ fn common(wanted: Wanted) -> anyhow::Result<Common> {
     let clients = wanted.scenario.clients.count;
     crate::limits::raise_files(wanted.credentials.len() as u32)?;
     let sources = Sources::new(&wanted.sources, target, clients)?;
+    sources.suffice(wanted.credentials.len() as u32, targets.len(), local_ports())?;
+    let tls = wanted.trust.config(&targets)?;
+    let some: Vec<Credential> = wanted.credentials.values().take(3).cloned().collect();
+    let with_tickets = wanted.scenario.clients.tickets;
+    targets.iter().try_for_each(|target| preflight::look(target, &tls, &some, with_tickets))?;
     Ok(Common {
         run: wanted.run,
         parts: wanted.parts,
         sources,
         source_texts: Vec::new(),
         target_urls: Vec::new(),
-        tls: wanted.trust.config(&targets)?,
+        tls,
         trust: wanted.trust,
         targets,
         credentials: by_number(wanted.credentials, clients),

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::date::date_time;
 use super::plot::{Line, Plot, short};
 use crate::outcome::{Outcome, Phase, Point};
 use crate::scenario::Latency;
@@ -66,7 +67,7 @@ fn header(outcome: &Outcome) -> Markup {
             p class="quiet" {
                 (outcome.scenario.description) " Against " (outcome.targets.join(", ")) ", "
                 (short(outcome.seconds)) " s" @if outcome.interrupted { ", interrupted" }
-                ". Run " (outcome.run) ", seed " (outcome.scenario.seed) ", loadtest " (outcome.version) "."
+                ". Run " (outcome.run) " of " (date_time(outcome.started_at).replace('T', " ")) " UTC" ", seed " (outcome.scenario.seed) ", loadtest " (outcome.version) "."
             }
             div class="tiles" {
                 @for (name, value) in tiles { div { strong { (value) } span { (name) } } }

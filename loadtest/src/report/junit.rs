@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::date::date_time;
 use crate::outcome::Outcome;
 use crate::verdict::Decision;
 
@@ -14,19 +15,22 @@ pub(super) fn page(outcome: &Outcome) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "<testsuite name=\"loadtest {name}\" tests=\"{count}\" failures=\"{failures}\" errors=\"{void}\" time=\"{:.3}\">",
-        outcome.seconds
+        "<testsuite name=\"loadtest {name}\" tests=\"{count}\" failures=\"{failures}\" errors=\"{void}\" skipped=\"0\" time=\"{:.3}\" timestamp=\"{}\">",
+        outcome.seconds,
+        date_time(outcome.started_at)
     );
     for tested in &verdict.tested {
         let (test, text) = (escaped(&tested.name), escaped(&tested.text));
+        let details =
+            if tested.name == "rules" { escaped(&outcome.faults.first.join("\n")) } else { text.clone() };
         let _ = match tested.passed {
             true => writeln!(
                 out,
-                "  <testcase classname=\"{name}\" name=\"{test}\"><system-out>{text}</system-out></testcase>"
+                "  <testcase classname=\"{name}\" name=\"{test}\" time=\"0\"><system-out>{text}</system-out></testcase>"
             ),
             false => writeln!(
                 out,
-                "  <testcase classname=\"{name}\" name=\"{test}\"><failure message=\"{text}\"/></testcase>"
+                "  <testcase classname=\"{name}\" name=\"{test}\" time=\"0\"><failure message=\"{text}\" type=\"missed\">{details}</failure></testcase>"
             ),
         };
     }
@@ -34,9 +38,9 @@ pub(super) fn page(outcome: &Outcome) -> String {
     let _ = match is_void {
         true => writeln!(
             out,
-            "  <testcase classname=\"{name}\" name=\"generator\"><error message=\"{told}\"/></testcase>"
+            "  <testcase classname=\"{name}\" name=\"generator\" time=\"0\"><error message=\"{told}\" type=\"void\"/></testcase>"
         ),
-        false => writeln!(out, "  <testcase classname=\"{name}\" name=\"generator\"/>"),
+        false => writeln!(out, "  <testcase classname=\"{name}\" name=\"generator\" time=\"0\"/>"),
     };
     out.push_str("</testsuite>\n");
     out
@@ -56,4 +60,14 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_does_no_harm() {
+        assert_eq!(escaped("a<b>&\"\u{1b}[0m\n"), "a&lt;b&gt;&amp;&quot; [0m\n");
+    }
 }

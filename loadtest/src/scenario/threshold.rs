@@ -86,6 +86,14 @@ pub(crate) struct Threshold {
 }
 
 impl Threshold {
+    /// The percentile that it asks for.
+    pub(crate) fn percentile(&self) -> Option<f64> {
+        match self.check {
+            Check::Percentile(_, percentile) => Some(percentile),
+            Check::Count(_) => None,
+        }
+    }
+
     pub(crate) fn holds(&self, value: f64) -> bool {
         match self.operator {
             Operator::Below => value < self.number,

@@ -61,9 +61,15 @@ impl Run {
         Run { folder, child }
     }
 
-    pub(crate) fn interrupt(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    /// Gets a signal: `INT`, `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([&signal, &pid]).status().unwrap().success());
+    }
+
+    /// Nobody reads what it prints.
+    pub(crate) fn close_output(&mut self) {
+        drop(self.child.stdout.take());
     }
 
     pub(crate) fn finish(mut self) -> Ran {

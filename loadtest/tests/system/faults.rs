@@ -55,6 +55,24 @@ fn a_killed_service_comes_back_with_everything_and_the_report_says_how_long_it_t
 }
 
 #[test]
+fn a_service_that_stands_still_for_a_second_is_a_second_slow() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (stop, cont) = (format!("1.5:stop:{}", service.pid()), format!("2.9:cont:{}", service.pid()));
+    let more = ["--chaos", &stop, "--chaos", &cont, "--threshold", "delivery.p90_ms < 500"];
+    let ran = run(&file(&folder, TALK), &service.url(), &more);
+    ran.expect(2);
+    assert!(ran.broken().is_empty(), "{}", ran.text);
+    // A third of all messages were due meanwhile. Each counts from its own time; one a client would be one in sixteen.
+    for latency in ["delivery", "ok"] {
+        let times = &ran.result["total"]["times"][latency];
+        assert!(times["p90"].as_f64() > Some(500.0) && times["max"].as_f64() > Some(1_200.0), "{times}");
+    }
+    assert!(ran.result["chaos"][0]["silence_max_ms"].as_f64() > Some(1_000.0), "{}", ran.text);
+    let counts = &ran.result["total"]["counts"];
+    assert_eq!((&counts["unsent"], &counts["lost_connections"]), (&0.into(), &0.into()), "{}", ran.text);
+}
+
+#[test]
 fn a_drain_is_followed_and_a_fault_that_fails_is_told() {
     let (mut service, folder) = (Service::start(), Folder::new("loadtest"));
     let drain = format!("1:drain:{}", service.pid());

@@ -82,8 +82,12 @@ fn session(stream: TcpStream, lobby: &Mutex<Lobby>) {
     let mut own = socket.get_ref().try_clone().unwrap();
     {
         let mut lobby = lobby.lock().unwrap();
-        lobby.name = name;
         put(&mut own, &json!({"ev": "welcome", "user": "?", "heartbeat_ms": 25_000, "limits": {}, "now": 0}));
+        if name.is_empty() {
+            // Somebody who only looks whether anybody is here.
+            return;
+        }
+        lobby.name = name;
         lobby.seq += 1;
         let joined =
             json!({"ev": "joined", "lobby": lobby.name, "epoch": 1, "seq": lobby.seq, "user": lobby.seq});

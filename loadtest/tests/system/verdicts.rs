@@ -110,6 +110,46 @@ fn a_generator_that_cannot_keep_up_ends_with_3() {
     assert!(ran.text.contains("VOID") && ran.junit.contains("<error message="), "{}", ran.text);
 }
 
+/// Clients who only stay: nothing but the generator's own looks at the clock can tell that it stood still.
+const STAY: &str = r#"
+name = "stay"
+clients.count = 24
+lobbies.sizes = [{ members = 4 }]
+
+[[phases]]
+name = "stay"
+seconds = 5
+
+[generator]
+lag_p99_ms = 400
+"#;
+
+#[test]
+fn a_generator_that_stood_still_for_a_second_ends_with_3() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let run = Run::start(&scenario(&folder, STAY), &service.url(), &[]);
+    until_there(&service);
+    run.signal("STOP");
+    std::thread::park_timeout(std::time::Duration::from_millis(1_200));
+    run.signal("CONT");
+    let ran = run.finish();
+    ran.expect(3);
+    assert!(ran.result["generator"]["lag_max_ms"].as_f64() > Some(1_000.0), "{}", ran.text);
+    assert!(ran.broken().is_empty() && ran.text.contains("VOID   phase stay"), "{}", ran.text);
+}
+
+#[test]
+fn reports_and_the_verdict_need_no_reader() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let more = ["--seconds", "1", "--threshold", "stay: connect.p60_ms < 0"];
+    let mut run = Run::start(&scenario(&folder, STAY), &service.url(), &more);
+    run.close_output();
+    let ran = run.finish();
+    ran.expect(2);
+    assert!(ran.junit.contains("name=\"stay: connect.p60_ms &lt; 0\" time=\"0\"><failure"), "{}", ran.junit);
+    assert!(ran.html.starts_with("<!DOCTYPE html>"));
+}
+
 #[test]
 fn usage_and_target_errors_end_with_1() {
     let nobody = "ws://127.0.0.1:9";
@@ -119,6 +159,9 @@ fn usage_and_target_errors_end_with_1() {
         (vec!["run", "chat", "--target", "http"], "ws://host:port"),
         (vec!["run", "chat", "--target", nobody], "cannot be reached"),
         (vec!["run", "chat", "--target", nobody, "--set", "clients.count=0"], "clients.count"),
+        (vec!["run", "chat", "--target", nobody, "--out", "/dev/null/reports"], "--out /dev/null/reports"),
+        (vec!["run", "chat", "--target", nobody, "--threshold", "errors"], "measure operator number"),
+        (vec!["compare", "a", "b", "--fail-above", "nan"], "per cent"),
         (vec!["frobnicate"], "frobnicate"),
     ] {
         let output = loadtest(&arguments).output().unwrap();
@@ -130,7 +173,7 @@ fn usage_and_target_errors_end_with_1() {
     let ran = run(
         "chat",
         &service.url(),
-        &["--secret", "not the service's secret, but long", "--seconds", "1", "--clients", "4"],
+        &["--secret", "not the service's secret, but long", "--seconds", "600", "--clients", "4"],
     );
     ran.expect(1);
     assert!(ran.text.contains("no client got in: http 401"), "{}", ran.text);
@@ -145,7 +188,7 @@ fn an_interrupted_run_reports_what_there_is() {
         &["--seconds", "600", "--set", "thresholds=['errors <= 0', 'talk: outage.max_ms < 1']"],
     );
     until_there(&service);
-    run.interrupt();
+    run.signal("INT");
     let ran = run.finish();
     ran.expect(0);
     assert_eq!(ran.result["interrupted"], true);
@@ -241,6 +284,13 @@ fn workers_merge_into_one_report_and_two_reports_are_compared() {
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     assert_eq!(compare(&before, &before).0, Some(0));
+    for (decision, ends_with) in [("void", 3), ("failed", 2)] {
+        let mut other = ran.result.clone();
+        other["verdict"]["decision"] = decision.into();
+        let file = folder.path().join("other.json");
+        std::fs::write(&file, other.to_string()).unwrap();
+        assert_eq!(compare(&before, &file).0, Some(ends_with), "{decision}");
+    }
     let (code, text) = compare(&before, &after);
     assert!(code == Some(2) && text.contains("all: delivery p99, ms") && text.contains("WORSE"), "{text}");
 }
