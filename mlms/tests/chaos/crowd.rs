@@ -9,7 +9,7 @@ use mlms_checker::What;
 use mlms_client::protocol::command::{History, Join};
 use mlms_client::protocol::{Body, ErrorCode, Kind, LobbyEvent, LobbyId, Nonce, Seq};
 use mlms_client::{Client, Error, Events, Message, Options};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ pub(crate) struct Heard {
 struct Shared {
     acked: Mutex<Vec<Acked>>,
     news: broadcast::Sender<Acked>,
+    /// How often everybody was asked to speak at once.
+    choruses: watch::Sender<usize>,
     stop: CancellationToken,
     said: AtomicU64,
     began: Instant,
@@ -84,6 +86,7 @@ impl Crowd {
         let shared = Arc::new(Shared {
             acked: Mutex::default(),
             news: broadcast::Sender::new(8_192),
+            choruses: watch::Sender::new(0),
             stop: CancellationToken::new(),
             said: AtomicU64::new(0),
             began: Instant::now(),
@@ -125,6 +128,11 @@ impl Crowd {
     /// The oks from now on.
     pub(crate) fn news(&self) -> broadcast::Receiver<Acked> {
         self.shared.news.subscribe()
+    }
+
+    /// Lets everybody say the next thing at once, so that much is under way whatever the machine's speed.
+    pub(crate) fn speak_at_once(&self) {
+        self.shared.choruses.send_modify(|count| *count += 1);
     }
 
     /// Waits until in each of these lobbies a message that was sent after `since` got its ok; gives the longest time
@@ -249,10 +257,12 @@ impl Talker {
     async fn talk(self, delay: Duration) {
         let mut ticker = tokio::time::interval_at(Instant::now() + delay, PACE);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut choruses = self.shared.choruses.subscribe();
         for number in 1.. {
             tokio::select! {
                 () = self.shared.stop.cancelled() => return,
                 _ = ticker.tick() => {}
+                Ok(()) = choruses.changed() => {}
             }
             if number % ORDERED == 0 {
                 self.move_on(number).await;

@@ -1,5 +1,6 @@
 //! Redis loses everything under load while the nodes live: they hold what was acknowledged, and write it again.
 
+use crate::deaths::after_an_ok;
 use crate::story::{Story, rounds};
 
 /// Kills that may hit nothing.
@@ -21,6 +22,7 @@ async fn redis_is_emptied_and_the_owners_write_again_what_they_had_acknowledged(
         let mut voids = 0;
         loop {
             let (place, owned) = story.fleet.busiest(&lobbies).await;
+            after_an_ok(&story, &owned).await;
             let fault = story.fault("owner_killed");
             story.fleet.nodes[place].kill();
             story.recovered(&fault, &owned).await;
