@@ -60,20 +60,20 @@ impl Worker {
         if states.is_empty() {
             return;
         }
-        owned.snapshots = Some(Snapshots { batch: owned.gathering_batch, states });
-        owned.want_append();
+        owned.keep_snapshots(states);
         self.gathered.insert(shard);
     }
 
     pub(super) fn save_snapshots(&mut self, shard: Shard) {
         let node = Arc::clone(&self.node);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
-        if owned.snapshots.as_ref().is_none_or(|snapshots| snapshots.batch > owned.committed_batch) {
+        let Some(Snapshots { states, covers: Some(covers), .. }) =
+            owned.snapshots.take_if(|snapshots| snapshots.covers.is_some())
+        else {
             return;
-        }
-        let Some(Snapshots { states, .. }) = owned.snapshots.take() else { return };
+        };
         owned.snapshotting = true;
-        let (fence, covers) = (owned.fence(&node), owned.top);
+        let fence = owned.fence(&node);
         let saved = states.iter().map(|(lobby, seq, _)| (lobby.clone(), *seq)).collect();
         let changed = states.into_iter().map(|(lobby, _, bytes)| (lobby, Some(bytes))).collect();
         self.spawn(async move {

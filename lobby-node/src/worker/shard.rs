@@ -156,9 +156,13 @@ pub(super) struct OwnedShard {
     pub(super) restoring: bool,
 }
 
-/// States of lobbies, taken after the last decision of a batch.
+/// States of lobbies, taken while a batch gathers.
 pub(super) struct Snapshots {
     pub batch: u64,
+    /// Entries of that batch that the states include; what the batch gathers later they do not.
+    entries: u64,
+    /// The last entry that the states include, once the batch is committed.
+    pub covers: Option<EntryId>,
     pub states: Vec<(LobbyId, Seq, Bytes)>,
 }
 
@@ -215,6 +219,13 @@ impl OwnedShard {
         self.gathering.entries.push(entry);
         self.gathering.events.push(events);
         self.wanted = true;
+    }
+
+    /// Keeps states of lobbies as they are now, until what they include is committed.
+    pub(super) fn keep_snapshots(&mut self, states: Vec<(LobbyId, Seq, Bytes)>) {
+        let entries = self.gathering.entries.len() as u64;
+        self.snapshots = Some(Snapshots { batch: self.gathering_batch, entries, covers: None, states });
+        self.want_append();
     }
 
     /// Makes sure that an append begins after now, even an empty one: a read proves by it that this node still owns
@@ -300,6 +311,10 @@ impl OwnedShard {
         self.committed_batch = batch;
         let Some(Batch { entries, events, traces }) = self.under_way.take() else { return };
         let mut id = self.top.following(self.epoch);
+        if let Some(snapshots) = self.snapshots.as_mut().filter(|snapshots| snapshots.batch == batch) {
+            let included = EntryId { n: id.n + snapshots.entries.saturating_sub(1), ..id };
+            snapshots.covers = Some(if snapshots.entries == 0 { self.top } else { included });
+        }
         let mut traces = traces.into_iter().peekable();
         for (place, (entry, events)) in entries.iter().zip(events).enumerate() {
             let at = events.last().map_or(Millis(0), |event| event.at);

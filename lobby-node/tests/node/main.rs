@@ -23,3 +23,4 @@ mod powers;
 mod races;
 mod simulation;
 mod stories;
+mod trimming;
