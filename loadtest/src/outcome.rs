@@ -339,13 +339,15 @@ fn recoveries(chaos: &[Done], parts: &[PartResult]) -> Vec<Recovery> {
                 away.add(back - lost);
             }
         });
-        // A silence that this fault falls into, or that begins after it.
+        // A silence that this fault falls into, or to whose beginning it is nearest.
+        let is_nearest = |begin: Micros| {
+            let distance = |done: &&Done| ((done.at * 1e6) as Micros).abs_diff(begin);
+            chaos.iter().min_by_key(distance).is_some_and(|nearest| nearest.at == done.at)
+        };
         let silences: Vec<Micros> = parts
             .iter()
             .flat_map(|part| &part.silences)
-            .filter(|(begin, end)| {
-                *begin < to && *end > from && (within(begin) || (*begin..*end).contains(&from))
-            })
+            .filter(|(begin, end)| *end > from && ((*begin..*end).contains(&from) || is_nearest(*begin)))
             .map(|(begin, end)| end - (*begin).max(from))
             .collect();
         recoveries.push(Recovery {
@@ -382,13 +384,13 @@ mod tests {
         let done = |at| Done { at, action: "kill".into(), whom: "process 7".into(), error: None };
         let part = PartResult {
             outages: vec![(2_100_000, Some(3_000_000)), (2_200_000, None), (9_000_000, Some(9_500_000))],
-            silences: vec![(1_900_000, 4_000_000)],
+            silences: vec![(1_900_000, 4_000_000), (7_990_000, 9_000_000)],
             ..PartResult::default()
         };
         let told = recoveries(&[done(2.0), done(8.0)], &[part]);
         assert_eq!((told[0].connections_lost, told[0].not_back), (2, 1));
         assert_eq!(told[0].all_back_after_ms, Some(1_000.0));
         assert_eq!((told[0].silent_lobbies, told[0].silence_max_ms), (1, Some(2_000.0)));
-        assert_eq!((told[1].connections_lost, told[1].silence_max_ms), (1, None));
+        assert_eq!((told[1].connections_lost, told[1].silence_max_ms), (1, Some(1_000.0)));
     }
 }

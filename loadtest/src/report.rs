@@ -112,14 +112,20 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         let ms = |value: Option<f64>| value.map_or("–".to_owned(), |ms| format!("{ms:.0} ms"));
         writeln!(
             out,
-            "{:.1} s {} {}: {} connections lost, all back after {}{}, longest silence of a lobby {}{}",
+            "{:.1} s {} {}: {}, {}{}",
             recovery.done.at,
             recovery.done.action,
             recovery.done.whom,
-            recovery.connections_lost,
-            ms(recovery.all_back_after_ms),
-            if recovery.not_back > 0 { format!(" but {}", recovery.not_back) } else { String::new() },
-            ms(recovery.silence_max_ms),
+            match (recovery.connections_lost, recovery.not_back) {
+                (0, _) => "no connection lost".to_owned(),
+                (lost, 0) =>
+                    format!("{lost} connections lost, all back after {}", ms(recovery.all_back_after_ms)),
+                (lost, never) => format!("{lost} connections lost, {never} of them never back"),
+            },
+            match recovery.silence_max_ms {
+                Some(silence) => format!("longest silence of a lobby {silence:.0} ms"),
+                None => "no lobby silent for a second".to_owned(),
+            },
             recovery.done.error.as_ref().map_or(String::new(), |error| format!("; FAILED: {error}"))
         )?;
     }

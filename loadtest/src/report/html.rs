@@ -65,7 +65,7 @@ fn header(outcome: &Outcome) -> Markup {
         header {
             h1 { (outcome.scenario.name) " " span class={ "badge " (class) } { (word) } }
             p class="quiet" {
-                (outcome.scenario.description) " Against " (outcome.targets.join(", ")) ", "
+                (sentence(&outcome.scenario.description)) "Against " (outcome.targets.join(", ")) ", "
                 (short(outcome.seconds)) " s" @if outcome.interrupted { ", interrupted" }
                 ". Run " (outcome.run) " of " (date_time(outcome.started_at).replace('T', " ")) " UTC" ", seed " (outcome.scenario.seed) ", loadtest " (outcome.version) "."
             }
@@ -73,6 +73,15 @@ fn header(outcome: &Outcome) -> Markup {
                 @for (name, value) in tiles { div { strong { (value) } span { (name) } } }
             }
         }
+    }
+}
+
+/// With its full stop, and a space to the next one.
+fn sentence(text: &str) -> String {
+    match text.trim() {
+        "" => String::new(),
+        whole if whole.ends_with(['.', '!', '?']) => format!("{whole} "),
+        part => format!("{part}. "),
     }
 }
 
@@ -109,7 +118,9 @@ fn marks(outcome: &Outcome) -> Vec<(f64, String)> {
     let phases = outcome.phases.iter().map(|phase| (phase.from, phase.name.clone()));
     let faults =
         outcome.chaos.iter().map(|recovery| (recovery.done.at, format!("⚡ {}", recovery.done.action)));
-    phases.chain(faults).collect()
+    let mut marks: Vec<_> = phases.chain(faults).collect();
+    marks.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    marks
 }
 
 fn over_time(

@@ -9,6 +9,10 @@ const SIZE: (u32, u32) = (900, 280);
 /// Room for half of the last label.
 const RIGHT: i32 = 28;
 
+/// Rows of words above a plot, for marks that stand close; one more has no word.
+const MARK_ROWS: usize = 3;
+const MARK_ROW_HEIGHT: i32 = 14;
+
 /// Stand-ins that are replaced by CSS variables in the text.
 const INK: RGBColor = RGBColor(1, 1, 1);
 const GRID: RGBColor = RGBColor(2, 2, 2);
@@ -63,7 +67,7 @@ impl Plot<'_> {
         let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&root)
             .margin(10)
-            .margin_top(22)
+            .margin_top(8 + MARK_ROW_HEIGHT * self.mark_rows() as i32)
             .margin_right(RIGHT)
             .x_label_area_size(38)
             .y_label_area_size(70)
@@ -86,11 +90,19 @@ impl Plot<'_> {
         let (_, pixels) = chart.plotting_area().get_pixel_range();
         let (left, _) = chart.plotting_area().get_base_pixel();
         let width = f64::from(SIZE.0) - f64::from(left) - f64::from(RIGHT);
-        for (at, word) in self.marks.iter().filter(|(at, _)| (0.0..=self.x_max).contains(at)) {
+        for ((at, word), row) in self.marks.iter().zip(self.rows()) {
+            if !(0.0..=self.x_max).contains(at) {
+                continue;
+            }
             let x = left + (at / self.x_max * width) as i32;
-            root.draw(&PathElement::new(vec![(x, pixels.start), (x, pixels.end)], MARK.stroke_width(1)))?;
+            let Some(row) = row else {
+                root.draw(&PathElement::new(vec![(x, pixels.start), (x, pixels.end)], MARK.stroke_width(1)))?;
+                continue;
+            };
+            let y = pixels.start - MARK_ROW_HEIGHT * row as i32;
+            root.draw(&PathElement::new(vec![(x, y - 8), (x, pixels.end)], MARK.stroke_width(1)))?;
             let style = ("sans-serif", 12).into_font().color(&MARK).pos(Pos::new(HPos::Left, VPos::Bottom));
-            root.draw(&Text::new(word.clone(), (x + 2, pixels.start - 3), style))?;
+            root.draw(&Text::new(word.clone(), (x + 2, y - 3), style))?;
         }
         if self.is_filled
             && let Some(line) = self.lines.first()
@@ -102,6 +114,25 @@ impl Plot<'_> {
         }
         root.present()?;
         Ok(())
+    }
+}
+
+impl Plot<'_> {
+    /// The row of each mark's word, so that no two words lie on each other.
+    fn rows(&self) -> Vec<Option<usize>> {
+        let mut ends = [f64::MIN; MARK_ROWS];
+        let place = |(at, word): &(f64, String)| {
+            let x = at / self.x_max.max(1e-6) * f64::from(SIZE.0);
+            let row = ends.iter().position(|end| *end <= x)?;
+            // The widest letters of twelve pixels.
+            ends[row] = x + 7.5 * word.chars().count() as f64 + 6.0;
+            Some(row)
+        };
+        self.marks.iter().map(place).collect()
+    }
+
+    fn mark_rows(&self) -> usize {
+        self.rows().into_iter().flatten().max().map_or(1, |row| row + 1)
     }
 }
 
@@ -148,6 +179,16 @@ mod tests {
         {
             assert_eq!(short(value), text);
         }
+    }
+
+    #[test]
+    fn words_of_marks_do_not_lie_on_each_other() {
+        let marks = [0.0, 1.0, 1.1, 1.2, 30.0].map(|at| (at, "command".to_owned())).to_vec();
+        let x_label = |value: &f64| short(*value);
+        let (lines, is_logarithmic, is_filled) = (Vec::new(), false, false);
+        let plot =
+            Plot { x_name: "x", y_name: "y", x_max: 40.0, lines, marks, x_label, is_logarithmic, is_filled };
+        assert_eq!(plot.rows(), [Some(0), Some(1), Some(2), None, Some(0)]);
     }
 
     #[test]
