@@ -32,20 +32,33 @@ pub(crate) fn look(
 ) -> anyhow::Result<()> {
     // One bad token among many is the run's to tell.
     let some = [0, credentials.len() / 2, credentials.len().saturating_sub(1)];
-    let mut outcome = Ok(());
+    let mut refused = None;
     for credential in some.iter().filter_map(|number| credentials.get(*number)) {
-        outcome = match with_tickets {
+        let outcome = match with_tickets {
             true => ask_for_ticket(target, tls, credential),
             false => enter(target, tls, credential),
         };
-        if outcome.is_ok() {
-            return Ok(());
+        match outcome {
+            Ok(None) => return Ok(()),
+            Ok(Some(refusal)) => refused = Some(refusal),
+            Err(error) if format!("{error:#}").contains("InvalidContentType") => {
+                bail!("no client got in: whoever answers there speaks no TLS: write ws://")
+            }
+            Err(error) => return Err(error.context("no client got in")),
         }
     }
-    outcome.context("no client got in")
+    match refused {
+        Some(refusal) => bail!("no client got in: {refusal}"),
+        None => Ok(()),
+    }
 }
 
-fn enter(target: &Target, tls: &Arc<ClientConfig>, credential: &Credential) -> anyhow::Result<()> {
+/// Gives why it is not let in, if it is not.
+fn enter(
+    target: &Target,
+    tls: &Arc<ClientConfig>,
+    credential: &Credential,
+) -> anyhow::Result<Option<String>> {
     // Nobody is deceived by a key that is always the same: RFC 6455 wants it against caches.
     let upgrade = Upgrade::new(&target.authority, &target.path, &credential.token, JSON, [7; 16]);
     let mut line = Line::open(target, tls)?;
@@ -53,8 +66,8 @@ fn enter(target: &Target, tls: &Arc<ClientConfig>, credential: &Credential) -> a
     let length = loop {
         match Answer::read(&line.bytes).map_err(anyhow::Error::msg)? {
             Some(answer) if upgrade.is_accepted(&answer) => break answer.length,
-            Some(answer) if passes(answer.status) => return Ok(()),
-            Some(answer) if is_whole(&answer, &line.bytes) => bail!(refusal(&answer, &line.bytes)),
+            Some(answer) if passes(answer.status) => return Ok(None),
+            Some(answer) if is_whole(&answer, &line.bytes) => return Ok(Some(refusal(&answer, &line.bytes))),
             _ => line.more("no answer to a handshake")?,
         }
     };
@@ -81,10 +94,14 @@ fn enter(target: &Target, tls: &Arc<ClientConfig>, credential: &Credential) -> a
     write_frame(&mut goodbye, Opcode::Close, &1000u16.to_be_bytes(), 7);
     // It goes in any case.
     let _ = line.stream.write_all(&goodbye);
-    Ok(())
+    Ok(None)
 }
 
-fn ask_for_ticket(target: &Target, tls: &Arc<ClientConfig>, credential: &Credential) -> anyhow::Result<()> {
+fn ask_for_ticket(
+    target: &Target,
+    tls: &Arc<ClientConfig>,
+    credential: &Credential,
+) -> anyhow::Result<Option<String>> {
     let mut line = Line::open(target, tls)?;
     let request = format!(
         "POST /v1/connect HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
@@ -95,9 +112,9 @@ fn ask_for_ticket(target: &Target, tls: &Arc<ClientConfig>, credential: &Credent
     line.stream.write_all(request.as_bytes())?;
     loop {
         match Answer::read(&line.bytes).map_err(anyhow::Error::msg)? {
-            Some(answer) if answer.status / 100 == 2 || passes(answer.status) => return Ok(()),
+            Some(answer) if answer.status / 100 == 2 || passes(answer.status) => return Ok(None),
             Some(answer) if is_whole(&answer, &line.bytes) => {
-                bail!("ticket: {}", refusal(&answer, &line.bytes))
+                return Ok(Some(format!("ticket: {}", refusal(&answer, &line.bytes))));
             }
             _ => line.more("no answer to POST /v1/connect")?,
         }
