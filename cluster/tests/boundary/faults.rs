@@ -73,7 +73,7 @@ async fn appends_go_on_when_a_killed_redis_is_back_with_its_data() {
     append_through(&mut stage, async |server| {
         server.kill();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        server.restart().await;
+        server.launch().await;
     })
     .await;
 }
@@ -94,7 +94,8 @@ async fn appends_go_on_when_every_connection_is_cut() {
     let mut stage = Stage::redis().await;
     append_through(&mut stage, async |server| {
         for _ in 0..20 {
-            server.ask("CLIENT KILL TYPE normal");
+            let killed = server.ask("CLIENT KILL TYPE normal");
+            assert!(killed.starts_with(':'), "{killed}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
@@ -145,7 +146,7 @@ async fn after_an_outage_nobody_claims_from_the_living() {
     let server = stage.server.as_mut().unwrap();
     server.kill();
     tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
-    server.restart().await;
+    server.launch().await;
     // All leases are gone. `two` is back first and would like everything; `one` comes two seconds later.
     let (old, new) = (record("one", 1, 1), record("two", 1, 2));
     let back = Instant::now();

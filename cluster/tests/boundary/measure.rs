@@ -68,7 +68,7 @@ async fn memory_of_one_process() {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         status.lines().find(|line| line.starts_with("VmRSS")).unwrap().to_owned()
     };
-    let server = crate::server::Server::start().await;
+    let server = crate::server::start().await;
     let before = resident();
     let process = crate::stage::connect(&server).await;
     println!("before {before}, with one process's connections {}", resident());

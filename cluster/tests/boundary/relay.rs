@@ -7,7 +7,7 @@ use mlms_cluster::link::{LinkConfig, LinkEvent, LinkEvents, Links};
 use mlms_cluster::relay::{Inbox, Relay};
 use mlms_protocol::{Incarnation, NodeName};
 
-use crate::server::Server;
+use crate::server;
 use crate::stage::{PATIENCE, Stage, connect_to, name, on_both};
 
 on_both!(a_batch_reaches_the_inbox_of_its_node, a_later_inbox_replaces_the_earlier);
@@ -101,7 +101,7 @@ async fn an_inbox_is_found_again_when_its_subscriber_is_cut_off_or_redis_restart
             server.kill_subscribers();
         } else {
             server.kill();
-            server.restart().await;
+            server.launch().await;
         }
         publish(&stage.b.relay, &one, text("again")).await;
         assert_eq!(receive(&mut inbox).await, Some(text("again")));
@@ -167,7 +167,7 @@ async fn hear(mut events: LinkEvents, messages: u32) {
 
 #[tokio::test]
 async fn links_deliver_everything_once_and_in_order_while_subscribers_are_cut_off() {
-    let server = Server::start().await;
+    let server = server::start().await;
     cross(&server.url(), 20_000, async || {
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.kill_subscribers();
@@ -177,7 +177,7 @@ async fn links_deliver_everything_once_and_in_order_while_subscribers_are_cut_of
 
 #[tokio::test]
 async fn links_outlive_a_frozen_redis() {
-    let server = Server::start().await;
+    let server = server::start().await;
     cross(&server.url(), 5_000, async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         server.freeze();

@@ -10,7 +10,7 @@ use mlms_cluster::{Directory, Embedded, Journal, Redis, View};
 use mlms_protocol::{Epoch, Incarnation, LobbyId, NodeName, Shard};
 use tokio::task::JoinHandle;
 
-use crate::server::{Cluster, Server};
+use crate::server::{self, Cluster, Server};
 
 /// How long anything may take that is bound to happen. Generous: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ impl Stage {
     }
 
     pub(crate) async fn redis() -> Stage {
-        let server = Server::start().await;
+        let server = server::start().await;
         Stage { a: connect(&server).await, b: connect(&server).await, server: Some(server) }
     }
 }

@@ -2,7 +2,7 @@
 
 use mlms_cluster::{ConnectError, Redis};
 
-use crate::server::Server;
+use crate::server;
 use crate::stage::connect;
 
 async fn refusal(url: &str, prefix: &str) -> ConnectError {
@@ -14,7 +14,7 @@ async fn refusal(url: &str, prefix: &str) -> ConnectError {
 
 #[tokio::test]
 async fn an_address_that_nobody_serves_is_refused_by_name() {
-    let mut server = Server::start().await;
+    let mut server = server::start().await;
     server.kill();
     assert!(matches!(refusal(&server.url(), "").await, ConnectError::Unreachable(_)));
     assert!(matches!(refusal("http://", "").await, ConnectError::Address(_)));
@@ -23,7 +23,7 @@ async fn an_address_that_nobody_serves_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_redis_that_may_throw_keys_away_is_refused() {
-    let server = Server::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let server = server::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
     let error = refusal(&server.url(), "").await;
     assert!(matches!(&error, ConnectError::Eviction(policy) if policy == "allkeys-lru"), "{error}");
     assert!(error.to_string().contains("noeviction"));
@@ -31,7 +31,7 @@ async fn a_redis_that_may_throw_keys_away_is_refused() {
 
 #[tokio::test]
 async fn another_number_of_shards_is_refused_and_the_first_is_stored() {
-    let server = Server::start().await;
+    let server = server::start().await;
     connect(&server).await.end().await;
     assert_eq!(server.ask("STRLEN mlms:shards"), ":3");
     assert_eq!(server.ask("SET mlms:shards 64"), "+OK");
