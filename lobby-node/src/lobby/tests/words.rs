@@ -150,3 +150,50 @@ fn a_message_that_is_not_in_memory_is_recalled() {
         assert_eq!(decided.is_ok(), allowed, "{name} {found:?}");
     }
 }
+
+#[test]
+fn each_class_of_message_goes_its_way() {
+    check(
+        "ann create -> updated joined:ann:host
+         bob join -> joined:bob:player
+         ann chat hi -> message
+         ann game -> ordered to Everyone
+         ann wink -> ephemeral to Everyone
+         ann game others -> ordered to EveryoneBut(ann)
+         bob game host -> ordered to Users([ann])
+         bob wink cat -> ephemeral to Users([cat])
+         bob typing -> ephemeral to EveryoneBut(bob)
+         bob start -> forbidden
+         ann leave -> left:ann host:bob
+         bob game host -> ordered to Users([bob])",
+    );
+}
+
+#[test]
+fn a_nonce_counts_once_per_user_within_its_window() {
+    let table = check(
+        "ann create -> updated joined:ann:host
+         bob join -> joined:bob:player
+         ann chat hi #1 -> message
+         ann chat hi #1 -> dup 4
+         bob chat hi #1 -> message
+         ann chat ho #2 -> message
+         ann wait 299
+         ann chat hi #1 -> dup 4
+         ann chat ho #2 -> dup 6
+         ann wait 1
+         ann chat hi #1 -> message
+         ann wait 299
+         ann chat hi #1 -> dup 7",
+    );
+    // Memory of what was forgotten is given back as new ones come.
+    let table = check_at(table, "ann wait 600\n ann chat x #3 -> message");
+    assert_eq!(State::from_snapshot(&table.state.snapshot()).unwrap().snapshot(), table.state.snapshot());
+    check_at(
+        table,
+        "ann leave #4 -> left:ann host:bob
+         ann leave #4 -> dup 10
+         bob close #5 -> closed
+         bob close #5 -> dup 11",
+    );
+}
