@@ -1,8 +1,6 @@
 //! Who may do what: every operation by everybody, in a public and in a private lobby, against the table in `access.txt`.
 //! Nobody, who has no token, gets no session at all; that is asked where there are tokens, in the system's tests.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use mlms_protocol::lobby::{Settings, Visibility};
 use mlms_protocol::{
     Answer, Body, Class, Command, Epoch, LobbyCommand, LobbyId, MemberRole, Refusal, Role, Seq,
 };
+use mlms_test_servers::matrix::{Layout, Matrix};
 
 use crate::fleet::{Entrance, Fleet, Plan, lobby, user};
 use crate::line::{Line, message};
@@ -238,24 +237,6 @@ fn rows() -> Vec<String> {
     rows
 }
 
-/// By visibility and row: what each column is told.
-fn expected() -> BTreeMap<(String, String), Vec<String>> {
-    let mut section = String::new();
-    let mut table = BTreeMap::new();
-    for line in TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_owned();
-            continue;
-        }
-        let mut words = line.split_whitespace().map(str::to_owned);
-        let row = words.next().unwrap();
-        let cells: Vec<_> = words.collect();
-        assert_eq!(cells.len(), WHO.len(), "{section} {row}");
-        assert!(table.insert((section.clone(), row.clone()), cells).is_none(), "{row} stands twice");
-    }
-    table
-}
-
 async fn fleet() -> Arc<Fleet> {
     Fleet::start(Plan { limits: no_rates(), ..Plan::default() }).await
 }
@@ -263,11 +244,9 @@ async fn fleet() -> Arc<Fleet> {
 #[tokio::test(start_paused = true)]
 async fn everybody_may_do_what_the_table_says_and_nothing_else() {
     let fleet = fleet().await;
-    let expected = expected();
-    let mut wrong = String::new();
-    let mut actual = String::new();
+    let layout = Layout { who: &WHO, words: 1, row_width: 16, cell_width: 11 };
+    let mut tried = Vec::new();
     for (section, visibility) in [("public", Visibility::Public), ("private", Visibility::Private)] {
-        writeln!(actual, "\n[{section}]").unwrap();
         for row in rows() {
             let mut cells = Vec::new();
             for who in WHO {
@@ -277,27 +256,10 @@ async fn everybody_may_do_what_the_table_says_and_nothing_else() {
                 cells.push(told(&scene.line.ask(command, None).await));
                 scene.end().await;
             }
-            let known = expected.get(&(section.to_owned(), row.clone()));
-            match known {
-                None => writeln!(wrong, "{section} {row} has no row").unwrap(),
-                Some(known) => {
-                    for ((who, known), cell) in WHO.iter().zip(known).zip(&cells) {
-                        if known != cell {
-                            writeln!(wrong, "{section} {row} by {who}: {cell}, not {known}").unwrap();
-                        }
-                    }
-                }
-            }
-            writeln!(
-                actual,
-                "{row:<16}{}",
-                cells.iter().map(|cell| format!(" {cell:<11}")).collect::<String>()
-            )
-            .unwrap();
+            tried.push((section, row, cells));
         }
     }
-    let stale = expected.keys().filter(|(_, row)| !rows().contains(row)).count();
-    assert!(wrong.is_empty() && stale == 0, "{stale} rows for nothing\n{wrong}\nas it is:\n{actual}");
+    Matrix::read(TABLE, layout).hold(&tried);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,12 +3,12 @@
 //! nobody gets on a socket. (Operations on a socket by everybody with a token: the lobby node's tests.)
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt as _;
 use mlms_protocol::Role;
 use mlms_protocol::command::OPERATIONS;
+use mlms_test_servers::matrix::{Layout, Matrix};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -205,24 +205,6 @@ async fn rows(cluster: &Cluster) -> Vec<String> {
     rows
 }
 
-/// By section and row: what each column is told.
-fn expected() -> BTreeMap<(String, String), Vec<String>> {
-    let mut section = String::new();
-    let mut table = BTreeMap::new();
-    for line in TABLE.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_owned();
-            continue;
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let row = words[..2].join(" ");
-        let cells: Vec<_> = words[2..].iter().map(|word| (*word).to_owned()).collect();
-        assert_eq!(cells.len(), WHO.len(), "{section} {row}");
-        assert!(table.insert((section.clone(), row.clone()), cells).is_none(), "{row} stands twice");
-    }
-    table
-}
-
 /// Sections with their rows: what is about no lobby is tried once.
 fn sections(rows: &[String]) -> Vec<(&'static str, &str)> {
     let mut all = Vec::new();
@@ -245,7 +227,8 @@ async fn without_rates() -> Cluster {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_may_do_over_rest_what_the_table_says_and_nothing_else() {
     let mut cluster = without_rates().await;
-    let (expected, rows) = (expected(), rows(&cluster).await);
+    let layout = Layout { who: &WHO, words: 2, row_width: 50, cell_width: 12 };
+    let (expected, rows) = (Matrix::read(TABLE, layout), rows(&cluster).await);
     let plan = sections(&rows);
     let tries = plan.iter().flat_map(|(section, row)| WHO.map(|who| (*section, *row, who)));
     let cluster_now = &cluster;
@@ -271,26 +254,11 @@ async fn everybody_may_do_over_rest_what_the_table_says_and_nothing_else() {
         told.entry((section, row)).or_default().insert(who, cell);
     }
     drop(outcomes);
-    let (mut wrong, mut actual, mut headed) = (String::new(), String::new(), "");
-    for (section, row) in &plan {
+    let told = plan.iter().map(|(section, row)| {
         let cells = &told[&(*section, *row)];
-        if *section != headed {
-            headed = section;
-            writeln!(actual, "\n[{section}]").unwrap();
-        }
-        let line: String = WHO.iter().map(|who| format!(" {:<12}", cells[who])).collect();
-        writeln!(actual, "{row:<50}{}", line.trim_end()).unwrap();
-        let known = expected.get(&((*section).to_owned(), (*row).to_owned()));
-        let Some(known) = known else {
-            writeln!(wrong, "{section} {row} has no row").unwrap();
-            continue;
-        };
-        for (who, known) in WHO.iter().zip(known).filter(|(who, known)| cells[*who] != **known) {
-            writeln!(wrong, "{section} {row} by {who}: {}, not {known}", cells[who]).unwrap();
-        }
-    }
-    let stale = expected.keys().filter(|(section, row)| !plan.contains(&(section, row))).count();
-    assert!(wrong.is_empty() && stale == 0, "{stale} rows for nothing\n{wrong}\nas it is:\n{actual}");
+        (*section, (*row).to_owned(), WHO.iter().map(|who| cells[who].clone()).collect())
+    });
+    expected.hold(&told.collect::<Vec<_>>());
     assert!(statuses.values().all(|all| all.len() == 1), "one code, one status: {statuses:?}");
     cluster.stop().await;
 }

@@ -1,11 +1,12 @@
 //! What the tests of several crates start: Redis, MariaDB and RabbitMQ from the installed packages, and our own binary;
 //! each on free ports and in a folder of its own, killed, frozen and started again at will. A missing one is a loud
-//! failure.
+//! failure. Beside it [`matrix`], against which two of them hold who may do what.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot start its server has failed")]
 
 pub mod http;
 mod mariadb;
+pub mod matrix;
 mod process;
 mod rabbitmq;
 mod redis;
