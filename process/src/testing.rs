@@ -4,6 +4,15 @@ pub(crate) mod consul;
 
 use std::path::{Path, PathBuf};
 
+use tokio::net::TcpSocket;
+
+/// A port that is taken, so that nobody else gets it meanwhile, and on which nobody listens.
+pub(crate) fn closed_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
 /// A folder of its own that goes away with the test.
 pub(crate) struct Folder(PathBuf);
 

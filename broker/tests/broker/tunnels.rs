@@ -227,7 +227,10 @@ async fn a_session_goes_to_the_next_node_when_one_fails() {
 #[tokio::test]
 async fn a_node_that_is_not_there_is_passed_over() {
     let stage = Stage::with_nodes(2).await;
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Taken, so that nobody else gets it meanwhile, and nobody listens.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = socket.local_addr().unwrap();
     let first = stage.order("ann", None)[0].name.clone();
     let index = stage.nodes.iter().position(|node| node.name == first).unwrap();
     stage.change(index, |record| record.address = closed.to_string()).await;

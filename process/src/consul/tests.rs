@@ -113,15 +113,14 @@ async fn a_key_that_churns_is_polled_and_not_chased() {
 
 #[tokio::test]
 async fn a_server_that_says_nothing_or_too_much_is_given_up() {
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = crate::testing::closed_port();
     let settings = ConsulSettings {
-        url: Some(format!("http://{}", silent.local_addr().unwrap())),
+        url: Some(format!("http://{}", closed.local_addr().unwrap())),
         key: "k".to_owned(),
         token: None,
         wait: Duration::from_secs(1),
     };
     let mut watch = Watch::new(&settings).unwrap().unwrap();
-    drop(silent);
     assert!(matches!(watch.next().await, Answer::Failed(_)), "nobody listens");
     let endless = Said { status: 200, index: Some(1), body: "x".repeat(BYTES_MAX + 1) };
     let consul = Consul::start([endless].into()).await;
