@@ -55,7 +55,7 @@ async fn who_is_banned_from_the_service_is_out_everywhere_until_the_ban_ends() {
     tokio::time::timeout(PATIENCE, free).await.expect("the nodes let it in again");
 
     // One with an end.
-    guard.must("PUT", "/v1/bans/eve", json!({"for_s": 1})).await;
+    guard.must("PUT", "/v1/bans/eve", json!({"for_s": 5})).await;
     let eve = cluster.caller("eve", &[]);
     assert_eq!(eve.refused("GET", "/v1/lobbies", Value::Null).await, (403, "banned".to_owned()));
     let over = async {

@@ -158,7 +158,7 @@ async fn a_binary_body_reaches_msgpack_as_bytes_and_json_as_base64() {
 
 #[tokio::test]
 async fn a_member_whose_connection_is_lost_is_away_then_back_or_gone() {
-    let mut cluster = Cluster::with(&[("MLMS_LOBBY_GRACE_SECONDS", "1")]).await;
+    let mut cluster = Cluster::with(&[("MLMS_LOBBY_GRACE_SECONDS", "5")]).await;
     let mut ann = cluster.player_in("ann", "den").await;
     let bob = cluster.player_in("bob", "den").await;
     let second = cluster.player_in("bob", "den").await;
