@@ -1,4 +1,4 @@
-// People who come, join a lobby, chat for a while and leave; for k6 1.0 or newer.
+// People who come, join a lobby, chat for a while and leave; for k6 1.0 or newer (run with 1.3).
 //
 //   k6 run -e TARGET=ws://localhost:8080 -e SECRET=… -e VUS=50 chat.js
 //

@@ -96,11 +96,20 @@ pub(crate) struct Counts {
     pub(crate) dropped: u64,
     /// Due while their senders had lost their connections, and not sent later either.
     pub(crate) unsent: u64,
+    /// Deliveries of ephemeral messages that would have been, had none been dropped: may be they are, and how many is told.
+    pub(crate) ephemeral_owed: u64,
+    pub(crate) ephemeral_arrived: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
 
 impl Counts {
+    /// The share of ephemeral messages that arrived, in per cent; `None`: there were none.
+    pub(crate) fn ephemeral_percent(&self) -> Option<f64> {
+        let owed = self.ephemeral_owed as f64;
+        (owed > 0.0).then(|| (100.0 * self.ephemeral_arrived as f64 / owed).min(100.0))
+    }
+
     fn add(&mut self, other: &Counts) {
         let Counts {
             sent,
@@ -114,6 +123,8 @@ impl Counts {
             lost_connections,
             dropped,
             unsent,
+            ephemeral_owed,
+            ephemeral_arrived,
             bytes_in,
             bytes_out,
         } = other;
@@ -128,6 +139,8 @@ impl Counts {
         self.lost_connections += lost_connections;
         self.dropped += dropped;
         self.unsent += unsent;
+        self.ephemeral_owed += ephemeral_owed;
+        self.ephemeral_arrived += ephemeral_arrived;
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
     }
@@ -291,6 +304,8 @@ fn difference(now: &Counts, before: &Counts) -> Counts {
         lost_connections: now.lost_connections - before.lost_connections,
         dropped: now.dropped - before.dropped,
         unsent: now.unsent - before.unsent,
+        ephemeral_owed: now.ephemeral_owed - before.ephemeral_owed,
+        ephemeral_arrived: now.ephemeral_arrived - before.ephemeral_arrived,
         bytes_in: now.bytes_in - before.bytes_in,
         bytes_out: now.bytes_out - before.bytes_out,
     }

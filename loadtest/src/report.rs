@@ -94,6 +94,10 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         generator.lag_p99_ms,
         generator.lag_max_ms
     )?;
+    if let Some(percent) = outcome.total.counts.ephemeral_percent() {
+        let dropped = outcome.total.counts.dropped;
+        writeln!(out, "ephemeral: {percent:.1} % arrived; the service told of {dropped} that it dropped")?;
+    }
     if scenario.game.is_some() {
         writeln!(
             out,

@@ -140,6 +140,7 @@ fn value(check: Check, phase: &Phase, outcome: &Outcome) -> Option<f64> {
             "dropped" => counts.dropped as f64,
             "unsent" => counts.unsent as f64,
             "retries" => counts.retries as f64,
+            "ephemeral_arrived_percent" => counts.ephemeral_percent()?,
             "sent_per_s" => phase.per_second(counts.sent),
             "ok_per_s" => phase.per_second(counts.ok),
             "deliveries_per_s" => phase.per_second(counts.deliveries + counts.caught_up),

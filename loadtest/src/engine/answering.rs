@@ -43,7 +43,9 @@ impl Engine {
                 client.stage = Stage::Out;
                 client.left_at = Some(self.now);
                 self.joined -= 1;
-                self.lobbies[client.lobby].gone(&mut client.member, client.number);
+                let lobby = &mut self.lobbies[client.lobby];
+                lobby.present -= 1;
+                lobby.gone(&mut client.member, client.number);
                 self.arm_comeback(place);
             }
             (What::History, None) => {

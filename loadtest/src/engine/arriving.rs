@@ -79,6 +79,7 @@ impl Engine {
         } else {
             counts.caught_up += 1;
         }
+        counts.ephemeral_arrived += u64::from(class == Class::Ephemeral);
         if is_live && !client.is_slow {
             self.measure.time(Latency::Delivery, self.now.saturating_sub(message.intended));
         }

@@ -273,10 +273,11 @@ impl Engine {
             self.connected -= 1;
         }
         let client = &mut self.clients[place];
+        let lobby = &mut self.lobbies[client.lobby];
         if stage.is_in() {
             self.joined -= 1;
+            lobby.present -= 1;
         }
-        let lobby = &mut self.lobbies[client.lobby];
         lobby.gone(&mut client.member, client.number);
         client.connection += 1;
         client.left_at = None;
@@ -369,6 +370,7 @@ impl Engine {
             return;
         }
         self.joined += 1;
+        lobby.present += 1;
         self.measure.counts.joins += 1;
         if let Some(begun) = join_begun {
             self.measure.time(Latency::Join, self.now.saturating_sub(begun));

@@ -122,6 +122,8 @@ pub(crate) struct Lobby {
     pub(crate) name: String,
     /// Places of its clients in the part.
     pub(crate) members: Vec<usize>,
+    /// How many of them are in it now.
+    pub(crate) present: u64,
     pub(crate) rules: LobbyRules,
     pub(crate) epoch: u64,
     /// When another owner was seen: ordered messages may have died with the one before.
@@ -145,6 +147,7 @@ impl Lobby {
         Lobby {
             name,
             members: Vec::new(),
+            present: 0,
             rules: LobbyRules::new(window),
             epoch: 0,
             changes: Vec::new(),

@@ -249,7 +249,11 @@ impl Engine {
                 );
                 None
             }
-            _ => None,
+            _ => {
+                let own = u64::from(is_to_others(&self.scenario, number));
+                self.measure.counts.ephemeral_owed += lobby.present.saturating_sub(own);
+                None
+            }
         };
         text.extend_from_slice(b"\"}");
         if let Some(fault) = fault {

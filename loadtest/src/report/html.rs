@@ -244,6 +244,7 @@ fn phase_rows(phase: &Phase) -> Markup {
                     (counts.lost_connections) " lost connections"
                     @if counts.unsent > 0 { ", " (counts.unsent) " not sent while disconnected" }
                     @if counts.dropped > 0 { ", " (counts.dropped) " dropped" }
+                    @if let Some(percent) = counts.ephemeral_percent() { ", " (format!("{percent:.1}")) " % of the ephemeral ones arrived" }
                     @if let Some(us) = phase.server_cpu_us_per_delivery { ", server " (short(us)) " µs a delivery" }
                     @if !reasons.is_empty() { br; span class="quiet" { (reasons.join(", ")) } }
                 }

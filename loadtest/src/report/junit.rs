@@ -12,13 +12,13 @@ pub(super) fn page(outcome: &Outcome) -> String {
     let failures = verdict.tested.iter().filter(|tested| !tested.passed).count();
     let (name, count, void) = (escaped(&outcome.scenario.name), verdict.tested.len() + 1, u8::from(is_void));
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "<testsuite name=\"loadtest {name}\" tests=\"{count}\" failures=\"{failures}\" errors=\"{void}\" skipped=\"0\" time=\"{:.3}\" timestamp=\"{}\">",
-        outcome.seconds,
-        date_time(outcome.started_at)
+    let totals = format!(
+        "name=\"loadtest {name}\" tests=\"{count}\" failures=\"{failures}\" errors=\"{void}\" time=\"{:.3}\"",
+        outcome.seconds
     );
+    let begun = date_time(outcome.started_at);
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "<testsuites {totals}>\n<testsuite {totals} skipped=\"0\" timestamp=\"{begun}\">");
     for tested in &verdict.tested {
         let (test, text) = (escaped(&tested.name), escaped(&tested.text));
         let details =
@@ -42,7 +42,7 @@ pub(super) fn page(outcome: &Outcome) -> String {
         ),
         false => writeln!(out, "  <testcase classname=\"{name}\" name=\"generator\" time=\"0\"/>"),
     };
-    out.push_str("</testsuite>\n");
+    out.push_str("</testsuite>\n</testsuites>\n");
     out
 }
 

@@ -49,13 +49,14 @@ pub(crate) enum Check {
 }
 
 /// Counts and rates, as thresholds name them.
-const COUNTS: [&str; 15] = [
+const COUNTS: [&str; 16] = [
     "errors",
     "connect_failures",
     "lost_connections",
     "dropped",
     "unsent",
     "retries",
+    "ephemeral_arrived_percent",
     "sent_per_s",
     "ok_per_s",
     "deliveries_per_s",

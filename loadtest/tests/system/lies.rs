@@ -128,6 +128,9 @@ fn an_ordered_message_that_is_altered() {
 
 #[test]
 fn ephemeral_messages_may_be_lost_and_not_doubled() {
-    told(Lie::Drop, "ephemeral").expect(0);
+    let ran = told(Lie::Drop, "ephemeral");
+    let counts = &ran.expect(0).result["total"]["counts"];
+    let count = |name: &str| counts[name].as_u64().unwrap();
+    assert_eq!(count("ephemeral_arrived"), count("ephemeral_owed") - 1, "{}", ran.text);
     caught(Lie::Duplicate, "ephemeral", "duplicate");
 }
