@@ -330,7 +330,7 @@ impl Worker {
             keeping_epochs: false,
             counted_bytes: 0,
             counted_unpublished: 0,
-            next_token: 1,
+            next_token: attachment::NUMBERS,
             live_nodes: Vec::new(),
             resting: Vec::new(),
             has_left: false,
@@ -562,7 +562,7 @@ impl Worker {
     }
 
     fn token(&mut self) -> u64 {
-        self.next_token += 1;
+        self.next_token += attachment::NUMBERS;
         self.next_token
     }
 

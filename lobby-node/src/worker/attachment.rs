@@ -27,7 +27,7 @@ pub(super) struct Attachment {
     /// The sessions that the last attach named; the owner takes all others of this node for gone.
     named: HashSet<u64>,
     /// Commands without an answer, in their order.
-    pub(super) unanswered: BTreeMap<u64, (Envelope, Sent)>,
+    pub(super) unanswered: BTreeMap<u64, Unanswered>,
     /// Pages that were asked for: for whom, and behind which event.
     pub(super) pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
     /// Sessions that pull, and whose page nobody can be asked for at the moment.
@@ -53,6 +53,23 @@ pub(super) enum Feed {
     Lost,
 }
 
+/// A command that waits for an owner's answer.
+pub(super) struct Unanswered {
+    pub(super) envelope: Envelope,
+    pub(super) sent: Sent,
+    /// How often it was sent, as far as that can be told from its number.
+    sendings: u64,
+}
+
+impl Unanswered {
+    pub(super) fn new(envelope: Envelope) -> Self {
+        Unanswered { envelope, sent: Sent::No, sendings: 0 }
+    }
+}
+
+/// Numbers that one command may be sent under: its token, and how often it was sent.
+pub(super) const NUMBERS: u64 = 64;
+
 /// Where a command without an answer stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
@@ -73,6 +90,14 @@ pub(super) enum Former {
     /// It answers or refuses what it was sent.
     Lives,
     Gone,
+}
+
+/// An answer that is nobody's.
+pub(super) enum Stray {
+    /// Of an earlier sending of a command that waits for another answer.
+    SentAgain,
+    /// Of a command that was given up.
+    Unknown,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,10 +146,13 @@ impl Attachment {
 
     /// Sessions that are not here yet, and whose joins are on their way to the owner or back.
     pub(super) fn joining(&self) -> Vec<SessionId> {
-        let joins = self.unanswered.values().filter_map(|(envelope, _)| match &envelope.origin {
-            Origin::Session(session, _) if matches!(envelope.command, LobbyCommand::Join(_)) => Some(session),
-            _ => None,
-        });
+        let joins =
+            self.unanswered.values().filter_map(|Unanswered { envelope, .. }| match &envelope.origin {
+                Origin::Session(session, _) if matches!(envelope.command, LobbyCommand::Join(_)) => {
+                    Some(session)
+                }
+                _ => None,
+            });
         joins.map(|session| session.caller.session.clone()).collect()
     }
 
@@ -157,7 +185,7 @@ impl Attachment {
         self.feed = Feed::Lost;
         self.owe_pages();
         let now = Instant::now();
-        for (_, sent) in self.unanswered.values_mut() {
+        for Unanswered { sent, .. } in self.unanswered.values_mut() {
             if *sent == Sent::Present {
                 let until = if former == Former::Lives { now + WORD_TIME } else { now };
                 *sent = Sent::Former { until };
@@ -167,7 +195,7 @@ impl Attachment {
 
     /// Whether the session has sent a `leave` after this command.
     pub(super) fn leaves_after(&self, token: u64, session: u64) -> bool {
-        self.unanswered.range(token + 1..).any(|(_, (envelope, _))| {
+        self.unanswered.range(token + 1..).any(|(_, Unanswered { envelope, .. })| {
             matches!(envelope.command, LobbyCommand::Leave)
                 && matches!(&envelope.origin, Origin::Session(leaver, _) if leaver.number == session)
         })
@@ -177,7 +205,7 @@ impl Attachment {
     /// carried out, or will refuse: `Err` until that is known, or its time is over.
     pub(super) fn next_unsent(&mut self, now: Instant) -> Result<Option<u64>, ()> {
         let mut next = None;
-        for (token, (envelope, sent)) in &mut self.unanswered {
+        for (token, Unanswered { envelope, sent, .. }) in &mut self.unanswered {
             match *sent {
                 Sent::No => next = Some(*token),
                 Sent::Former { until } if until > now => return Err(()),
@@ -193,9 +221,10 @@ impl Attachment {
             }
         }
         let Some(next) = next else { return Ok(None) };
-        let sender = &self.unanswered[&next].0.caller.user;
+        let sender = &self.unanswered[&next].envelope.caller.user;
         let sender = sender.clone();
-        for (envelope, sent) in self.unanswered.range_mut(..next).map(|(_, waiting)| waiting) {
+        for Unanswered { envelope, sent, .. } in self.unanswered.range_mut(..next).map(|(_, waiting)| waiting)
+        {
             if matches!(sent, Sent::Former { .. }) && envelope.caller.user == sender {
                 *sent = Sent::Overtaken;
             }
@@ -203,9 +232,35 @@ impl Attachment {
         Ok(Some(next))
     }
 
+    /// A command goes to the present owner, under a number that tells this sending from those before.
+    pub(super) fn send(&mut self, token: u64) -> Option<(u64, &Envelope)> {
+        let Unanswered { envelope, sent, sendings } = self.unanswered.get_mut(&token)?;
+        *sent = Sent::Present;
+        *sendings = *sendings % (NUMBERS - 1) + 1;
+        Some((token + *sendings, envelope))
+    }
+
+    /// The command that an owner speaks of, with its token. Not where it was sent once more meanwhile.
+    pub(super) fn last_sent(&mut self, number: u64) -> Option<(u64, &mut Unanswered)> {
+        let (sending, token) = (number % NUMBERS, number - number % NUMBERS);
+        let waiting = self.unanswered.get_mut(&token)?;
+        (waiting.sendings == sending).then_some((token, waiting))
+    }
+
+    /// The command that has been carried out or refused, with its token. The refusal of one that was sent once more
+    /// means nothing: the other may be carried out, and its answer is to come.
+    pub(super) fn take_answered(&mut self, number: u64, is_refused: bool) -> Result<(u64, Envelope), Stray> {
+        let token = number - number % NUMBERS;
+        if is_refused && self.unanswered.contains_key(&token) && self.last_sent(number).is_none() {
+            return Err(Stray::SentAgain);
+        }
+        let Unanswered { envelope, .. } = self.unanswered.remove(&token).ok_or(Stray::Unknown)?;
+        Ok((token, envelope))
+    }
+
     /// What may be sent to the present owner once more.
     pub(super) fn unsend(&mut self) {
-        for (envelope, sent) in self.unanswered.values_mut() {
+        for Unanswered { envelope, sent, .. } in self.unanswered.values_mut() {
             if *sent == Sent::Present && !passes(envelope) {
                 *sent = Sent::No;
             }

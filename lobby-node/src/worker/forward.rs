@@ -9,7 +9,7 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq};
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, Former, Sent};
+use super::attachment::{Attach, Attachment, Feed, Former, NUMBERS, Sent, Unanswered};
 use super::live::{CONFIRM_TIME, LobbySlot, Task};
 use super::ownership::Route;
 use super::shard::ShardSlot;
@@ -105,8 +105,8 @@ impl Worker {
                 Some(500),
             );
         }
-        self.next_token += 1;
-        attachment.unanswered.insert(self.next_token, (envelope, Sent::No));
+        self.next_token += NUMBERS;
+        attachment.unanswered.insert(self.next_token, Unanswered::new(envelope));
         self.send_unsent(&lobby);
     }
 
@@ -128,14 +128,13 @@ impl Worker {
                 }
             };
             let Some(owner) = owner else {
-                let Some((envelope, _)) = attachment.unanswered.remove(&token) else { return };
+                let Some(Unanswered { envelope, .. }) = attachment.unanswered.remove(&token) else { return };
                 self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
                 continue;
             };
-            let Some((envelope, sent)) = attachment.unanswered.get_mut(&token) else { return };
-            *sent = Sent::Present;
+            let Some((number, envelope)) = attachment.send(token) else { return };
             let command = ToOwner::Command {
-                token,
+                token: number,
                 caller: envelope.caller.as_ref().clone(),
                 key: envelope.key.clone(),
                 command: envelope.command.clone(),
@@ -314,7 +313,7 @@ impl Worker {
         for attachment in self.attachments.values_mut() {
             // Commands are in the order of their deadlines.
             while let Some(entry) = attachment.unanswered.first_entry() {
-                if entry.get().0.deadline > now {
+                if entry.get().envelope.deadline > now {
                     break;
                 }
                 expired.push(entry.remove());
@@ -334,7 +333,7 @@ impl Worker {
         for task in late {
             self.refuse_late(task);
         }
-        for (envelope, sent) in expired {
+        for Unanswered { envelope, sent, .. } in expired {
             if sent != Sent::No {
                 // It may have happened: only the owner knows.
                 self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));

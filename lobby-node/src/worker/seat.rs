@@ -12,7 +12,7 @@ use mlms_protocol::{
 };
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, Former, Sent};
+use super::attachment::{Attach, Attachment, Feed, Former, Sent, Stray, Unanswered};
 use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
@@ -41,15 +41,19 @@ impl Worker {
     pub(super) fn on_from_owner(&mut self, from: &NodeName, lobby: &LobbyId, message: FromOwner) {
         match message {
             FromOwner::Answer { token, outcome } => {
-                let Some((envelope, _)) = self
-                    .attachments
-                    .get_mut(lobby)
-                    .and_then(|attachment| attachment.unanswered.remove(&token))
-                else {
-                    if matches!(outcome, Ok(Answer::Joined(_))) {
-                        self.name_sessions(from, lobby);
+                let answered = match self.attachments.get_mut(lobby) {
+                    Some(attachment) => attachment.take_answered(token, outcome.is_err()),
+                    None => Err(Stray::Unknown),
+                };
+                let (token, envelope) = match answered {
+                    Ok(command) => command,
+                    Err(Stray::SentAgain) => return,
+                    Err(Stray::Unknown) => {
+                        if matches!(outcome, Ok(Answer::Joined(_))) {
+                            self.name_sessions(from, lobby);
+                        }
+                        return;
                     }
-                    return;
                 };
                 let Some(attachment) = self.attachments.get_mut(lobby) else { return };
                 if let Ok(Answer::Joined(joined)) = &outcome {
@@ -62,7 +66,7 @@ impl Worker {
                             return self.refuse(&envelope, ErrorCode::NotMember, MEMBERSHIP_ENDED, None);
                         }
                         let envelope = once_more(&self.node, envelope, &outcome);
-                        attachment.unanswered.insert(token, (envelope, Sent::No));
+                        attachment.unanswered.insert(token, Unanswered::new(envelope));
                         self.turn_again(lobby);
                         return self.send_unsent(lobby);
                     }
@@ -131,15 +135,15 @@ impl Worker {
     fn on_moved(&mut self, from: &NodeName, lobby: &LobbyId, token: u64, to: Option<NodeName>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let is_fed = attachment.is_fed_by(from);
-        let overtaken = match attachment.unanswered.get_mut(&token) {
-            Some((_, Sent::Overtaken)) => attachment.unanswered.remove(&token),
-            Some((_, sent)) if is_fed || matches!(sent, Sent::Former { .. }) => {
+        let overtaken = match attachment.last_sent(token) {
+            Some((token, Unanswered { sent: Sent::Overtaken, .. })) => attachment.unanswered.remove(&token),
+            Some((_, Unanswered { sent, .. })) if is_fed || matches!(sent, Sent::Former { .. }) => {
                 *sent = Sent::No;
                 None
             }
             _ => None,
         };
-        if let Some((envelope, _)) = overtaken {
+        if let Some(Unanswered { envelope, .. }) = overtaken {
             let text = "the lobby has moved, and this message's turn is over";
             self.refuse(&envelope, ErrorCode::OwnerUnavailable, text, Some(500));
         }
