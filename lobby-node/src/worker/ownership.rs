@@ -409,6 +409,7 @@ impl Worker {
             self.live_nodes = live;
             for (node, _) in gone {
                 self.forget_node(&node);
+                self.expect_nothing_of(&node);
                 if view.nodes.contains_key(&node) {
                     self.lose_run(&node);
                 }

@@ -162,6 +162,16 @@ impl Worker {
         }
     }
 
+    /// Shards that a node had promised which is gone: it gives nothing any more, and somebody has to claim them.
+    pub(super) fn expect_nothing_of(&mut self, gone: &NodeName) {
+        let is_promised = |slot: &ShardSlot| matches!(slot, ShardSlot::Claiming { expecting: Some(expecting), .. } if expecting.from == *gone);
+        let promised: Vec<_> =
+            self.shards.iter().filter(|(_, slot)| is_promised(slot)).map(|(shard, _)| *shard).collect();
+        for shard in promised {
+            self.stop_waiting(shard);
+        }
+    }
+
     /// Waits no longer for a shard: what waited goes where it belongs.
     pub(super) fn stop_waiting(&mut self, shard: Shard) {
         if let Some(ShardSlot::Claiming { waiting, .. }) = self.shards.remove(&shard) {

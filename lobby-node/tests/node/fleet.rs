@@ -204,6 +204,15 @@ impl Fleet {
         assert!(readiness.is_draining(), "a node that leaves is not ready");
     }
 
+    /// The same, told once more after a moment that there is no time for it.
+    pub(crate) async fn drain_in_a_hurry(&self, number: usize, after: Duration) {
+        let Slot { handle, shutdown, .. } = self.slots()[number].take().unwrap();
+        shutdown.signal();
+        tokio::time::sleep(after).await;
+        shutdown.signal();
+        Arc::into_inner(handle).unwrap().stopped().await;
+    }
+
     /// Gives a lobby's shard from its owner to a node. `true`: that node serves it.
     pub(crate) async fn move_lobby(&self, lobby: &LobbyId, to: usize) -> bool {
         let Some(owner) = self.owner(lobby) else { return false };

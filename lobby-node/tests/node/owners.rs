@@ -186,6 +186,32 @@ async fn a_shard_whose_new_owner_dies_in_the_middle_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shard_whose_owner_has_no_time_to_give_it_away_is_claimed_at_once() {
+    let fleet = fleet(3).await;
+    for round in 0..8_u64 {
+        let lobby = crate::fleet::lobby(&format!("lobby-{round}"));
+        let mut ann = fleet.connect(0, "ann").await;
+        ann.join(&lobby).await;
+        let owner = fleet.owner(&lobby).unwrap();
+        if owner == 0 {
+            ann.close().await;
+            ann = fleet.connect(1, "ann").await;
+            ann.join(&lobby).await;
+        }
+        // Whatever step the move is at when it is cut short.
+        fleet.drain_in_a_hurry(owner, Duration::from_micros(500 * round)).await;
+        let began = Instant::now();
+        while let Err(refusal) = ann.ask(chat(&lobby, "still here"), Some("nonce")).await {
+            ann.stay(Duration::from_millis(refusal.retry_ms.expect("it is served again"))).await;
+        }
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?} in round {round}", began.elapsed());
+        ann.close().await;
+        fleet.start_node(owner);
+        sleep(Duration::from_secs(3)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn commands_in_a_row_keep_their_order_across_a_move() {
     let fleet = fleet(3).await;
     let lobby = crate::fleet::lobby("in-order");
