@@ -2,13 +2,15 @@
 
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use mlms_protocol::event::PassingMessage;
-use mlms_protocol::{Body, Kind, Millis, SessionId};
+use mlms_protocol::{Body, Class, Encoding, Kind, Millis, SessionId};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
 
+use super::delivery::ONE_GO;
 use super::*;
-use crate::lobby::{Caller, PassingEvent};
+use crate::lobby::{Caller, Passing, PassingEvent, Target};
 use crate::outbox::{Outbox, Wire};
 
 const MEMBERS: u64 = ONE_GO as u64 + 200;
