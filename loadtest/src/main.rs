@@ -3,6 +3,7 @@
 mod chaos;
 mod compare;
 mod engine;
+mod forecast;
 mod json;
 mod limits;
 mod live;
@@ -86,8 +87,11 @@ struct RunArguments {
     /// A preset (see `loadtest presets`) or a scenario file
     scenario: String,
     /// The service's WebSocket, ws://host:port or wss://host:port; several are used in turn
-    #[arg(long, required = true, value_name = "URL")]
+    #[arg(long, required_unless_present = "dry_run", value_name = "URL")]
     target: Vec<String>,
+    /// Look for mistakes, tell what the scenario asks for, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Wait up to so many seconds for somebody to take connections there
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u64,
@@ -181,6 +185,9 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Run(arguments) => {
+            if arguments.dry_run {
+                return forecast(&arguments.scenario()?);
+            }
             let settings = arguments.settings()?;
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
@@ -190,6 +197,12 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Compare { before, after, fail_above } => compare::run(&before, &after, fail_above),
         Command::Presets { name } => presets(name.as_deref()).map(|()| 0),
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the output of a command line tool")]
+fn forecast(scenario: &Scenario) -> anyhow::Result<u8> {
+    print!("{}", forecast::text(scenario));
+    Ok(0)
 }
 
 #[expect(clippy::print_stdout, reason = "the output of a command line tool")]
@@ -206,8 +219,8 @@ fn presets(name: Option<&str>) -> anyhow::Result<()> {
 }
 
 impl RunArguments {
-    fn settings(self) -> anyhow::Result<run::Settings> {
-        let tokens = self.token_source()?;
+    /// The scenario with everything that the flags say.
+    fn scenario(&self) -> anyhow::Result<Scenario> {
         let mut scenario = Scenario::load(&self.scenario, &self.overrides())?;
         let longest = scenario.phases.iter_mut().max_by(|one, other| one.seconds.total_cmp(&other.seconds));
         if let (Some(phase), Some(seconds)) = (longest, self.seconds) {
@@ -216,9 +229,15 @@ impl RunArguments {
         if let Some(load) = self.load {
             scenario.phases.iter_mut().for_each(|phase| phase.load *= load);
         }
-        scenario.chaos.extend(self.chaos);
-        scenario.thresholds.extend(self.threshold);
+        scenario.chaos.extend(self.chaos.iter().cloned());
+        scenario.thresholds.extend(self.threshold.iter().cloned());
         scenario.check_all().context("with what the flags say")?;
+        Ok(scenario)
+    }
+
+    fn settings(self) -> anyhow::Result<run::Settings> {
+        let tokens = self.token_source()?;
+        let scenario = self.scenario()?;
         let authorities = match &self.ca {
             Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),
             None => None,

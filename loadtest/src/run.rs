@@ -107,6 +107,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<Decision> {
     }
     let sources = Sources::new(&settings.sources, target, scenario.clients.count)?;
     if settings.workers.is_empty() {
+        sources.are_here()?;
         sources.suffice(scenario.clients.count, targets.len(), local_ports())?;
     }
     let started_at =

@@ -137,6 +137,17 @@ impl Sources {
         Ok(())
     }
 
+    /// Sees that they are this machine's; a run on workers knows nothing of theirs.
+    ///
+    /// # Errors
+    /// One of them is not.
+    pub(crate) fn are_here(&self) -> anyhow::Result<()> {
+        self.addresses.iter().try_for_each(|address| {
+            let bound = std::net::UdpSocket::bind((*address, 0)).map(drop);
+            bound.with_context(|| format!("--source: this machine cannot use the address {address}"))
+        })
+    }
+
     /// The address of a client; `None`: the system chooses.
     pub(crate) fn of(&self, client: u32) -> Option<IpAddr> {
         self.addresses.get(client as usize % self.addresses.len().max(1)).copied()
@@ -199,5 +210,8 @@ mod tests {
         assert!(sources(3).suffice(84_000, 1, 28_000).is_ok());
         let error = sources(1).suffice(28_001, 2, 28_000).unwrap_err().to_string();
         assert!(error.contains("--source"), "{error}");
+        assert!(Sources { addresses: vec![[127, 0, 0, 9].into()] }.are_here().is_ok());
+        // Reserved: nobody has it.
+        assert!(Sources { addresses: vec![[240, 0, 0, 1].into()] }.are_here().is_err());
     }
 }

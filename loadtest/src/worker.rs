@@ -264,6 +264,7 @@ fn common(wanted: Wanted) -> anyhow::Result<Common> {
     let clients = wanted.scenario.clients.count;
     crate::limits::raise_files(wanted.credentials.len() as u32)?;
     let sources = Sources::new(&wanted.sources, target, clients)?;
+    sources.are_here()?;
     sources.suffice(wanted.credentials.len() as u32, targets.len(), local_ports())?;
     let tls = wanted.trust.config(&targets)?;
     let some: Vec<Credential> = wanted.credentials.values().take(3).cloned().collect();

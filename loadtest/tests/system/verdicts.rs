@@ -141,7 +141,7 @@ fn a_generator_that_stood_still_for_a_second_ends_with_3() {
 #[test]
 fn reports_and_the_verdict_need_no_reader() {
     let (service, folder) = (Service::start(), Folder::new("loadtest"));
-    let more = ["--seconds", "1", "--threshold", "stay: connect.p60_ms < 0"];
+    let more = ["--threshold", "stay: connect.p60_ms < 0"];
     let mut run = Run::start(&scenario(&folder, STAY), &service.url(), &more);
     run.close_output();
     let ran = run.finish();
@@ -223,6 +223,13 @@ fn help_and_presets_are_there() {
     let output = loadtest(&["run", "--help"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("--token-command"));
+    // Without a target and without a service.
+    let output = loadtest(&["run", "fanout", "--dry-run", "--load", "2"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("lobbies: 1 of 1000") && text.contains("80000.0"),
+        "{text}"
+    );
 }
 
 /// A worker, and its address.
