@@ -1,5 +1,5 @@
 //! Gathers the page and the JavaScript client into one table, so that the binary carries them: `web/` is served at
-//! `/`, `../clients/js/src/` at `/client/`. A file that is added there is served without a change here.
+//! `/`, `../clients/js/dist/` at `/client/`. A file that is added there is served without a change here.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it")).join("page.rs");
     let mut table = String::from("&[\n");
     add_folder(&mut table, &root.join("web"), "/", &["html", "css", "js", "svg"]);
-    add_folder(&mut table, &root.join("../clients/js/src"), "/client/", &["js"]);
+    add_folder(&mut table, &root.join("../clients/js/dist"), "/client/", &["js"]);
     table.push(']');
     fs::write(out, table).expect("the build folder can be written");
 }

@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import test from 'node:test';
 import { WebSocket, WebSocketServer } from 'ws';
 
-import { Client } from '../src/index.js';
+import { Client } from 'mlms-client';
 
 const SEEDS = process.env.SEED ? [Number(process.env.SEED)] : Array.from({ length: 12 }, (_, i) => i + 1);
 const PLAYERS = 3;

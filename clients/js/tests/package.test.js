@@ -8,18 +8,22 @@ import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import ts from 'typescript';
 
+import { bundle } from '../scripts/build.js';
+
 const root = fileURLToPath(new URL('..', import.meta.url));
 const source = path.join(root, 'src');
 const host = { getCanonicalFileName: String, getCurrentDirectory: () => '', getNewLine: () => '\n' };
 
-test('the_code_stays_small', () => {
-  const compilerOptions = { removeComments: true, target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ES2022 };
-  let bytes = 0;
-  for (const name of readdirSync(source)) {
-    const text = readFileSync(path.join(source, name), 'utf8');
-    bytes += gzipSync(ts.transpileModule(text, { compilerOptions }).outputText).length;
-  }
-  assert.ok(bytes < 12 * 1024, `${bytes} bytes, each file gzipped by itself, comments not counted`);
+/** The page of the service carries it too, and is built without npm: so it is kept, and must be what the sources make. */
+const built = () => readFileSync(path.join(root, 'dist/index.js'), 'utf8');
+
+test('what_is_shipped_is_what_is_written', async () => {
+  assert.ok(built() === (await bundle({ write: false })), 'dist/index.js is older than src: npm run build');
+});
+
+test('what_is_shipped_stays_small', () => {
+  const bytes = gzipSync(built()).length;
+  assert.ok(bytes < 12 * 1024, `${bytes} bytes gzipped`);
 });
 
 test('the_types_hold', () => {
@@ -67,8 +71,9 @@ test('what_is_published_is_clean_and_can_be_used', (t) => {
   const env = { ...process.env, npm_config_update_notifier: 'false' };
   const [packed] = JSON.parse(execFileSync('npm', ['pack', '--json', '--silent', '--pack-destination', folder], { cwd: root, env, encoding: 'utf8' }).replace(/^[^[]*/, ''));
   const files = packed.files.map((file) => file.path);
-  const expected = readdirSync(source).flatMap((name) => [`src/${name}`, `types/${name.replace(/\.js$/, '.d.ts')}`]);
-  assert.deepEqual(files.toSorted(), ['README.md', 'package.json', ...expected].toSorted());
+  const expected = readdirSync(source).map((name) => `types/${name.replace(/\.js$/, '.d.ts')}`);
+  assert.deepEqual(files.toSorted(), ['README.md', 'dist/index.js', 'package.json', ...expected].toSorted());
+  assert.ok(packed.size < 24 * 1024, `${packed.size} bytes packed, types and README included`);
   const place = path.join(folder, 'node_modules', 'mlms-client');
   mkdirSync(place, { recursive: true });
   execFileSync('tar', ['-xzf', path.join(folder, packed.filename), '-C', place, '--strip-components=1']);

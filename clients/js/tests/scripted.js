@@ -2,7 +2,7 @@
 import { createServer } from 'node:http';
 import { WebSocket, WebSocketServer } from 'ws';
 
-import { Client } from '../src/index.js';
+import { Client } from 'mlms-client';
 
 /** Values that are waited for in the order in which they come. */
 class Line {

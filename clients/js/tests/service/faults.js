@@ -7,7 +7,7 @@ import test from 'node:test';
 import { WebSocket } from 'ws';
 
 import { Cable, Service } from '../../../../tests/page/service.js';
-import { Client } from '../../src/index.js';
+import { Client } from 'mlms-client';
 
 const MESSAGES = 120;
 

@@ -5,7 +5,7 @@ import test, { after, before } from 'node:test';
 import { WebSocket } from 'ws';
 
 import { Cable, Service } from '../../../../tests/page/service.js';
-import { Client } from '../../src/index.js';
+import { Client } from 'mlms-client';
 
 let service;
 before(async () => (service = await Service.start()));

@@ -5,7 +5,7 @@ import test, { after, before } from 'node:test';
 import { WebSocket } from 'ws';
 
 import { Service } from '../../../../tests/page/service.js';
-import { Client } from '../../src/index.js';
+import { Client } from 'mlms-client';
 
 const SECRET = 'a secret of the tests, long enough for HS256';
 let service;
