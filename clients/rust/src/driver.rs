@@ -25,6 +25,7 @@ use crate::client::{Error, Incoming};
 use crate::connect::{self, Address, ConnectError, Socket};
 use crate::ledger::{Ask, Ledger, Signal};
 use crate::options::{Options, Tapped};
+use crate::renewal::Renewal;
 
 /// How long a closing handshake, or a server that said `bye`, is waited for.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -171,7 +172,7 @@ impl Driver {
                 biased;
                 () = self.stop.cancelled() => return None,
                 output = &mut something => return Some(output),
-                ask = self.commands.recv(), if room => self.ledger.accept(ask?),
+                ask = self.commands.recv(), if room => self.ledger.accept(ask?, Instant::now()),
             }
         }
     }
@@ -180,7 +181,8 @@ impl Driver {
     async fn session(&mut self, mut socket: Socket, token: &str) -> Result<Duration, ClosedReason> {
         let began = Instant::now();
         self.options.tell(Tapped::Opened);
-        let end = self.converse(&mut socket).await;
+        let mut renewal = Renewal::new(self.options.token.clone(), token);
+        let end = self.converse(&mut socket, &mut renewal).await;
         self.options.tell(Tapped::Lost);
         if matches!(end, End::Stopped) {
             farewell(&mut socket).await;
@@ -198,7 +200,7 @@ impl Driver {
             End::Closed { code, .. } => *code,
         };
         if code == Some(CloseCode::TokenExpired.number()) {
-            self.options.token.discard(token).await;
+            self.options.token.discard(renewal.held()).await;
         }
         match end {
             End::Bye { code, reason, reconnect: Reconnect::Never, .. } => {
@@ -215,7 +217,7 @@ impl Driver {
     }
 
     /// Reads and writes until the connection ends.
-    async fn converse(&mut self, socket: &mut Socket) -> End {
+    async fn converse(&mut self, socket: &mut Socket, renewal: &mut Renewal) -> End {
         // How long the server may say nothing; until `welcome` as long as connecting may take.
         let mut silence_max = self.options.connect_timeout;
         let mut deadline = Instant::now() + silence_max;
@@ -236,11 +238,17 @@ impl Driver {
                 () = self.stop.cancelled() => return End::Stopped,
                 ask = self.commands.recv(), if room => {
                     let Some(ask) = ask else { return End::Stopped };
-                    self.ledger.accept(ask);
+                    self.ledger.accept(ask, Instant::now());
                     continue;
                 }
                 () = sleep_until(retry.unwrap_or(deadline)), if retry.is_some() => {
                     self.ledger.retry(Instant::now());
+                    continue;
+                }
+                token = renewal.next() => {
+                    if bye.is_none() {
+                        self.ledger.renew(token, Instant::now());
+                    }
                     continue;
                 }
                 _ = self.events.reserve(), if blocked => continue,
@@ -280,6 +288,9 @@ impl Driver {
             match self.ledger.frame(&payload, now) {
                 Ok(Signal::None) => {}
                 Ok(Signal::Welcome(event)) => {
+                    if let Event::Welcome { now: server_now, .. } = &event {
+                        renewal.begin(*server_now);
+                    }
                     silence_max = self.welcomed(event).unwrap_or(silence_max);
                     deadline = now + silence_max;
                 }
@@ -297,7 +308,7 @@ impl Driver {
         self.first_lobby = None;
         self.refused_token = false;
         self.state.send_replace(State::Open { session, node });
-        self.ledger.welcome(user, limits);
+        self.ledger.welcome(user, limits, Instant::now());
         Some(Duration::from_millis(heartbeat_ms.saturating_mul(2)).max(HEARTBEAT_MIN))
     }
 

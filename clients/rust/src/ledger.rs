@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::client::{Error, Incoming};
+use crate::pace::Pace;
 
 /// Lobbies in one `resume`: a hundred of them, the most a session may be in, are two small frames.
 const RESUME_CHUNK: usize = 50;
@@ -24,6 +25,9 @@ const RESUME_CHUNK: usize = 50;
 const RETRY_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Doublings of the pause between resumes of a lobby whose events do not connect.
 const GAP_DOUBLINGS_MAX: u32 = 7;
+
+/// The server knows a nonce for 5 minutes; a repeat near that age could happen a second time.
+const NONCE_AGE_MAX: Duration = Duration::from_secs(270);
 
 /// A command on its way in from a handle.
 #[derive(Debug)]
@@ -48,6 +52,10 @@ pub(crate) struct Ledger {
     user: Option<UserId>,
     /// Welcomed, and not told to leave: commands may be sent.
     open: bool,
+    /// The rates of this connection, from its welcome on.
+    pace: Option<Pace>,
+    /// So long nobody's command is sent, for the rates.
+    paced_until: Option<Instant>,
     lobbies: BTreeMap<LobbyId, Membership>,
     /// Unanswered commands in the order of asking; the low half of the key is the id on the wire.
     pending: BTreeMap<u64, Pending>,
@@ -84,6 +92,7 @@ enum Stage {
 struct Pending {
     request: Request,
     sent: bool,
+    first_sent: Option<Instant>,
     purpose: Purpose,
 }
 
@@ -91,6 +100,8 @@ struct Pending {
 enum Purpose {
     Caller(oneshot::Sender<Result<Answer, Error>>),
     Resume(Vec<LobbyId>),
+    /// A fresh token for this connection.
+    Renewal,
 }
 
 impl Pending {
@@ -112,6 +123,10 @@ fn is_repeatable(command: &Command) -> bool {
     }
 }
 
+fn is_chat(command: &Command) -> bool {
+    matches!(command, Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat())
+}
+
 fn lobby_of(command: &Command) -> Option<&LobbyId> {
     match command {
         Command::Lobby(lobby, _) => Some(lobby),
@@ -127,6 +142,8 @@ impl Ledger {
             limits: Limits::default(),
             user: None,
             open: false,
+            pace: None,
+            paced_until: None,
             lobbies: BTreeMap::new(),
             pending: BTreeMap::new(),
             next: 1,
@@ -145,58 +162,86 @@ impl Ledger {
     }
 
     /// Takes in a command: sent at once, or as soon as its lobby is resumed.
-    pub(crate) fn accept(&mut self, ask: Ask) {
+    pub(crate) fn accept(&mut self, ask: Ask, now: Instant) {
         if !self.open && !is_repeatable(&ask.request.command) {
             _ = ask.reply.send(Err(Error::NotConnected));
             return;
         }
         let order = self.enter(ask.request, Purpose::Caller(ask.reply));
-        self.send(order);
+        self.send(order, now);
+    }
+
+    /// Gives the server a fresh token, ahead of whatever waits.
+    pub(crate) fn renew(&mut self, token: String, now: Instant) {
+        if self.open {
+            let request = Request { id: None, nonce: None, command: Command::Auth { token } };
+            let order = self.enter(request, Purpose::Renewal);
+            self.send(order, now);
+        }
     }
 
     fn enter(&mut self, mut request: Request, purpose: Purpose) -> u64 {
         let order = self.next;
         self.next += 1;
         request.id = Some(low_half(order));
-        self.pending.insert(order, Pending { request, sent: false, purpose });
+        self.pending.insert(order, Pending { request, sent: false, first_sent: None, purpose });
         order
     }
 
     /// Sends one pending command unless it has to wait.
-    fn send(&mut self, order: u64) {
+    fn send(&mut self, order: u64, now: Instant) {
         let Some(pending) = self.pending.get_mut(&order).filter(|pending| self.open && !pending.sent) else {
             return;
         };
+        let command = &pending.request.command;
         if let Purpose::Caller(_) = pending.purpose {
-            let membership = lobby_of(&pending.request.command).and_then(|lobby| self.lobbies.get(lobby));
+            let membership = lobby_of(command).and_then(|lobby| self.lobbies.get(lobby));
             if membership.is_some_and(|membership| membership.stage != Stage::Live) {
                 return;
             }
+        }
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= NONCE_AGE_MAX;
+        if pending.request.nonce.is_some() && pending.first_sent.is_some_and(is_old) {
+            return self.give_up(order, Error::TimedOut);
         }
         let frame = pending.request.encode(self.encoding);
         let (bytes, max) = (frame.len(), self.limits.frame_bytes_max);
         if bytes > max {
             // The server would end the session for it (1009), and again after each repetition.
-            let pending = self.pending.remove(&order).expect("was found above");
-            if let Purpose::Caller(reply) = pending.purpose {
-                _ = reply.send(Err(Error::TooLarge { bytes, max }));
+            return self.give_up(order, Error::TooLarge { bytes, max });
+        }
+        if let Purpose::Caller(_) = pending.purpose {
+            // Nobody overtakes who waits for the rates.
+            if self.paced_until.is_some_and(|until| until > now) {
+                return;
             }
-            return;
+            if let Some(Err(until)) = self.pace.as_mut().map(|pace| pace.take(is_chat(command), now)) {
+                self.paced_until = Some(until);
+                return;
+            }
         }
         pending.sent = true;
+        pending.first_sent.get_or_insert(now);
         self.out.push_back(frame);
     }
 
+    fn give_up(&mut self, order: u64, error: Error) {
+        if let Some(Pending { purpose: Purpose::Caller(reply), .. }) = self.pending.remove(&order) {
+            _ = reply.send(Err(error));
+        }
+    }
+
     /// Sends whatever waits and no longer has to, in the order of asking.
-    fn send_waiting(&mut self) {
+    fn send_waiting(&mut self, now: Instant) {
         let waiting: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| !pending.sent).map(|(order, _)| *order).collect();
-        waiting.into_iter().for_each(|order| self.send(order));
+        waiting.into_iter().for_each(|order| self.send(order, now));
     }
 
     /// The connection stands: resumes every lobby, and repeats what was not answered.
-    pub(crate) fn welcome(&mut self, user: UserId, limits: Limits) {
+    pub(crate) fn welcome(&mut self, user: UserId, limits: Limits, now: Instant) {
         self.user = Some(user);
+        (self.pace, self.paced_until) = (Some(Pace::new(&limits, now)), None);
         self.limits = limits;
         self.open = true;
         self.pending.retain(|_, pending| !pending.is_given_up());
@@ -206,11 +251,11 @@ impl Ledger {
             membership.member && !pending.values().any(|pending| pending.is_leave_of(lobby))
         });
         let lobbies = self.lobbies.keys().cloned().collect();
-        self.resume(lobbies);
-        self.send_waiting();
+        self.resume(lobbies, now);
+        self.send_waiting(now);
     }
 
-    fn resume(&mut self, lobbies: Vec<LobbyId>) {
+    fn resume(&mut self, lobbies: Vec<LobbyId>, now: Instant) {
         let mut points = Vec::new();
         for lobby in lobbies {
             let Some(membership) = self.lobbies.get_mut(&lobby) else { continue };
@@ -228,25 +273,29 @@ impl Ledger {
             let lobbies = chunk.iter().map(|point| point.lobby.clone()).collect();
             let request = Request { id: None, nonce: None, command: Command::Resume(chunk.to_vec()) };
             let order = self.enter(request, Purpose::Resume(lobbies));
-            self.send(order);
+            self.send(order, now);
         }
     }
 
-    /// When a lobby is to be resumed again.
+    /// When a lobby is to be resumed again, or a command may be sent.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         let waiting = self.lobbies.values().filter_map(|membership| match membership.stage {
             Stage::Waiting(until) => Some(until),
             _ => None,
         });
-        waiting.min().filter(|_| self.open)
+        waiting.chain(self.paced_until).min().filter(|_| self.open)
     }
 
-    /// Resumes the lobbies whose time has come.
+    /// Resumes the lobbies whose time has come, and sends what waited for the rates.
     pub(crate) fn retry(&mut self, now: Instant) {
         let due = |membership: &Membership| matches!(membership.stage, Stage::Waiting(until) if until <= now);
         let lobbies = self.lobbies.iter().filter(|(_, membership)| due(membership));
         let lobbies = lobbies.map(|(lobby, _)| lobby.clone()).collect();
-        self.resume(lobbies);
+        self.resume(lobbies, now);
+        if self.paced_until.is_some_and(|until| until <= now) {
+            self.paced_until = None;
+            self.send_waiting(now);
+        }
     }
 
     /// The server asked the client to leave: nothing more is sent on this connection.
@@ -261,7 +310,7 @@ impl Ledger {
         let pending = std::mem::take(&mut self.pending);
         for (order, mut pending) in pending {
             match pending.purpose {
-                Purpose::Resume(_) => {}
+                Purpose::Resume(_) | Purpose::Renewal => {}
                 Purpose::Caller(reply) if !is_repeatable(&pending.request.command) => {
                     _ = reply.send(Err(if pending.sent { Error::Lost } else { Error::NotConnected }));
                 }
@@ -311,6 +360,8 @@ impl Ledger {
     fn answered(&mut self, pending: Pending, outcome: Result<Answer, Refusal>, now: Instant) {
         let reply = match pending.purpose {
             Purpose::Resume(lobbies) => return self.resume_answered(&lobbies, outcome, now),
+            // A token that is refused ends with its time, and the next connection asks for another.
+            Purpose::Renewal => return,
             Purpose::Caller(reply) => reply,
         };
         let outcome = match (&pending.request.command, outcome) {
@@ -368,7 +419,7 @@ impl Ledger {
                 self.resume_refused(lobby, refusal, now);
             }
         }
-        self.send_waiting();
+        self.send_waiting(now);
     }
 
     fn resumed(&mut self, joined: Joined) {

@@ -14,6 +14,8 @@ mod connect;
 mod driver;
 mod ledger;
 mod options;
+mod pace;
+mod renewal;
 
 pub use client::{Client, Error, Events, Incoming, Message, Sent};
 pub use connect::{Connector, Target, Transport};

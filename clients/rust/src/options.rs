@@ -143,7 +143,8 @@ impl TokenSource {
         Self::provider(move || std::future::ready(Ok(token.clone())))
     }
 
-    /// A function that fetches a fresh token; asked first, and again whenever the server found the last one expired.
+    /// A function that fetches a fresh token; asked first, again some time before the last one ends (where that can be
+    /// read from it), and whenever the server has found it expired.
     pub fn provider<F, T>(provide: F) -> Self
     where
         F: Fn() -> T + Send + Sync + 'static,
@@ -169,6 +170,17 @@ impl TokenSource {
         if cached.as_deref() == Some(stale) {
             *cached = None;
         }
+    }
+
+    /// A token other than this one, fetched unless somebody has replaced it already.
+    pub(crate) async fn newer(&self, stale: &str) -> Result<String, TokenError> {
+        let mut cached = self.cached.lock().await;
+        if let Some(token) = cached.as_ref().filter(|token| *token != stale) {
+            return Ok(token.clone());
+        }
+        let token = (self.provide)().await?;
+        *cached = Some(token.clone());
+        Ok(token)
     }
 
     /// Puts a token in place, for the next connection.

@@ -5,4 +5,5 @@ mod chaos;
 mod coming_back;
 mod commands;
 mod order;
+mod rates;
 mod script;
