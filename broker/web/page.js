@@ -1,4 +1,4 @@
-/** The page: puts its parts together and follows the address (`#/`, `#/lobby/<id>[/invite/<code>]`, `#/operator`). */
+/** The page: puts its parts together and follows the address (`#/`, `#/lobby/<id>[/invite/<code>]`, `#/operator`, `#/reports`). */
 import { Client } from '/client/index.js';
 
 import { showAwards } from '/awards.js';
@@ -9,11 +9,14 @@ import { showLobbies } from '/lobbies.js';
 import { LobbyView } from '/lobby.js';
 import { closeMenu } from '/menu.js';
 import { watchService } from '/operator.js';
+import { seesReports, showReports } from '/reports.js';
 
 /** @type {{client: Client, lobbies: ReturnType<typeof showLobbies>, hideConnection: () => void, hideAwards: () => void} | null} */
 let visit = null;
 /** Ends the operator's view. @type {(() => void) | null} */
 let unwatch = null;
+/** Ends the view of what was reported. @type {(() => void) | null} */
+let closeReports = null;
 /** @type {LobbyView | null} */
 let view = null;
 /** Settings of lobbies that this tab creates, until they are entered. @type {Map<string, object>} */
@@ -51,8 +54,11 @@ function follow() {
   closeMenu();
   for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
   const [, id, invite] = /^#\/lobby\/([A-Za-z0-9_-]{1,64})(?:\/invite\/([^/]{1,256}))?$/.exec(location.hash) ?? [];
-  const admin = visit !== null && rolesOf(storedGuest()).includes('admin');
+  const roles = visit === null ? [] : rolesOf(storedGuest());
+  const admin = roles.includes('admin');
   const operates = admin && location.hash === '#/operator';
+  const moderates = seesReports(roles) && location.hash === '#/reports';
+  const aside = operates || moderates;
   byId('name-view').hidden = visit !== null;
   byId('list-view').hidden = visit === null;
   byId('who').hidden = visit === null;
@@ -65,17 +71,24 @@ function follow() {
     visit.lobbies.setCurrent(id);
   }
   // A narrow page shows the list or the lobby, a wide one both.
-  document.body.dataset.view = visit === null ? 'name' : operates ? 'operator' : id ? 'lobby' : 'list';
-  byId('lobby-view').hidden = visit === null || view === null || operates;
-  byId('nothing-view').hidden = visit === null || view !== null || operates;
+  document.body.dataset.view = visit === null ? 'name' : aside ? 'aside' : id ? 'lobby' : 'list';
+  byId('lobby-view').hidden = visit === null || view === null || aside;
+  byId('nothing-view').hidden = visit === null || view !== null || aside;
   byId('operator-view').hidden = !operates;
   byId('operator-open').hidden = !admin;
+  byId('reports-view').hidden = !moderates;
+  byId('reports-open').hidden = !seesReports(roles);
   if (operates) unwatch ??= watchService();
   else {
     unwatch?.();
     unwatch = null;
   }
-  document.title = operates ? 'The service' : view?.title ?? 'Lobbies';
+  if (moderates) closeReports ??= showReports();
+  else {
+    closeReports?.();
+    closeReports = null;
+  }
+  document.title = moderates ? 'Reported messages' : operates ? 'The service' : view?.title ?? 'Lobbies';
   if (visit === null) byId('name-input').focus();
   // Whoever uses the keyboard goes on where the view begins, not at the top of the page.
   else if (!id && !document.activeElement?.offsetParent) byId('list-title').focus();
