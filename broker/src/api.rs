@@ -4,6 +4,7 @@
 
 mod bans;
 mod call;
+mod created;
 mod document;
 mod games;
 mod lobbies;
@@ -28,6 +29,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use mlms_process::Problem;
 
 pub(crate) use self::call::{Call, Reply};
+pub(crate) use self::created::Created;
 pub(crate) use self::document::serve as document;
 use self::operation::{Access, Found, Operation, Verb};
 pub(crate) use self::rate::UserRate;

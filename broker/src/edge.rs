@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{self, Places};
-use crate::api::UserRate;
+use crate::api::{Created, UserRate};
 use crate::carriers::Carriers;
 use crate::config::BrokerConfig;
 use crate::guests::GuestRate;
@@ -57,6 +57,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: Metrics,
     pub(crate) places: Arc<Places>,
     pub(crate) guest_rate: GuestRate,
+    /// The lobbies that callers have created by name.
+    pub(crate) created: Created,
     /// How many requests each user may make.
     pub(crate) user_rate: UserRate,
     /// Turns for handshakes with nodes.

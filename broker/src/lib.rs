@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::Places;
-use crate::api::UserRate;
+use crate::api::{Created, UserRate};
 use crate::carriers::{CarrierThreads, Carriers};
 pub use crate::config::BrokerConfig;
 use crate::edge::Edge;
@@ -122,6 +122,7 @@ impl Broker {
             metrics: Metrics::new(&self.registry),
             places: Places::new(self.config.connections_per_address_max),
             guest_rate: GuestRate::new(self.config.guests_per_minute),
+            created: Created::default(),
             user_rate: UserRate::new(self.config.requests_per_s, self.config.requests_burst),
             handshakes: Semaphore::new(self.config.handshakes_max),
             sessions: Arc::default(),

@@ -54,6 +54,8 @@ pub(crate) enum Refusal {
     NotFound,
     /// Nobody keeps the user out.
     NoBan,
+    /// The `Idempotency-Key` is that of another request.
+    KeyReused,
     /// It is not as the caller has it.
     Changed,
     /// The path exists, the method does not; carries what `Allow` says.
@@ -229,6 +231,12 @@ impl Refusal {
             Refusal::NoBan => {
                 answer(StatusCode::NOT_FOUND, Code::NotFound, "no_ban", "The user is not banned.")
             }
+            Refusal::KeyReused => answer(
+                StatusCode::CONFLICT,
+                Code::Conflict,
+                "key_reused",
+                "The Idempotency-Key is that of another request.",
+            ),
             Refusal::Changed => answer(
                 StatusCode::PRECONDITION_FAILED,
                 Code::Conflict,

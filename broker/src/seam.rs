@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use mlms_protocol::{ErrorCode, LobbyId, Role, UserId};
+use mlms_protocol::{ErrorCode, LobbyId, Role, Seq, UserId};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -62,6 +62,9 @@ pub(crate) struct SeamCall<'a> {
     pub(crate) roles: &'a [Role],
     /// The service itself says it.
     pub(crate) system: bool,
+    /// The lobby's newest event as the caller knows it; the owner refuses where it has gone on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expects: Option<Seq>,
     pub(crate) frame: Frame,
 }
 

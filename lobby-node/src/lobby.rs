@@ -5,6 +5,7 @@ mod decide;
 mod dedupe;
 mod entrance;
 mod filter;
+mod forgetting;
 mod game;
 mod marks;
 mod messages;
@@ -23,7 +24,7 @@ pub(crate) use dedupe::{CommandKey, Outcome, Recorded};
 pub(crate) use filter::WordFilter;
 pub(crate) use state::{Entry, State};
 
-use mlms_protocol::{Role, SessionId, UserId};
+use mlms_protocol::{Role, Seq, SessionId, UserId};
 use serde::{Deserialize, Serialize};
 
 /// What a join hears that was carried out, and whose membership is over before it is answered.
@@ -39,6 +40,9 @@ pub(crate) struct Caller {
     /// The service itself, through REST: what it says is from nobody.
     #[serde(default)]
     pub system: bool,
+    /// The newest event of the lobby as the caller knows it: of a lobby that has gone on the command is not meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expects: Option<Seq>,
 }
 
 impl Caller {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mlms_protocol::command::{DecodeError, Find};
 use mlms_protocol::reply::encode_reply;
 use mlms_protocol::{
-    Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, SessionId, TraceParent,
+    Answer, Command, Encoding, ErrorCode, LobbyCommand, Refusal, Request, Role, Seq, SessionId, TraceParent,
     UserId,
 };
 use serde::Deserialize;
@@ -32,6 +32,8 @@ struct Call<'a> {
     /// The service itself says it: a message is from nobody.
     #[serde(default)]
     system: bool,
+    /// The newest event of the lobby, as the caller knows it.
+    expects: Option<Seq>,
     /// The command as on a socket; `look` and `create` besides.
     #[serde(borrow)]
     frame: &'a RawValue,
@@ -56,7 +58,8 @@ pub(crate) async fn carry_out(
             let name = call.name.unwrap_or_else(|| call.user.to_string());
             let session = SessionId::new(&format!("call-{}", uuid::Uuid::now_v7().simple()));
             let session = session.map_err(|_| "no session id can be made")?;
-            let caller = Caller { session, user: call.user, name, roles: call.roles, system: call.system };
+            let Call { user, roles, system, expects, .. } = call;
+            let caller = Caller { session, user, name, roles, system, expects };
             (id, run(node, caller, request, trace).await)
         }
     };

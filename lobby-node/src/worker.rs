@@ -6,6 +6,7 @@ mod attachment;
 mod cold;
 mod epochs;
 mod evidence;
+mod forgetting;
 mod forward;
 mod intake;
 mod live;
@@ -228,6 +229,16 @@ enum Done {
         shard: Shard,
         restored: Option<Restored>,
     },
+    Trimmed {
+        shard: Shard,
+        through: EntryId,
+        is_done: bool,
+    },
+    /// The database has a lobby that does not know somebody any more, or could not take it.
+    Forgotten {
+        envelope: Box<Envelope>,
+        result: Result<(), StoreError>,
+    },
     Nothing,
 }
 
@@ -441,6 +452,8 @@ impl Worker {
             Done::Examined { envelope, outcome } => self.on_examined(*envelope, outcome),
             Done::Filed { envelope, result } => self.on_filed(*envelope, result),
             Done::Restored { shard, restored } => self.on_restored(shard, restored),
+            Done::Trimmed { shard, through, is_done } => self.on_trimmed(shard, through, is_done),
+            Done::Forgotten { envelope, result } => self.on_forgotten(*envelope, result),
             Done::Nothing => {}
         }
     }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use mlms_protocol::encoding::Encoding;
 use mlms_protocol::{Body, Change, LobbyEvent, LobbyId, UserId};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::store::{Backend, Store, StoreError};
 
@@ -57,7 +58,8 @@ pub(crate) fn quoted(user: &UserId) -> String {
 }
 
 /// The same event about `alias` instead of `user`, without what `user` said or was called.
-pub(crate) fn anonymous(event: &LobbyEvent, user: &UserId, alias: &UserId) -> LobbyEvent {
+#[must_use]
+pub fn anonymous(event: &LobbyEvent, user: &UserId, alias: &UserId) -> LobbyEvent {
     let mut event = event.clone();
     let swap = |one: &mut UserId| {
         if one == user {
@@ -106,15 +108,21 @@ pub(crate) fn anonymous(event: &LobbyEvent, user: &UserId, alias: &UserId) -> Lo
             swap_some(one);
             swap_some(by);
         }
-        Change::Updated { user: one, by, attributes, .. } => {
+        Change::Updated { user: one, by, attributes, settings, .. } => {
+            if let Some(settings) = settings {
+                settings.hosts.iter_mut().for_each(swap);
+            }
             if one.as_ref() == Some(user) {
                 *attributes = attributes.as_ref().map(|_| Map::new());
             }
             swap_some(one);
             swap_some(by);
         }
-        Change::GameFinished { by, players, .. } => {
+        Change::GameFinished { by, players, results, .. } => {
             players.iter_mut().for_each(swap);
+            if let Some(results) = results {
+                *results = renamed(results, user, alias);
+            }
             swap_some(by);
         }
         Change::Edited { by, body, .. } => {
@@ -132,10 +140,34 @@ pub(crate) fn anonymous(event: &LobbyEvent, user: &UserId, alias: &UserId) -> Lo
     event
 }
 
+/// Results of a game are about players: whatever in them is the id and nothing else is the alias.
+fn renamed(results: &Body, user: &UserId, alias: &UserId) -> Body {
+    fn rename(value: &mut Value, user: &str, alias: &str) {
+        match value {
+            Value::String(text) if text == user => alias.clone_into(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| rename(value, user, alias)),
+            Value::Object(fields) => {
+                if let Some(value) = fields.remove(user) {
+                    fields.insert(alias.to_owned(), value);
+                }
+                fields.values_mut().for_each(|value| rename(value, user, alias));
+            }
+            _ => {}
+        }
+    }
+    let Ok(before) = serde_json::from_slice::<Value>(&results.to(Encoding::Json)) else {
+        return results.clone();
+    };
+    let mut after = before.clone();
+    rename(&mut after, user.as_str(), alias.as_str());
+    if after == before { results.clone() } else { Body::json(&after) }
+}
+
 #[cfg(test)]
 mod tests {
-    use mlms_protocol::encoding::Encoding;
+    use mlms_protocol::lobby::Settings;
     use mlms_protocol::writer::ObjectWriter;
+    use serde_json::json;
 
     use super::*;
     use crate::tests::{event, every_change};
@@ -143,7 +175,13 @@ mod tests {
     #[test]
     fn nothing_of_the_player_is_left_in_any_event() {
         let (bob, alias) = (UserId::new("bob").unwrap(), UserId::new("erased-1").unwrap());
-        for (seq, change) in (1..).zip(every_change()) {
+        let hosts = Settings { hosts: vec![bob.clone()], ..Settings::default() };
+        let hosts =
+            Change::Updated { by: None, settings: Some(hosts), user: None, role: None, attributes: None };
+        let results = Body::json(&json!({"winner": "bob", "teams": [["ann", "bob"]], "scores": {"bob": 7}}));
+        let finished =
+            Change::GameFinished { game: 1, by: None, players: vec![bob.clone()], results: Some(results) };
+        for (seq, change) in (1..).zip(every_change().into_iter().chain([hosts, finished])) {
             let mut change = change;
             if let Change::Message { from, body, .. } = &mut change {
                 *from = Some(bob.clone());
@@ -155,5 +193,17 @@ mod tests {
             let text = String::from_utf8(writer.finish()).unwrap();
             assert!(!text.contains("\"bob\"") && !text.contains("bob was here"), "{text}");
         }
+    }
+
+    #[test]
+    fn results_that_do_not_name_the_player_stay_to_the_last_digit() {
+        let (bob, alias) = (UserId::new("bob").unwrap(), UserId::new("erased-1").unwrap());
+        let results = Body::new(Encoding::Json, br#"{"note": "bobsled", "n": 1.10}"#).unwrap();
+        assert_eq!(renamed(&results, &bob, &alias), results);
+        let results = Body::json(&json!({"scores": {"bob": 7}, "mvp": "bob"}));
+        assert_eq!(
+            renamed(&results, &bob, &alias),
+            Body::json(&json!({"scores": {"erased-1": 7}, "mvp": "erased-1"}))
+        );
     }
 }

@@ -28,6 +28,7 @@ pub use bans::{BanList, BansMark, ServiceBan};
 pub use blocks::BLOCKERS_MAX;
 pub use catalogue::{CATALOGUE, EventKind};
 pub use events::{EventPlace, PlayerPosition, Range, SaveReport};
+pub use forgetting::anonymous;
 pub use message::{AWARDED, Message, read_award};
 pub use outlet::{LocalBatch, Outlet};
 pub use report::{FiledReport, MessageReport};

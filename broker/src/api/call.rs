@@ -157,6 +157,16 @@ impl<'a> Call<'a> {
         self.ask(Some(lobby), frame, false).await
     }
 
+    /// Like [`Call::command`], if the lobby's newest event is still this one.
+    pub(crate) async fn command_expecting(
+        &self,
+        lobby: &LobbyId,
+        frame: Frame,
+        expects: Seq,
+    ) -> Result<Box<RawValue>, Fault> {
+        self.ask_expecting(Some(lobby), frame, false, Some(expects)).await
+    }
+
     /// Has the lobby's owner carry out a command that comes from the service itself.
     pub(crate) async fn command_of_system(
         &self,
@@ -173,6 +183,16 @@ impl<'a> Call<'a> {
         frame: Frame,
         system: bool,
     ) -> Result<Box<RawValue>, Fault> {
+        self.ask_expecting(lobby, frame, system, None).await
+    }
+
+    async fn ask_expecting(
+        &self,
+        lobby: Option<&LobbyId>,
+        frame: Frame,
+        system: bool,
+        expects: Option<Seq>,
+    ) -> Result<Box<RawValue>, Fault> {
         let claims = self.claims()?;
         let frame = match lobby {
             Some(lobby) => frame.with("lobby", lobby),
@@ -180,7 +200,7 @@ impl<'a> Call<'a> {
         };
         let frame = frame.with_some("nonce", self.nonce.as_ref());
         let (user, name, roles) = (&claims.sub, claims.name.as_deref(), claims.roles.as_slice());
-        let call = SeamCall { user, name, roles, system, frame };
+        let call = SeamCall { user, name, roles, system, expects, frame };
         let repeatable = self.nonce.is_some() || self.operation.is_reading();
         seam::ask(self.edge, lobby, &call, repeatable).await
     }

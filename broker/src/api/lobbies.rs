@@ -1,12 +1,15 @@
 //! Lobbies over REST: list, create, look at, change, close, invite.
 
+use std::time::Instant;
+
 use hyper::header;
-use mlms_protocol::LobbyId;
+use mlms_protocol::{ErrorCode, LobbyId, Seq};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Call, Fault, Reply};
+use crate::page::is_meant;
 use crate::refusal::Refusal;
 use crate::seam::Frame;
 
@@ -77,7 +80,19 @@ pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
         }
     };
     let frame = Frame::new("create").with("settings", &settings.unwrap_or_default());
-    let answer = object(&call.command(&lobby, frame).await?)?;
+    let created = &call.edge.created;
+    if let Some(key) = call.key()
+        && !created.note(key, &lobby, Instant::now())
+    {
+        return Err(Refusal::KeyReused.into());
+    }
+    let answer = call.command(&lobby, frame).await.inspect_err(|fault| {
+        // Of what was not answered nobody knows whether it was created.
+        if let (Some(key), Fault::Owner(_)) = (call.key(), fault) {
+            created.give_back(key, &lobby);
+        }
+    })?;
+    let answer = object(&answer)?;
     Ok(Reply::created(&Named { lobby: &lobby, answer }).at(format!("/v1/lobbies/{lobby}")))
 }
 
@@ -91,14 +106,25 @@ async fn look(call: &Call<'_>, lobby: &LobbyId) -> Result<Reply, Fault> {
     Ok(Reply::ok(&Named { lobby, answer }).tagged())
 }
 
-/// Refuses a change of what is not as the caller has it, where it says so.
-async fn check_match(call: &Call<'_>, lobby: &LobbyId) -> Result<(), Fault> {
-    if call.head.headers.contains_key(header::IF_MATCH)
-        && !look(call, lobby).await?.is_meant(&call.head.headers)
-    {
+/// Has the owner change a lobby. Where the caller says how it has the lobby, that is looked at first, and the owner
+/// refuses if anything has happened since.
+async fn change(call: &Call<'_>, lobby: &LobbyId, frame: Frame) -> Result<Reply, Fault> {
+    if !call.head.headers.contains_key(header::IF_MATCH) {
+        return Ok(Reply::ok(&call.command(lobby, frame).await?));
+    }
+    let answer = object(&call.command(lobby, Frame::new("look")).await?)?;
+    let seq = answer.get("seq").and_then(Value::as_u64).map(Seq).ok_or(Refusal::NodesFailed)?;
+    if !Reply::ok(&Named { lobby, answer }).tagged().is_meant(&call.head.headers) {
         return Err(Refusal::Changed.into());
     }
-    Ok(())
+    if is_meant(&call.head.headers, "*") {
+        return Ok(Reply::ok(&call.command(lobby, frame).await?));
+    }
+    match call.command_expecting(lobby, frame, seq).await {
+        // These commands know no other conflict.
+        Err(Fault::Owner(refusal)) if refusal.code == ErrorCode::Conflict => Err(Refusal::Changed.into()),
+        outcome => Ok(Reply::ok(&outcome?)),
+    }
 }
 
 #[derive(Deserialize)]
@@ -111,16 +137,13 @@ struct Update {
 pub(super) async fn update(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = call.lobby()?;
     let Update { settings } = call.body()?;
-    check_match(call, &lobby).await?;
-    let frame = Frame::new("update").with("settings", &settings);
-    Ok(Reply::ok(&call.command(&lobby, frame).await?))
+    change(call, &lobby, Frame::new("update").with("settings", &settings)).await
 }
 
 /// `DELETE /v1/lobbies/{lobby}`.
 pub(super) async fn close(call: &Call<'_>) -> Result<Reply, Fault> {
     let lobby = call.lobby()?;
-    check_match(call, &lobby).await?;
-    Ok(Reply::ok(&call.command(&lobby, Frame::new("close")).await?))
+    change(call, &lobby, Frame::new("close")).await
 }
 
 #[derive(Deserialize)]

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use mlms_protocol::encoding::Encoding;
 use mlms_protocol::writer::ObjectWriter;
 use mlms_protocol::{Change, ErrorCode, LobbyEvent, LobbyId, Millis, Role, Seq, UserId};
-use mlms_store::{PlayerPosition, Range, ServiceBan, Store};
-use serde::{Deserialize, Serialize};
+use mlms_store::{PlayerPosition, ServiceBan};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::bans::note;
@@ -23,9 +23,9 @@ const PAGE_MAX: u32 = 200;
 const BLOCKED_MAX: u32 = 10_000;
 /// Events of a player that one call forgets; the caller asks again until none is left.
 const FORGET_MAX: u32 = 500;
-/// How often and after which pauses the end of a membership is looked for in the database.
-const LOOKS: u32 = 40;
-const LOOK: Duration = Duration::from_millis(50);
+/// Lobbies that one call goes to, and of these at once: each lets go of a part of its journal.
+const LOBBIES_MAX: usize = 64;
+const AT_ONCE_MAX: usize = 16;
 
 /// An event as a member gets it.
 pub(super) fn as_told(event: &LobbyEvent) -> Box<RawValue> {
@@ -82,8 +82,9 @@ fn read_position(text: &str) -> Result<PlayerPosition, Fault> {
     position.ok_or_else(|| Fault::bad("`cursor` is not one of this list"))
 }
 
-/// `DELETE /v1/players/{user}`: ends its sessions and memberships, blanks its messages where they can still be read, and
-/// forgets it in the database. One call does a part; `complete` says whether it found nothing any more.
+/// `DELETE /v1/players/{user}`: ends its sessions and memberships, blanks its messages where they can still be read, has
+/// its lobbies forget it, and forgets it in the database. One call does a part; `complete` says whether it found nothing
+/// any more.
 pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
     #[derive(Serialize)]
     struct Answer {
@@ -94,11 +95,11 @@ pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
     let store = store(call)?;
     let closed = disconnect(call, &user, None).await?;
     let events = store.player_events(&user, None, FORGET_MAX).await.map_err(away)?;
-    let lobbies: BTreeSet<&LobbyId> = events.iter().map(|event| &event.lobby).collect();
-    for lobby in lobbies {
-        put_out(call, store, lobby, &user).await?;
+    let (lobbies, part) = part(&events);
+    for lobby in &lobbies {
+        unless_gone(call.command_of_system(lobby, Frame::new("kick").with("user", &user)).await)?;
     }
-    for event in &events {
+    for event in &events[..part] {
         // Lobbies that are open remember their last messages: there it is deleted as a moderator deletes it.
         if let Change::Message { body, .. } = &event.change
             && body.as_text().is_none_or(|text| !text.is_empty())
@@ -108,7 +109,18 @@ pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
         }
     }
     let alias = alias();
-    let events = store.forget(&user, &alias, FORGET_MAX).await.map_err(away)?;
+    // An owner answers once the database has all that it knew of the user before: nothing comes there later.
+    let forget = |lobby: LobbyId| {
+        let frame = Frame::new("forget").with("user", &user).with("alias", &alias);
+        async move { unless_gone(call.command_of_system(&lobby, frame).await) }
+    };
+    let forgetting = futures_util::stream::iter(lobbies).map(forget).buffer_unordered(AT_ONCE_MAX);
+    forgetting.try_for_each(|_| async { Ok(()) }).await?;
+    let limit = match u32::try_from(part) {
+        Ok(part @ 1..FORGET_MAX) => part,
+        _ => FORGET_MAX,
+    };
+    let events = store.forget(&user, &alias, limit).await.map_err(away)?;
     let complete = closed == 0 && events == 0;
     if complete {
         note(call, "erase", &alias, None).await?;
@@ -116,23 +128,16 @@ pub(super) async fn erase(call: &Call<'_>) -> Result<Reply, Fault> {
     Ok(Reply::ok(&Answer { events, complete }))
 }
 
-/// Ends a membership, and waits until the database has the end of it: what comes there later would name the user again.
-async fn put_out(call: &Call<'_>, store: &Store, lobby: &LobbyId, user: &UserId) -> Result<(), Fault> {
-    #[derive(Deserialize)]
-    struct Kicked {
-        seq: Seq,
-    }
-    let kicked = call.command_of_system(lobby, Frame::new("kick").with("user", user)).await;
-    let Some(kicked) = unless_gone(kicked)? else { return Ok(()) };
-    let Ok(Kicked { seq }) = serde_json::from_str(kicked.get()) else { return Ok(()) };
-    let before = Range::After(Seq(seq.0.saturating_sub(1)));
-    for _ in 0..LOOKS {
-        if !store.history(lobby, before, Seq(0), 1).await.map_err(away)?.is_empty() {
-            break;
+/// The lobbies of the first events, as many as one call goes to, and how many events that are.
+fn part(events: &[LobbyEvent]) -> (BTreeSet<LobbyId>, usize) {
+    let mut lobbies = BTreeSet::new();
+    for (place, event) in events.iter().enumerate() {
+        if lobbies.len() == LOBBIES_MAX && !lobbies.contains(&event.lobby) {
+            return (lobbies, place);
         }
-        tokio::time::sleep(LOOK).await;
+        lobbies.insert(event.lobby.clone());
     }
-    Ok(())
+    (lobbies, events.len())
 }
 
 /// What a lobby answers that is there; where it, the member or the message is not, there is nothing to do.
@@ -157,7 +162,26 @@ fn alias() -> UserId {
 
 #[cfg(test)]
 mod tests {
+    use mlms_protocol::Epoch;
+
     use super::*;
+
+    #[test]
+    fn a_part_ends_where_it_would_go_to_one_lobby_more() {
+        let event = |lobby: &str| LobbyEvent {
+            lobby: LobbyId::new(lobby).unwrap(),
+            epoch: Epoch(1),
+            seq: Seq(1),
+            at: Millis(1),
+            change: Change::Deleted { of: Seq(1), by: UserId::new("bob").unwrap() },
+        };
+        let mut events: Vec<_> = (0..LOBBIES_MAX).map(|number| event(&number.to_string())).collect();
+        events.push(event("0"));
+        assert_eq!(part(&events).1, LOBBIES_MAX + 1);
+        events.extend([event("one-more"), event("0")]);
+        let (lobbies, count) = part(&events);
+        assert_eq!((lobbies.len(), count), (LOBBIES_MAX, LOBBIES_MAX + 1));
+    }
 
     #[test]
     fn a_position_is_read_as_it_was_written() {

@@ -31,6 +31,7 @@ impl Member {
             name: String::new(),
             roles: Vec::new(),
             system: false,
+            expects: None,
         };
         Member {
             session: Arc::new(SessionHandle::new(number, caller, Arc::new(outbox), None, Millis(0))),

@@ -133,6 +133,9 @@ pub(crate) enum Decision {
     Read(Seq),
     /// A message is brought to the moderators' notice: the answer comes when they can find it.
     File(Box<MessageReport>),
+    /// Events that name nobody, and behind them the caller's user is forgotten, in memory and in the journal: the
+    /// answer comes when it is.
+    Forget(Vec<Change>),
     /// The message of this seq is not in memory: it is asked for again with what the database has.
     Recall(Seq),
     /// Nothing changes.
@@ -164,6 +167,7 @@ impl State {
         match command {
             LobbyCommand::Join(join) => return self.decide_join(caller, join, now, rules),
             LobbyCommand::Create(create) => return self.decide_create(caller, create, rules),
+            LobbyCommand::Forget { user, .. } => return self.decide_forget(caller, user),
             _ => {}
         }
         let rank = self.rank(caller);
@@ -181,6 +185,9 @@ impl State {
                 LobbyCommand::Look => Ok(Decision::Look { full: false }),
                 _ => refuse(ErrorCode::NotMember, "join the lobby first"),
             };
+        }
+        if caller.expects.is_some_and(|seq| seq != self.seq) {
+            return refuse(ErrorCode::Conflict, "the lobby has changed");
         }
         let member = || {
             let member = self.member(&caller.user);
@@ -218,7 +225,7 @@ impl State {
             }
             LobbyCommand::Finish { results } => self.decide_finish(caller, results.as_ref()),
             LobbyCommand::Moderate(moderate) => self.decide_moderate(caller, rank, moderate, now),
-            LobbyCommand::Join(_) | LobbyCommand::Create(_) => {
+            LobbyCommand::Join(_) | LobbyCommand::Create(_) | LobbyCommand::Forget { .. } => {
                 refuse(ErrorCode::Internal, "it was decided before")
             }
         }

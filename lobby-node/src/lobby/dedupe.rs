@@ -119,6 +119,13 @@ impl Dedupe {
         }
     }
 
+    /// Forgets what a user has done: a repeat is a command like another.
+    pub(super) fn forget(&mut self, user: &UserId) {
+        self.outcomes.retain(|(of, _), _| of != user);
+        self.by_age.retain(|(of, _)| of != user);
+        self.stems.retain(|(of, _), _| of != user);
+    }
+
     /// Oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&UserId, &CommandKey, &Outcome)> {
         self.by_age

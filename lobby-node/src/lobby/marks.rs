@@ -59,6 +59,10 @@ impl Marks {
         }
     }
 
+    pub(super) fn forget(&mut self, user: &UserId) {
+        self.read.remove(user);
+    }
+
     pub(super) fn of(&self, user: &UserId) -> ReadMark {
         let read = self.read.get(user).copied().unwrap_or_default();
         let known = self.chats.partition_point(|seq| *seq <= read);

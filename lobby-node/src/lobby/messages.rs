@@ -38,6 +38,10 @@ impl Voices {
         }
     }
 
+    pub(super) fn forget(&mut self, user: &UserId) {
+        self.last.remove(user);
+    }
+
     fn check(&self, user: &UserId, slow_mode_s: u32, now: Millis) -> Result<(), Refusal> {
         let Some(last) = self.last.get(user) else { return Ok(()) };
         let again = last.after(Duration::from_secs(slow_mode_s.into()));

@@ -125,7 +125,7 @@ impl State {
                 if rank < Rank::Moderator {
                     return refuse(ErrorCode::Forbidden, "only moderators and the host may do that");
                 }
-                if rank <= self.rank_of(user) || *user == caller.user {
+                if !caller.system && (rank <= self.rank_of(user) || *user == caller.user) {
                     return refuse(ErrorCode::Forbidden, "that is not yours to do to this user");
                 }
                 self.restrict(caller, *action, user, until, reason.clone(), now)?

@@ -83,6 +83,12 @@ impl Recent {
         }
     }
 
+    /// Changes events in their places.
+    pub(super) fn rewrite(&mut self, change: impl FnMut(&mut Arc<LobbyEvent>)) {
+        self.events.iter_mut().for_each(change);
+        self.bytes = self.events.iter().map(|event| cost(event)).sum();
+    }
+
     pub(super) fn epoch_of(&self, seq: Seq) -> Option<Epoch> {
         self.get(seq).map(|event| event.epoch)
     }

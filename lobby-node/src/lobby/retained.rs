@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlms_protocol::command::Send;
-use mlms_protocol::{Body, Change, Class, ErrorCode, LobbyEvent, Refusal, Seq};
+use mlms_protocol::{Body, Change, Class, ErrorCode, LobbyEvent, Refusal, Seq, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::decide::refuse;
@@ -51,6 +51,13 @@ impl Retained {
 
     pub(super) fn get(&self, seq: Seq) -> Option<&Arc<LobbyEvent>> {
         self.0.values().find(|event| event.seq == seq)
+    }
+
+    /// Takes away what a user has set.
+    pub(super) fn forget(&mut self, user: &UserId) {
+        self.0.retain(
+            |_, event| !matches!(&event.change, Change::Message { from: Some(from), .. } if from == user),
+        );
     }
 
     /// Whether there is room for a message's value, if it is to last.

@@ -95,8 +95,8 @@ pub(crate) struct State {
     pub(super) retained: Retained,
     pub(super) marks: Marks,
     messages: VecDeque<Arc<LobbyEvent>>,
-    recent: Recent,
-    dedupe: Dedupe,
+    pub(super) recent: Recent,
+    pub(super) dedupe: Dedupe,
 }
 
 /// A state at rest. The recent events are not part of it: they stand in the journal.
@@ -325,6 +325,11 @@ impl State {
         {
             *message = Arc::new(altered);
         }
+    }
+
+    /// Changes the newest messages in their places.
+    pub(super) fn rewrite_messages(&mut self, change: impl FnMut(&mut Arc<LobbyEvent>)) {
+        self.messages.iter_mut().for_each(change);
     }
 
     /// The newest messages, ascending.

@@ -2,6 +2,7 @@
 
 mod doors;
 mod flow;
+mod forgetting;
 mod lasting;
 mod members;
 mod positions;

@@ -175,7 +175,14 @@ impl Node {
         let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
         let (connection, outbox) = open.await;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
-        let caller = Caller { session: session.clone(), user: user.clone(), name, roles, system: false };
+        let caller = Caller {
+            session: session.clone(),
+            user: user.clone(),
+            name,
+            roles,
+            system: false,
+            expects: None,
+        };
         let home = lobby.as_ref().map(shard_of);
         let handle = Arc::new(SessionHandle::new(number, caller, outbox, home, self.clock.now()));
         session::welcome(&handle, &self);

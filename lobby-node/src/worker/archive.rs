@@ -60,6 +60,7 @@ impl Worker {
         if states.is_empty() {
             return;
         }
+        owned.note_taken(&states);
         owned.keep_snapshots(states);
         self.gathered.insert(shard);
     }
@@ -100,10 +101,15 @@ impl Worker {
                         lobby.snapshot_seq = *seq;
                     }
                 }
+                if owned.note_covered(Some(covers)) {
+                    self.take_snapshots(shard);
+                }
             }
             Err(AppendError::Deposed) => self.on_deposed(shard),
             Err(AppendError::Unclear | AppendError::Behind) => {
-                tracing::warn!(%shard, "snapshots could not be saved; they are taken again")
+                tracing::warn!(%shard, "snapshots could not be saved; they are taken again");
+                owned.note_covered(None);
+                self.retry_forgetting(shard);
             }
         }
     }

@@ -137,6 +137,15 @@ impl Lobby {
                 self.speak_behind(owned, Some(sender), Some(envelope), outputs);
             }
             Ok(Decision::File(report)) => out.push(Emit::File { envelope, report }),
+            Ok(Decision::Forget(changes)) => {
+                let LobbyCommand::Forget { user, alias } = &envelope.command else { return };
+                // The next entry would take it along.
+                self.reads.remove(user);
+                let events = self.commit(owned, changes, None, Recorded::Changed, now);
+                self.state.forget(user, alias);
+                self.speak_behind(owned, None, None, events.into_iter().map(Output::Event).collect());
+                out.push(Emit::Forget { envelope });
+            }
             Ok(Decision::Look { full }) => {
                 let mut state = self.state.view(&sender, |user| self.is_away(user));
                 if !full {

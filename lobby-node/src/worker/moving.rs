@@ -301,7 +301,7 @@ impl Worker {
         self.send(&record.node, &LinkMessage::Shard(shard, over));
         let Moving { held, answer, began, .. } = *moving;
         // What a lobby had not taken in when intake stopped came before what was held back since.
-        let mut homeless = Vec::new();
+        let mut homeless: Vec<_> = owned.give_up_forgetting().collect();
         for (id, slot) in owned.lobbies.drain() {
             match slot {
                 LobbySlot::Live(lobby) => {

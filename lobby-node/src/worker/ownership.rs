@@ -387,6 +387,7 @@ impl Worker {
                 LobbySlot::Quarantined => {}
             }
         }
+        homeless.extend(owned.give_up_forgetting());
         homeless.extend(owned.moving.take().into_iter().flat_map(|moving| moving.held));
         for task in homeless {
             match task {

@@ -137,6 +137,7 @@ impl Worker {
         (owned.epoch, owned.top, owned.restoring) = (epoch, top, false);
         // The snapshots may be gone too: all lobbies are due.
         owned.snapshotted = EntryId::default();
+        owned.forget_again();
         owned.next_snapshot = Instant::now();
         for slot in owned.lobbies.values_mut() {
             if let LobbySlot::Live(lobby) = slot {

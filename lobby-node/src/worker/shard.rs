@@ -11,6 +11,7 @@ use mlms_protocol::{Epoch, LobbyEvent, LobbyId, Millis, NodeName, Seq, Shard, Tr
 use tokio::time::Instant;
 
 use super::Done;
+use super::forgetting::Forgetting;
 use super::live::{LobbySlot, Task};
 use super::moving::Moving;
 use super::taking::Expecting;
@@ -154,6 +155,8 @@ pub(super) struct OwnedShard {
     pub(super) moving: Option<Box<Moving>>,
     /// The journal has lost entries; they are being appended again.
     pub(super) restoring: bool,
+    /// Commands whose lobbies have forgotten somebody, until the journal has, too.
+    pub(super) forgetting: Vec<Forgetting>,
 }
 
 /// States of lobbies, taken while a batch gathers.
@@ -193,6 +196,7 @@ impl OwnedShard {
             tracing: None,
             moving: None,
             restoring: false,
+            forgetting: Vec::new(),
         }
     }
 
@@ -344,9 +348,11 @@ impl OwnedShard {
     /// Forgets what nobody needs any more, and gives the place up to which the journal can be trimmed.
     pub(super) fn trim(&mut self, now: Millis, resume: Duration) -> Option<EntryId> {
         let safe = self.safe().min(self.snapshotted);
+        let forgotten = self.forgotten();
         let mut through = None;
         while let Some(oldest) = self.kept.front() {
-            let stale = oldest.at.after(resume) < now || self.kept_bytes > KEPT_BYTES_MAX;
+            let stale =
+                oldest.at.after(resume) < now || self.kept_bytes > KEPT_BYTES_MAX || oldest.id <= forgotten;
             if oldest.id > safe || !stale {
                 break;
             }

@@ -53,6 +53,10 @@ pub(super) enum Emit {
         envelope: Envelope,
         report: Box<MessageReport>,
     },
+    /// The lobby has forgotten somebody in memory; the journal is next.
+    Forget {
+        envelope: Envelope,
+    },
     Attached {
         task: AttachTask,
         refused: Vec<(SessionId, Refusal)>,
@@ -278,6 +282,7 @@ impl Worker {
                 }
                 Emit::Try { envelope, lock } => self.try_password(envelope, lock),
                 Emit::File { envelope, report } => self.file(envelope, report),
+                Emit::Forget { envelope } => self.begin_forgetting(envelope),
                 Emit::Recall { envelope, of, altered } => self.recall(envelope, of, altered),
                 Emit::Attached { task, refused, events, epoch } => {
                     self.attached(task, refused, events, epoch)

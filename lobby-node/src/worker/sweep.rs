@@ -36,8 +36,8 @@ impl Worker {
     pub(super) fn sweep(&mut self) {
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
-        let (mut changed, mut removed, mut unload, mut told, mut snapshots, mut missing) =
-            (vec![], vec![], vec![], vec![], vec![], vec![]);
+        let (mut changed, mut removed, mut unload, mut told, mut snapshots, mut missing, mut trims) =
+            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
         let mut lobbies_here = 0;
         let mut backlog = 0;
         let mut degraded_shards = 0;
@@ -54,16 +54,9 @@ impl Worker {
             if Instant::now() >= owned.next_snapshot {
                 snapshots.push(*shard);
             }
-            if let Some(through) =
-                owned.trim(now, Duration::from_secs(node.rules.load().limits.resume_seconds_max))
-            {
-                let (journal, shard) = (node.journal.clone(), *shard);
-                self.under_way.push(Box::pin(async move {
-                    // Trimming is tidiness: what was left over now is trimmed with the next.
-                    let _ = journal.trim(shard, through).await;
-                    Done::Nothing
-                }));
-            }
+            let resume = Duration::from_secs(node.rules.load().limits.resume_seconds_max);
+            let through = owned.trim(now, resume).max(owned.forgotten_here());
+            trims.extend(through.map(|through| (*shard, through)));
             let mut live = std::mem::take(&mut owned.lobbies);
             for (id, slot) in &mut live {
                 let LobbySlot::Live(lobby) = slot else { continue };
@@ -117,6 +110,9 @@ impl Worker {
         }
         for (lobby, state) in unload {
             self.unload(lobby, state);
+        }
+        for (shard, through) in trims {
+            self.trim_journal(shard, through);
         }
         for shard in snapshots {
             self.take_snapshots(shard);

@@ -165,7 +165,17 @@ async fn a_players_data_is_handed_out_and_forgotten() {
     // Those who are there see it go, and nobody reads it again.
     assert_eq!(ann.event("deleted").await["of"], seq(&said));
     let (events, _) = ann.history("den", json!({})).await;
-    assert!(!events.iter().any(|event| event.to_string().contains("Hill Road")));
+    // What is left keeps its place, and is about nobody: also what the owner has in memory.
+    let seqs: Vec<u64> = events.iter().map(seq).collect();
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
+    let look = server.must("GET", "/v1/lobbies/den", Value::Null).await;
+    let messages = server.must("GET", "/v1/lobbies/den/messages", Value::Null).await;
+    for page in [&json!(events), &look, &messages] {
+        assert!(!page.to_string().contains("\"bob\"") && !page.to_string().contains("Hill Road"), "{page}");
+    }
+    assert!(
+        events.iter().any(|event| event["user"].as_str().is_some_and(|user| user.starts_with("erased-")))
+    );
     let forgotten = async {
         loop {
             let erased = server.must("DELETE", "/v1/players/bob", Value::Null).await;

@@ -235,6 +235,14 @@ async fn a_repeat_with_its_key_happens_once() {
     assert_eq!(create().await, create().await);
     let other = server.with("POST", "/v1/lobbies", json!({"settings": {"name": "Other"}}), &key).await;
     assert_eq!((other.0, &other.1["code"]), (409, &json!("conflict")));
+    let named = async |lobby: &str| {
+        let body = json!({"lobby": lobby});
+        server.with("POST", "/v1/lobbies", body, &[("idempotency-key", "order-68")]).await
+    };
+    let (first, again, other) = (named("first").await, named("first").await, named("other").await);
+    assert_eq!((first.0, &first.1), (201, &again.1));
+    assert_eq!((other.0, &other.1["code"]), (409, &json!("conflict")), "{}", other.1);
+    assert_eq!(server.refused("GET", "/v1/lobbies/other", Value::Null).await.0, 404);
     let invite = async || {
         server.with("POST", "/v1/lobbies/den/invites", json!({"uses": 1}), &key).await.1["invite"].clone()
     };
@@ -357,6 +365,16 @@ async fn the_list_takes_a_filter_and_a_lobby_its_tag() {
     let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
     assert_eq!(patch(&tag).await.0, 200);
     assert_eq!(patch("*").await.0, 200);
+    // Of many at once who have seen the same, one is first.
+    for _ in 0..20 {
+        let head = cluster.head("GET", "/v1/lobbies/one", &bearer).await;
+        let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+        let [a, b, c, d] = [patch(&tag), patch(&tag), patch(&tag), patch(&tag)];
+        let (a, b, c, d) = tokio::join!(a, b, c, d);
+        let mut statuses = [a.0, b.0, c.0, d.0];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 412, 412, 412]);
+    }
     cluster.stop().await;
 }
 

@@ -62,6 +62,10 @@ impl Request {
                     read_settings("settings", fields.value("settings")?)?.unwrap_or_default();
                 Ok(Command::Lobby(fields.need("lobby")?, LobbyCommand::Create(Create { settings, lock })))
             }
+            "forget" => {
+                let (user, alias) = (fields.need("user")?, fields.need("alias")?);
+                Ok(Command::Lobby(fields.need("lobby")?, LobbyCommand::Forget { user, alias }))
+            }
             _ => read_command(op, fields),
         })
     }

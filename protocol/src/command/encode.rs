@@ -122,6 +122,9 @@ fn write_command(command: &Command, w: &mut ObjectWriter) {
         LobbyCommand::ReportMessage { seq, reason } => {
             w.field("seq", seq).option("reason", reason.as_ref());
         }
+        LobbyCommand::Forget { user, alias } => {
+            w.field("user", user).field("alias", alias);
+        }
         LobbyCommand::Leave
         | LobbyCommand::Typing
         | LobbyCommand::Close

@@ -63,6 +63,11 @@ pub enum LobbyCommand {
         seq: Seq,
         reason: Option<String>,
     },
+    /// Whatever the lobby holds of a user is from now on about `alias`, who said nothing. From the service alone.
+    Forget {
+        user: UserId,
+        alias: UserId,
+    },
 }
 
 impl LobbyCommand {
@@ -99,10 +104,12 @@ impl LobbyCommand {
             LobbyCommand::React { .. } => "react",
             LobbyCommand::Read { .. } => "read",
             LobbyCommand::ReportMessage { .. } => "report_message",
+            LobbyCommand::Forget { .. } => "forget",
         }
     }
 
-    /// Whether the command may add events to the lobby.
+    /// Whether the command may add events to the lobby, and only once: a repeat is recognised. To forget again is to
+    /// forget.
     #[must_use]
     pub fn changes_state(&self) -> bool {
         match self {
@@ -112,6 +119,7 @@ impl LobbyCommand {
             | LobbyCommand::Roster { .. }
             | LobbyCommand::Read { .. }
             | LobbyCommand::ReportMessage { .. }
+            | LobbyCommand::Forget { .. }
             | LobbyCommand::Look => false,
             _ => true,
         }

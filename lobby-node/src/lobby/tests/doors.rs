@@ -121,6 +121,7 @@ fn a_private_lobby_is_none_to_those_it_does_not_let_in() {
                 name: "BOB".to_owned(),
                 roles: Vec::new(),
                 system: false,
+                expects: None,
             };
             let mut table = check(before);
             assert_eq!(table.run(&format!("bob {command}")), "not_found", "{command} of {lobby}");
@@ -154,6 +155,7 @@ fn a_guess_at_a_private_lobby_costs_what_a_guess_at_none_costs() {
         name: name.to_owned(),
         roles: Vec::new(),
         system: false,
+        expects: None,
     };
     let guess = || Join { password: Some("sesame".to_owned()), ..Join::default() };
     let tried = |script: &str, name: &str, join: &Join| {

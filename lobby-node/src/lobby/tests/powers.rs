@@ -93,6 +93,7 @@ fn a_ban_holds_for_its_time_and_for_those_who_never_came() {
         name: "BOB".to_owned(),
         roles: Vec::new(),
         system: false,
+        expects: None,
     };
     let refusal = table.state.decide(&caller, &join, true, table.now, &table.rules).unwrap_err();
     assert_eq!(refusal.retry_ms, Some(40_000), "when it ends");

@@ -136,6 +136,7 @@ impl Table {
                 emoji: words.next().unwrap_or("").to_owned(),
             },
             "read" => LobbyCommand::Read { seq: Seq(argument.unwrap().parse().unwrap()) },
+            "forget" => LobbyCommand::Forget { user: user(argument.unwrap()), alias: user("nobody") },
             "denounce" => LobbyCommand::ReportMessage {
                 seq: Seq(argument.unwrap().parse().unwrap()),
                 reason: words.next().map(str::to_owned),
@@ -181,7 +182,8 @@ impl Table {
             user: user(who),
             name: who.to_uppercase(),
             roles: role.into_iter().collect(),
-            system: false,
+            system: who == "service",
+            expects: None,
         };
         let key = nonce.map(CommandKey::Nonce);
         if let Some(outcome) = key.as_ref().and_then(|key| self.state.outcome(&caller.user, key, self.now)) {
@@ -209,6 +211,11 @@ impl Table {
             Ok(Decision::File(report)) => {
                 let around: Vec<_> = report.context.iter().map(|event| event.seq.to_string()).collect();
                 format!("report {} among {}", report.message.seq, around.join(","))
+            }
+            Ok(Decision::Forget(changes)) => {
+                let told = self.commit(changes, None, Recorded::Changed);
+                self.state.forget(&user(argument.unwrap()), &user("nobody"));
+                told
             }
             Ok(Decision::Recall(seq)) => format!("recall {seq}"),
             Ok(Decision::Answer(Answer::Done)) => "done".to_owned(),

@@ -25,6 +25,7 @@ fn slow_mode_holds_players_back_and_not_those_who_moderate() {
         name: "BOB".to_owned(),
         roles: Vec::new(),
         system: false,
+        expects: None,
     };
     let chat = said("chat", "hi", Class::Durable, Recipients::Everyone);
     let refusal = table.state.decide(&caller, &chat, true, table.now, &table.rules).unwrap_err();
@@ -145,6 +146,7 @@ fn a_message_that_is_not_in_memory_is_recalled() {
             name: name.to_owned(),
             roles: Vec::new(),
             system: false,
+            expects: None,
         };
         let decided = table.state.decide_about(&caller, &edit, found, table.now, &table.rules);
         assert_eq!(decided.is_ok(), allowed, "{name} {found:?}");
