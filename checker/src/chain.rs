@@ -172,11 +172,6 @@ impl Chain {
         std::mem::take(&mut self.gaps)
     }
 
-    /// Events that are missing now, though they may still come late.
-    pub fn open_holes(&self) -> &[Hole] {
-        &self.holes
-    }
-
     fn jump(&mut self, hole: Hole) {
         if self.holes.len() == HOLES_MAX {
             self.gaps.push(self.holes.remove(0));

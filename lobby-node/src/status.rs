@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mlms_cluster::View;
-use mlms_cluster::link::{LinkCounts, LinkStats};
+use mlms_cluster::link::LinkStats;
 use mlms_protocol::{Epoch, Incarnation, NodeName, Shard};
 use serde::Serialize;
 
@@ -112,12 +112,6 @@ impl Operator {
     /// Gives a shard to another node while both go on. `true`: that node serves it now.
     pub async fn move_shard(&self, shard: Shard, to: &NodeName) -> bool {
         self.0.move_shard(shard, to.clone()).await == Moved::Served
-    }
-
-    /// Counts over all links of the node since its start.
-    #[must_use]
-    pub fn link_counts(&self) -> LinkCounts {
-        self.0.links.counts()
     }
 
     /// The cluster as this node sees it.
