@@ -10,18 +10,34 @@ use tokio::time::Instant;
 
 /// Ten times a rate for this long ends the session with 4008.
 const FLOOD_WINDOW: Duration = Duration::from_secs(5);
-const FLOOD_FACTOR: f64 = 10.0;
+const FLOOD_FACTOR: f32 = 10.0;
 
-/// A rate with a burst; rate 0 lets everything through.
+/// Milliseconds on a clock of the node's own that never stands back, and begins anew after 49 days: only how far two
+/// moments are apart means anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(u32);
+
+impl Moment {
+    /// The time that has passed since the node's start.
+    pub(crate) fn since(start: Instant) -> Moment {
+        Moment(start.elapsed().as_millis() as u32)
+    }
+
+    fn after(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.wrapping_sub(earlier.0).into())
+    }
+}
+
+/// A rate with a burst; rate 0 lets everything through. A session holds three, so it is small.
 #[derive(Debug)]
 pub(crate) struct Bucket {
-    rate: f64,
-    burst: f64,
-    tokens: f64,
-    filled: Instant,
+    rate: f32,
+    burst: f32,
+    tokens: f32,
     /// What was asked for since the window began, granted or not.
-    asked: f64,
-    window: Instant,
+    asked: f32,
+    filled: Moment,
+    window: Moment,
 }
 
 /// What a bucket says.
@@ -35,42 +51,42 @@ pub(crate) enum Grant {
 }
 
 impl Bucket {
-    pub(crate) fn new(rate: f64, burst: f64) -> Self {
-        let now = Instant::now();
-        Bucket { rate, burst, tokens: burst, filled: now, asked: 0.0, window: now }
+    pub(crate) fn new(rate: f32, burst: f32, now: Moment) -> Self {
+        Bucket { rate, burst, tokens: burst, asked: 0.0, filled: now, window: now }
     }
 
-    pub(crate) fn take(&mut self) -> Grant {
+    pub(crate) fn take(&mut self, now: Moment) -> Grant {
         if self.rate <= 0.0 {
             return Grant::Yes;
         }
-        if self.is_flooded() { Grant::Flood } else { self.draw() }
+        if self.is_flooded(now) { Grant::Flood } else { self.draw(now) }
     }
 
-    fn draw(&mut self) -> Grant {
-        let now = Instant::now();
-        let gained = now.duration_since(self.filled).as_secs_f64() * self.rate;
-        self.tokens = (self.tokens + gained).min(self.burst);
+    fn draw(&mut self, now: Moment) -> Grant {
+        self.tokens = self.tokens_at(now);
         self.filled = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Grant::Yes;
         }
-        let wait = Duration::from_secs_f64((1.0 - self.tokens) / self.rate);
-        Grant::Later(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+        let wait_ms = ((1.0 - self.tokens) / self.rate * 1_000.0).ceil();
+        Grant::Later((wait_ms as u64).max(1))
+    }
+
+    fn tokens_at(&self, now: Moment) -> f32 {
+        (self.tokens + now.after(self.filled).as_secs_f32() * self.rate).min(self.burst)
     }
 
     /// Counts one that is asked for, granted or not, and tells whether they are far too many.
-    pub(crate) fn is_flooded(&mut self) -> bool {
+    pub(crate) fn is_flooded(&mut self, now: Moment) -> bool {
         if self.rate <= 0.0 {
             return false;
         }
-        let now = Instant::now();
-        if now.duration_since(self.window) >= FLOOD_WINDOW {
+        if now.after(self.window) >= FLOOD_WINDOW {
             (self.asked, self.window) = (0.0, now);
         }
         self.asked += 1.0;
-        self.asked > self.burst + self.rate * FLOOD_FACTOR * FLOOD_WINDOW.as_secs_f64()
+        self.asked > self.burst + self.rate * FLOOD_FACTOR * FLOOD_WINDOW.as_secs_f32()
     }
 
     /// Gives back what was taken and not used.
@@ -78,8 +94,8 @@ impl Bucket {
         self.tokens = (self.tokens + 1.0).min(self.burst);
     }
 
-    fn is_full(&self) -> bool {
-        self.tokens + self.filled.elapsed().as_secs_f64() * self.rate >= self.burst
+    fn is_full(&self, now: Moment) -> bool {
+        self.tokens_at(now) >= self.burst
     }
 }
 
@@ -92,11 +108,12 @@ const USERS_MAX: usize = 100_000;
 pub(crate) struct Creates {
     per_minute: AtomicU32,
     users: Mutex<HashMap<UserId, Bucket>>,
+    start: Instant,
 }
 
 impl Creates {
     pub(crate) fn new(per_minute: u32) -> Self {
-        Creates { per_minute: AtomicU32::new(per_minute), users: Mutex::default() }
+        Creates { per_minute: AtomicU32::new(per_minute), users: Mutex::default(), start: Instant::now() }
     }
 
     /// Another rate, from now on; whoever has used it up starts anew.
@@ -111,16 +128,17 @@ impl Creates {
         if per_minute == 0 {
             return Grant::Yes;
         }
+        let now = Moment::since(self.start);
         let mut users = self.users.lock().expect("no holder of the buckets panics");
         if users.len() >= USERS_MAX {
-            users.retain(|_, bucket| !bucket.is_full());
+            users.retain(|_, bucket| !bucket.is_full(now));
             if users.len() >= USERS_MAX {
                 return Grant::Later(1_000);
             }
         }
-        let rate = f64::from(per_minute);
-        let bucket = users.entry(user.clone()).or_insert_with(|| Bucket::new(rate / 60.0, rate));
-        bucket.draw()
+        let rate = per_minute as f32;
+        let bucket = users.entry(user.clone()).or_insert_with(|| Bucket::new(rate / 60.0, rate, now));
+        bucket.draw(now)
     }
 
     pub(crate) fn give_back(&self, user: &UserId) {
@@ -136,15 +154,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_passes_then_the_rate_holds_and_a_flood_is_seen() {
-        let mut bucket = Bucket::new(10.0, 20.0);
-        assert!((0..20).all(|_| bucket.take() == Grant::Yes));
-        assert_eq!(bucket.take(), Grant::Later(100));
+        let start = Instant::now();
+        let now = || Moment::since(start);
+        let mut bucket = Bucket::new(10.0, 20.0, now());
+        assert!((0..20).all(|_| bucket.take(now()) == Grant::Yes));
+        assert_eq!(bucket.take(now()), Grant::Later(100));
         tokio::time::advance(Duration::from_millis(100)).await;
-        assert_eq!(bucket.take(), Grant::Yes);
-        let flood = (0..600).map(|_| bucket.take()).find(|grant| *grant == Grant::Flood);
+        assert_eq!(bucket.take(now()), Grant::Yes);
+        let flood = (0..600).map(|_| bucket.take(now())).find(|grant| *grant == Grant::Flood);
         assert_eq!(flood, Some(Grant::Flood));
-        let mut off = Bucket::new(0.0, 0.0);
-        assert!((0..10_000).all(|_| off.take() == Grant::Yes));
+        let mut off = Bucket::new(0.0, 0.0, now());
+        assert!((0..10_000).all(|_| off.take(now()) == Grant::Yes));
+    }
+
+    #[test]
+    fn a_rate_holds_over_many_short_steps_and_where_the_clock_begins_anew() {
+        let at = |ms: u32| Moment(u32::MAX.wrapping_sub(5_000).wrapping_add(ms));
+        let mut bucket = Bucket::new(30.0, 60.0, at(0));
+        let granted = (0..10_000).filter(|ms| bucket.draw(at(*ms)) == Grant::Yes).count();
+        assert!((358..=360).contains(&granted), "60 at once and 30 a second: {granted}");
+        let Grant::Later(wait) = bucket.draw(at(10_000)) else { panic!("it is empty") };
+        assert_eq!(bucket.draw(at(10_000 + u32::try_from(wait).unwrap())), Grant::Yes);
     }
 
     #[tokio::test(start_paused = true)]

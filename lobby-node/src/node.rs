@@ -26,6 +26,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -145,6 +146,8 @@ pub(crate) struct Node {
     pub(crate) rules: ArcSwap<Rules>,
     pub(crate) heartbeat: Duration,
     pub(crate) clock: Clock,
+    /// When it began; what sessions are let do is counted from here.
+    pub(crate) began: Instant,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) directory: Directory,
     pub(crate) journal: Journal,
@@ -205,6 +208,7 @@ impl LobbyNode {
             index: Index::default(),
             heartbeat: self.config.heartbeat,
             clock: self.clock.clone(),
+            began: Instant::now(),
             metrics: Arc::new(Metrics::new(&self.registry)),
             directory: self.directory.clone(),
             journal: self.journal.clone(),

@@ -127,7 +127,7 @@ impl Outbox {
             let replaced = key.as_ref().map_or(0, |key| backlog.replace(key));
             // The newest of a key takes the room of the one it replaces, however slow the connection is.
             if bytes.len() > replaced && backlog.bytes + bytes.len() > self.bytes_max / 4 {
-                *backlog.dropped.entry(lobby.clone()).or_default() += 1;
+                backlog.note_dropped(lobby.clone());
                 self.metrics.shed.inc();
                 return;
             }
@@ -149,7 +149,7 @@ impl Outbox {
     }
 
     fn tell_lag(&self, backlog: &mut Backlog) {
-        for (lobby, dropped) in std::mem::take(&mut backlog.dropped) {
+        for (lobby, dropped) in backlog.take_dropped() {
             let lag = Event::Lag { lobby, dropped }.encode(self.encoding);
             backlog.append(self.encoding.websocket_frame(&lag), Shed::Never);
         }
@@ -250,7 +250,7 @@ impl Outbox {
                 (Flow::Broken, _) => Some(Drained::Broken),
                 (_, false) => None,
                 (Flow::Closing(code), true) => Some(Drained::Closed(code)),
-                (Flow::Open, true) if !backlog.dropped.is_empty() => {
+                (Flow::Open, true) if backlog.has_dropped() => {
                     self.tell_lag(&mut backlog);
                     continue;
                 }

@@ -20,7 +20,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Incoming};
-use crate::limiter::{Bucket, Grant};
+use crate::limiter::{Bucket, Grant, Moment};
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::outbox::{Drained, Outbox};
@@ -102,10 +102,11 @@ pub(crate) async fn run(
     let outbox = Arc::clone(&handle.outbox);
     node.tell_standing(&handle);
     node.tell_maintenance(&handle);
+    let now = Moment::since(node.began);
     let mut session = Session {
-        commands: Bucket::new(limits.commands_per_s.into(), limits.commands_burst.into()),
-        chats: Bucket::new(limits.chats_per_s.into(), limits.chats_burst.into()),
-        joins: Bucket::new(limits.joins_per_s.into(), limits.lobbies_per_session_max as f64),
+        commands: Bucket::new(limits.commands_per_s as f32, limits.commands_burst as f32, now),
+        chats: Bucket::new(limits.chats_per_s as f32, limits.chats_burst as f32, now),
+        joins: Bucket::new(limits.joins_per_s as f32, limits.lobbies_per_session_max as f32, now),
         token_expires_at,
         expiry: expiry(token_expires_at, node.clock.now()),
         counted: 0,
@@ -215,7 +216,7 @@ impl Session {
         let frame = match (incoming, encoding) {
             // Each ping costs a pong: they count towards a flood, and use up nothing.
             (Incoming::Alive, _) => {
-                if self.commands.is_flooded() {
+                if self.commands.is_flooded(self.moment()) {
                     self.close(CloseCode::Flood, "far too many control frames");
                 }
                 return None;
@@ -226,7 +227,7 @@ impl Session {
                 return None;
             }
         };
-        let grant = self.commands.take();
+        let grant = self.commands.take(self.moment());
         if grant == Grant::Flood {
             self.close(CloseCode::Flood, "far too many commands");
             return None;
@@ -252,8 +253,8 @@ impl Session {
     /// What the commands' rate refuses still counts against the rate of its own kind.
     fn is_flooded_by(&mut self, request: &Request) -> bool {
         match &request.command {
-            Command::Lobby(_, LobbyCommand::Join(_)) => self.joins.is_flooded(),
-            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => self.chats.is_flooded(),
+            Command::Lobby(_, LobbyCommand::Join(_)) => self.joins.is_flooded(self.moment()),
+            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => self.chats.is_flooded(self.moment()),
             _ => false,
         }
     }
@@ -382,7 +383,7 @@ impl Session {
                     let text = format!("a chat has at most {} bytes", limits.chat_bytes_max);
                     return Err(Refusal::new(ErrorCode::TooLarge, text));
                 }
-                match self.chats.take() {
+                match self.chats.take(self.moment()) {
                     Grant::Yes => {}
                     Grant::Later(ms) => return Err(rate_limited("chats", ms)),
                     Grant::Flood => return Err(flood()),
@@ -395,8 +396,12 @@ impl Session {
         Ok(())
     }
 
+    fn moment(&self) -> Moment {
+        Moment::since(self.node.began)
+    }
+
     fn take_join(&mut self) -> Result<(), Refusal> {
-        match self.joins.take() {
+        match self.joins.take(self.moment()) {
             Grant::Yes => Ok(()),
             Grant::Later(ms) => Err(rate_limited("joins", ms)),
             Grant::Flood => Err(flood()),

@@ -18,6 +18,7 @@ const VERSION_BEFORE: u8 = VERSION - 1;
 
 /// One message about one lobby, or about a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(crate) enum LinkMessage {
     /// From a session's node to a lobby's owner.
     ToOwner(LobbyId, ToOwner),

@@ -222,7 +222,7 @@ pub(crate) fn every_change() -> Vec<Change> {
         Change::HostChanged { user: Some(ann.clone()), by: by.clone() },
         Change::Updated {
             by: by.clone(),
-            settings: Some(settings),
+            settings: Some(Box::new(settings)),
             user: None,
             role: None,
             attributes: None,

@@ -1,6 +1,9 @@
 //! The memory of commands that were carried out, so that a repeat gets the first answer and changes nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlms_protocol::{Epoch, LobbyCommand, Millis, Nonce, Seq, SessionId, UserId};
@@ -68,19 +71,50 @@ pub(crate) struct Outcome {
     pub at: Millis,
 }
 
+/// A command that was carried out. Each member's join is one: it is kept once, and known to the index and to the queue.
+#[derive(Debug)]
+struct Record {
+    by: (UserId, CommandKey),
+    outcome: Outcome,
+}
+
+/// A record as the index finds it: by its user and key.
+#[derive(Debug, Clone)]
+struct Indexed(Arc<Record>);
+
+impl Borrow<(UserId, CommandKey)> for Indexed {
+    fn borrow(&self) -> &(UserId, CommandKey) {
+        &self.0.by
+    }
+}
+
+impl Hash for Indexed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.by.hash(state);
+    }
+}
+
+impl PartialEq for Indexed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.by == other.0.by
+    }
+}
+
+impl Eq for Indexed {}
+
 /// The outcomes of the last five minutes. Its size is bounded by what the rate limits let through.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dedupe {
-    outcomes: HashMap<(UserId, CommandKey), Outcome>,
-    by_age: VecDeque<(UserId, CommandKey)>,
+    outcomes: HashSet<Indexed>,
+    by_age: VecDeque<Arc<Record>>,
     /// Commands with an `Idempotency-Key`, by its stem; each is one of `outcomes`.
     stems: HashMap<(UserId, String), CommandKey>,
 }
 
 impl Dedupe {
     pub(super) fn get(&self, user: &UserId, key: &CommandKey, now: Millis) -> Option<Outcome> {
-        let outcome = self.outcomes.get(&(user.clone(), key.clone()))?;
-        (outcome.at.after(WINDOW) > now).then_some(*outcome)
+        let Indexed(record) = self.outcomes.get(&(user.clone(), key.clone()))?;
+        (record.outcome.at.after(WINDOW) > now).then_some(record.outcome)
     }
 
     /// Whether the same `Idempotency-Key` came with another body.
@@ -90,24 +124,20 @@ impl Dedupe {
     }
 
     pub(super) fn insert(&mut self, user: UserId, key: CommandKey, outcome: Outcome) {
-        while let Some(oldest) = self.by_age.front() {
-            match self.outcomes.get(oldest) {
-                Some(known) if known.at.after(WINDOW) > outcome.at => break,
-                _ => {
-                    let oldest = self.by_age.pop_front().expect("it was just looked at");
-                    // A key used again after the window has a younger outcome, which stays.
-                    if self.outcomes.get(&oldest).is_some_and(|known| known.at.after(WINDOW) <= outcome.at) {
-                        self.outcomes.remove(&oldest);
-                        self.forget_stem(&oldest);
-                    }
-                }
+        while self.by_age.front().is_some_and(|oldest| oldest.outcome.at.after(WINDOW) <= outcome.at) {
+            let oldest = self.by_age.pop_front().expect("it was just looked at");
+            // A key used again after the window has a younger outcome, which stays.
+            if self.outcomes.get(&oldest.by).is_some_and(|Indexed(known)| Arc::ptr_eq(known, &oldest)) {
+                self.outcomes.remove(&oldest.by);
+                self.forget_stem(&oldest.by);
             }
         }
         if let Some(stem) = key.stem() {
             self.stems.insert((user.clone(), stem.to_owned()), key.clone());
         }
-        self.by_age.push_back((user.clone(), key.clone()));
-        self.outcomes.insert((user, key), outcome);
+        let record = Arc::new(Record { by: (user, key), outcome });
+        self.by_age.push_back(Arc::clone(&record));
+        self.outcomes.replace(Indexed(record));
     }
 
     fn forget_stem(&mut self, (user, key): &(UserId, CommandKey)) {
@@ -128,9 +158,10 @@ impl Dedupe {
 
     /// Oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&UserId, &CommandKey, &Outcome)> {
-        self.by_age
-            .iter()
-            .filter_map(|entry| self.outcomes.get(entry).map(|outcome| (&entry.0, &entry.1, outcome)))
+        let known = |record: &&Arc<Record>| {
+            self.outcomes.get(&record.by).is_some_and(|Indexed(known)| Arc::ptr_eq(known, record))
+        };
+        self.by_age.iter().filter(known).map(|record| (&record.by.0, &record.by.1, &record.outcome))
     }
 }
 

@@ -170,7 +170,7 @@ impl State {
             .map_err(|why| Refusal::new(ErrorCode::BadRequest, why))?;
         let mut changes = vec![Change::Updated {
             by: caller.by(),
-            settings: Some(settings.clone()),
+            settings: Some(Box::new(settings.clone())),
             user: None,
             role: None,
             attributes: None,

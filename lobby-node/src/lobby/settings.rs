@@ -54,6 +54,7 @@ impl State {
             let user = attributes.is_some().then(|| caller.user.clone());
             // An empty change is one, too: its sender gets the seq that it was promised.
             let settings = settings.or_else(|| attributes.is_none().then(|| self.settings.clone()));
+            let settings = settings.map(Box::new);
             changes.push(Change::Updated { by: caller.by(), settings, user, role: None, attributes });
         }
         match lock {

@@ -274,7 +274,7 @@ impl State {
                     if !self.open {
                         (self.open, self.floor) = (true, Seq(event.seq.0 - 1));
                     }
-                    self.settings = settings.clone();
+                    self.settings = Settings::clone(settings);
                 }
                 if let Some(member) = user.as_ref().and_then(|user| self.member_mut(user)) {
                     member.role = role.unwrap_or(member.role);

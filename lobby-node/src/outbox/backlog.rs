@@ -47,15 +47,24 @@ pub(super) struct Backlog {
     pub(super) front_written: usize,
     /// How many entries have left the front: an entry's number minus this is its place.
     pub(super) left: u64,
-    pub(super) latest: HashMap<Arc<LatestKey>, u64>,
-    /// Entries whose bytes a newer one of their key has replaced.
-    pub(super) emptied: usize,
-    pub(super) dropped: HashMap<LobbyId, u64>,
+    /// Only while ephemeral frames wait, or are to be told of: most connections never need it.
+    shedding: Option<Box<Shedding>>,
     pub(super) state: Flow,
     /// Lobbies whose missed events are to be pulled when the backlog has drained.
     pub(super) pulls: Vec<LobbyId>,
     /// Wakes the connection's task when there is a backlog to write, or an order to close.
     pub(super) waker: Option<Waker>,
+}
+
+/// What is known of frames that may be shed.
+#[derive(Default)]
+struct Shedding {
+    /// The entry that holds the newest of a key.
+    latest: HashMap<Arc<LatestKey>, u64>,
+    /// Entries whose bytes a newer one of their key has replaced.
+    emptied: usize,
+    /// Frames that were dropped, which their lobbies' readers are still to be told.
+    dropped: HashMap<LobbyId, u64>,
 }
 
 pub(super) struct Waiting {
@@ -83,7 +92,8 @@ impl Backlog {
 
     pub(super) fn append(&mut self, bytes: Bytes, shed: Shed) {
         if let Shed::Ephemeral { key: Some(key), .. } = &shed {
-            self.latest.insert(Arc::clone(key), self.left + self.queue.len() as u64);
+            let number = self.left + self.queue.len() as u64;
+            self.shedding.get_or_insert_default().latest.insert(Arc::clone(key), number);
         }
         self.bytes += bytes.len();
         self.large_bytes += large(&bytes);
@@ -92,7 +102,8 @@ impl Backlog {
 
     /// Empties the older frame of the same key, if it waits whole, and tells its length.
     pub(super) fn replace(&mut self, key: &Arc<LatestKey>) -> usize {
-        let Some(number) = self.latest.remove(key) else { return 0 };
+        let Some(shedding) = &mut self.shedding else { return 0 };
+        let Some(number) = shedding.latest.remove(key) else { return 0 };
         let Some(place) = number.checked_sub(self.left).and_then(|place| usize::try_from(place).ok()) else {
             return 0;
         };
@@ -104,8 +115,8 @@ impl Backlog {
         self.bytes -= length;
         self.large_bytes -= large(&waiting.bytes);
         *waiting = Waiting { bytes: Bytes::new(), shed: Shed::Never };
-        self.emptied += 1;
-        if self.emptied > EMPTIED_MIN && self.emptied > self.queue.len() / 2 {
+        shedding.emptied += 1;
+        if shedding.emptied > EMPTIED_MIN && shedding.emptied > self.queue.len() / 2 {
             self.compact();
         }
         length
@@ -118,11 +129,12 @@ impl Backlog {
             place += 1;
             (place == 1) || !waiting.bytes.is_empty()
         });
-        self.emptied = 0;
-        self.latest.clear();
+        let Some(shedding) = &mut self.shedding else { return };
+        shedding.emptied = 0;
+        shedding.latest.clear();
         for (waiting, number) in self.queue.iter().zip(self.left..) {
             if let Shed::Ephemeral { key: Some(key), .. } = &waiting.shed {
-                self.latest.insert(Arc::clone(key), number);
+                shedding.latest.insert(Arc::clone(key), number);
             }
         }
     }
@@ -154,29 +166,50 @@ impl Backlog {
             }
             written -= rest;
             self.front_written = 0;
-            if let Shed::Ephemeral { key: Some(key), .. } = &front.shed
-                && self.latest.get(key) == Some(&self.left)
-            {
-                self.latest.remove(key);
-            }
-            if rest == 0 && front.bytes.is_empty() {
-                self.emptied = self.emptied.saturating_sub(1);
+            if let Some(shedding) = &mut self.shedding {
+                if let Shed::Ephemeral { key: Some(key), .. } = &front.shed
+                    && shedding.latest.get(key) == Some(&self.left)
+                {
+                    shedding.latest.remove(key);
+                }
+                if rest == 0 && front.bytes.is_empty() {
+                    shedding.emptied = shedding.emptied.saturating_sub(1);
+                }
             }
             self.large_bytes -= large(&front.bytes);
             self.queue.pop_front();
             self.left += 1;
         }
+        // Whoever was slow once is not to cost more for the rest of its time.
+        self.queue = VecDeque::new();
+        self.shedding = self.shedding.take().filter(|shedding| !shedding.dropped.is_empty());
+    }
+
+    /// Counts a frame of a lobby that was dropped.
+    pub(super) fn note_dropped(&mut self, lobby: LobbyId) {
+        *self.shedding.get_or_insert_default().dropped.entry(lobby).or_default() += 1;
+    }
+
+    pub(super) fn has_dropped(&self) -> bool {
+        self.shedding.as_ref().is_some_and(|shedding| !shedding.dropped.is_empty())
+    }
+
+    /// How many frames of each lobby were dropped since this was asked last.
+    pub(super) fn take_dropped(&mut self) -> HashMap<LobbyId, u64> {
+        self.shedding.as_mut().map(|shedding| std::mem::take(&mut shedding.dropped)).unwrap_or_default()
     }
 
     pub(super) fn keep_only_the_cut_frame(&mut self) {
         let keep = usize::from(self.front_written > 0);
-        for waiting in self.queue.drain(keep..) {
+        for waiting in self.queue.split_off(keep) {
             if let Shed::Ephemeral { lobby, .. } = waiting.shed {
-                *self.dropped.entry(lobby).or_default() += 1;
+                self.note_dropped(lobby);
             }
         }
-        self.latest.clear();
-        self.emptied = 0;
+        if let Some(shedding) = &mut self.shedding {
+            shedding.latest.clear();
+            shedding.emptied = 0;
+        }
         self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written);
         self.large_bytes = self.queue.front().map_or(0, |front| large(&front.bytes));
     }

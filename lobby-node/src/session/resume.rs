@@ -40,7 +40,7 @@ impl Session {
         let gather = Arc::new(Gather::new(id, Arc::clone(&self.handle), lobbies));
         let mut entered = self.handle.lobby_count();
         for (place, (lobby, join)) in unique.into_iter().enumerate() {
-            let join = match self.joins.take() {
+            let join = match self.joins.take(self.moment()) {
                 Grant::Flood => return self.close(CloseCode::Flood, "far too many lobbies resumed"),
                 Grant::Later(ms) => Err(rate_limited("joins", ms)),
                 Grant::Yes => join.map_err(|why| Refusal::new(ErrorCode::BadRequest, why)),

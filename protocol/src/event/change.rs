@@ -37,7 +37,8 @@ pub enum Change {
     },
     Updated {
         by: Option<UserId>,
-        settings: Option<Settings>,
+        /// Boxed: no other event is as large, and thousands of small ones are kept.
+        settings: Option<Box<Settings>>,
         user: Option<UserId>,
         role: Option<MemberRole>,
         attributes: Option<Map<String, Value>>,

@@ -267,9 +267,20 @@ fn change(encoding: Encoding) -> impl Strategy<Value = Change> {
         (user_id(), text(), member_role()).prop_map(|(user, name, role)| Change::Joined { user, name, role }),
         (user_id(), reason()).prop_map(|(user, reason)| Change::Left { user, reason }),
         (by(), by()).prop_map(|(user, by)| Change::HostChanged { user, by }),
-        (by(), option::of(settings()), by(), option::of(member_role()), option::of(object())).prop_map(
-            |(by, settings, user, role, attributes)| Change::Updated { by, settings, user, role, attributes }
-        ),
+        (
+            by(),
+            option::of(settings().prop_map(Box::new)),
+            by(),
+            option::of(member_role()),
+            option::of(object())
+        )
+            .prop_map(|(by, settings, user, role, attributes)| Change::Updated {
+                by,
+                settings,
+                user,
+                role,
+                attributes
+            }),
         (by(), reason()).prop_map(|(by, reason)| Change::Closed { by, reason }),
     ];
     let games = prop_oneof![

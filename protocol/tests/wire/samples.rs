@@ -226,7 +226,7 @@ pub(crate) fn lobby_events() -> Vec<(&'static str, LobbyEvent)> {
             "updated",
             Change::Updated {
                 by: by(),
-                settings: Some(settings()),
+                settings: Some(Box::new(settings())),
                 user: Some(user("bob")),
                 role: Some(MemberRole::Moderator),
                 attributes: Some(object(json!({"team": "red"}))),
