@@ -254,7 +254,9 @@ impl Session {
     fn is_flooded_by(&mut self, request: &Request) -> bool {
         match &request.command {
             Command::Lobby(_, LobbyCommand::Join(_)) => self.joins.is_flooded(self.moment()),
-            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => self.chats.is_flooded(self.moment()),
+            Command::Lobby(_, LobbyCommand::Send(send)) if send.kind.is_chat() => {
+                self.chats.is_flooded(self.moment())
+            }
             _ => false,
         }
     }

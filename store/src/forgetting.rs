@@ -176,8 +176,13 @@ mod tests {
     fn nothing_of_the_player_is_left_in_any_event() {
         let (bob, alias) = (UserId::new("bob").unwrap(), UserId::new("erased-1").unwrap());
         let hosts = Settings { hosts: vec![bob.clone()], ..Settings::default() };
-        let hosts =
-            Change::Updated { by: None, settings: Some(hosts), user: None, role: None, attributes: None };
+        let hosts = Change::Updated {
+            by: None,
+            settings: Some(Box::new(hosts)),
+            user: None,
+            role: None,
+            attributes: None,
+        };
         let results = Body::json(&json!({"winner": "bob", "teams": [["ann", "bob"]], "scores": {"bob": 7}}));
         let finished =
             Change::GameFinished { game: 1, by: None, players: vec![bob.clone()], results: Some(results) };

@@ -151,8 +151,8 @@ impl Dedupe {
 
     /// Forgets what a user has done: a repeat is a command like another.
     pub(super) fn forget(&mut self, user: &UserId) {
-        self.outcomes.retain(|(of, _), _| of != user);
-        self.by_age.retain(|(of, _)| of != user);
+        self.outcomes.retain(|Indexed(record)| record.by.0 != *user);
+        self.by_age.retain(|record| record.by.0 != *user);
         self.stems.retain(|(of, _), _| of != user);
     }
 

@@ -30,7 +30,7 @@ impl State {
         let settings = self.open.then(|| {
             let mut settings = self.settings.clone();
             settings.hosts.retain(|host| host != user);
-            settings
+            Box::new(settings)
         });
         Ok(Decision::Forget(vec![Change::Updated {
             by: None,
