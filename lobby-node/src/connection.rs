@@ -70,9 +70,10 @@ impl Connection {
         };
         let outbox = Arc::new(Outbox::new(encoding, outbox_bytes_max, wire, metrics));
         let halves = Halves { read, write: RawWriter(Arc::clone(&outbox)) };
-        // The library's own buffers stay small: it reads commands, and writes pongs and close frames only.
+        // The library's own buffers stay small: it reads commands, of which most are a chat or a move of a game, and
+        // writes pongs and close frames only.
         let config = WebSocketConfig::default()
-            .read_buffer_size(512)
+            .read_buffer_size(384)
             .write_buffer_size(0)
             .max_write_buffer_size(4 * 1024)
             .max_message_size(Some(frame_bytes_max))

@@ -6,6 +6,7 @@ mod quick;
 mod reply;
 mod resume;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,13 +18,13 @@ use mlms_protocol::{
     Refusal, Request, TraceParent, UserId,
 };
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::connection::{Connection, Incoming};
 use crate::limiter::{Bucket, Grant, Moment};
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
-use crate::outbox::{Drained, Outbox};
+use crate::outbox::Drained;
 use crate::worker::{Envelope, Origin, ToWorker};
 use resume::check_length;
 
@@ -89,64 +90,63 @@ pub(crate) fn welcome(handle: &SessionHandle, node: &Node) {
     });
 }
 
-/// Runs a session, which is welcomed, to its end. Its start is boxed: an argument has its room in the future for as
-/// long as that lasts.
-pub(crate) async fn run(
+/// Runs a session, which is welcomed, to its end.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds room for its arguments twice, for each player")]
+pub(crate) fn run(
     handle: Arc<SessionHandle>,
     mut connection: Box<Connection>,
     node: Arc<Node>,
-    start: Box<Start>,
-) {
-    let Start { token_expires_at, lobby, trace } = *start;
-    let limits = node.limits();
-    let outbox = Arc::clone(&handle.outbox);
-    node.tell_standing(&handle);
-    node.tell_maintenance(&handle);
-    let now = Moment::since(node.began);
-    let mut session = Session {
-        commands: Bucket::new(limits.commands_per_s as f32, limits.commands_burst as f32, now),
-        chats: Bucket::new(limits.chats_per_s as f32, limits.chats_burst as f32, now),
-        joins: Bucket::new(limits.joins_per_s as f32, limits.lobbies_per_session_max as f32, now),
-        token_expires_at,
-        expiry: expiry(token_expires_at, node.clock.now()),
-        counted: 0,
-        trace,
-        knows_blocks: false,
-        caller: Arc::clone(&handle.caller),
-        handle: Arc::clone(&handle),
-        node: Arc::clone(&node),
-    };
-    if let Some(lobby) = lobby {
-        let create = Some(mlms_protocol::lobby::Settings::default());
-        let join = LobbyCommand::Join(Join { create, ..Join::default() });
-        Box::pin(session.forward(lobby, ReplyTo::Snapshot, None, join)).await;
-    }
-    session.serve(&mut connection, &outbox).await;
-    for lobby in handle.end() {
-        let detach = ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&handle) };
-        Box::pin(node.insist(&lobby, detach)).await;
+    mut start: Box<Start>,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        node.tell_standing(&handle);
+        node.tell_maintenance(&handle);
+        let mut session = Session::new(handle, node, &mut start);
+        if let Some(lobby) = start.lobby.take() {
+            let create = Some(mlms_protocol::lobby::Settings::default());
+            let join = LobbyCommand::Join(Join { create, ..Join::default() });
+            Box::pin(session.forward(lobby, ReplyTo::Snapshot, None, join)).await;
+        }
+        session.serve(&mut connection).await;
+        for lobby in session.handle.end() {
+            let detach = ToWorker::Detach { lobby: lobby.clone(), session: Arc::clone(&session.handle) };
+            Box::pin(session.node.insist(&lobby, detach)).await;
+        }
     }
 }
 
 impl Session {
-    async fn serve(&mut self, connection: &mut Connection, outbox: &Arc<Outbox>) {
-        let heartbeat = self.node.heartbeat;
+    fn new(handle: Arc<SessionHandle>, node: Arc<Node>, start: &mut Start) -> Session {
+        let limits = node.limits();
+        let now = Moment::since(node.began);
+        Session {
+            commands: Bucket::new(limits.commands_per_s as f32, limits.commands_burst as f32, now),
+            chats: Bucket::new(limits.chats_per_s as f32, limits.chats_burst as f32, now),
+            joins: Bucket::new(limits.joins_per_s as f32, limits.lobbies_per_session_max as f32, now),
+            token_expires_at: start.token_expires_at,
+            expiry: expiry(start.token_expires_at, node.clock.now()),
+            counted: 0,
+            trace: start.trace.take(),
+            knows_blocks: false,
+            caller: Arc::clone(&handle.caller),
+            handle,
+            node,
+        }
+    }
+
+    async fn serve(&mut self, connection: &mut Connection) {
+        let outbox = Arc::clone(&self.handle.outbox);
         // The first ping comes at a random point, so that sessions that began together do not stay together.
-        let first = heartbeat.mul_f64(rand::rng().random_range(0.5..=1.0));
-        let mut next_ping = Instant::now() + first;
+        let mut next_ping = Instant::now() + self.node.heartbeat.mul_f64(rand::rng().random_range(0.5..=1.0));
         // The oldest ping that no frame has followed.
         let mut unanswered: Option<Instant> = None;
         let mut closing: Option<Instant> = None;
         let timer = tokio::time::sleep_until(next_ping);
         tokio::pin!(timer);
         loop {
-            let pong_due = unanswered.map_or(next_ping, |pinged| pinged + PONG_TIME);
-            let wake_at = closing.unwrap_or_else(|| next_ping.min(pong_due).min(self.expiry));
-            if timer.deadline() != wake_at {
-                timer.as_mut().reset(wake_at);
-            }
+            self.set_timer(timer.as_mut(), next_ping, unanswered, closing);
             tokio::select! {
-                incoming = connection.receive(outbox) => {
+                incoming = connection.receive(&outbox) => {
                     let Some(incoming) = incoming else {
                         // The answer to a close, or the code of a broken frame.
                         Box::pin(outbox.finish(CLOSE_TIME)).await;
@@ -176,7 +176,7 @@ impl Session {
                     } else if now >= self.expiry {
                         self.expiry = expiry(self.token_expires_at, self.node.clock.now());
                     } else if unanswered.is_some_and(|pinged| now >= pinged + PONG_TIME)
-                        && now.duration_since(wake_at) > OVERSLEPT
+                        && now.duration_since(timer.deadline()) > OVERSLEPT
                     {
                         // The sign of life may wait in the socket: it gets its time anew.
                         unanswered = Some(now);
@@ -185,7 +185,7 @@ impl Session {
                     } else if now >= next_ping {
                         outbox.ping();
                         unanswered.get_or_insert(now);
-                        next_ping = now + heartbeat;
+                        next_ping = now + self.node.heartbeat;
                     }
                     if outbox.is_closing() {
                         // A peer that does not read gets a bounded time for its last words.
@@ -197,6 +197,21 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Sets the timer to what is due first.
+    fn set_timer(
+        &self,
+        timer: Pin<&mut Sleep>,
+        next_ping: Instant,
+        unanswered: Option<Instant>,
+        closing: Option<Instant>,
+    ) {
+        let pong_due = unanswered.map_or(next_ping, |pinged| pinged + PONG_TIME);
+        let wake_at = closing.unwrap_or_else(|| next_ping.min(pong_due).min(self.expiry));
+        if timer.deadline() != wake_at {
+            timer.reset(wake_at);
         }
     }
 

@@ -53,6 +53,10 @@ impl SessionHandle {
     pub(crate) fn enter(&self, lobby: &LobbyId) -> bool {
         let mut membership = self.membership();
         if !membership.ended && !membership.lobbies.contains(lobby) {
+            // Most sessions are in one lobby.
+            if membership.lobbies.is_empty() {
+                membership.lobbies.reserve_exact(1);
+            }
             membership.lobbies.push(lobby.clone());
         }
         !membership.ended
