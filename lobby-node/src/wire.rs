@@ -72,7 +72,7 @@ pub(crate) enum ShardMessage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(crate) enum ToOwner {
-    /// `token` is the sender's own number of the command; the answer carries it.
+    /// `token` is the sender's own number of this sending; the answer carries it.
     Command {
         token: u64,
         caller: Caller,
@@ -80,6 +80,12 @@ pub(crate) enum ToOwner {
         command: LobbyCommand,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<TraceParent>,
+        /// The sender's own number of the command, whichever of its sendings this is. The release before gives none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<u64>,
+        /// The newest epoch of the lobby's owner that the sender knows. The release before gives none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
     },
     /// All sessions of the sender in the lobby, and the last event that they were given.
     Attach {

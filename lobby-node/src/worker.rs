@@ -15,6 +15,7 @@ mod owner;
 mod ownership;
 mod peers;
 mod publish;
+mod refused;
 mod restoring;
 mod seat;
 mod shard;
@@ -56,6 +57,7 @@ use evidence::Examined;
 use moving::{Given, Handed};
 use ownership::Claimed;
 use publish::Cursors;
+use refused::Refused;
 use restoring::Restored;
 use shard::{OwnedShard, ShardSlot};
 
@@ -90,6 +92,10 @@ pub(crate) enum Origin {
     Node {
         node: NodeName,
         token: u64,
+        /// The command's number, whichever of its sendings this is.
+        of: Option<u64>,
+        /// The newest epoch of the lobby's owner that the node knew.
+        epoch: Option<Epoch>,
     },
     /// A broker, for somebody who came by REST.
     Call(mpsc::Sender<Result<Answer, Refusal>>),
@@ -284,6 +290,8 @@ pub(crate) struct Worker {
     counted_bytes: u64,
     counted_unpublished: u64,
     next_token: u64,
+    /// What this worker has refused to other nodes of late.
+    refused: Refused,
     live_nodes: Vec<(NodeName, Incarnation)>,
     resting: Vec<oneshot::Sender<()>>,
     /// The node has left the fleet.
@@ -342,6 +350,7 @@ impl Worker {
             counted_bytes: 0,
             counted_unpublished: 0,
             next_token: attachment::NUMBERS,
+            refused: Refused::default(),
             live_nodes: Vec::new(),
             resting: Vec::new(),
             has_left: false,
@@ -492,10 +501,22 @@ impl Worker {
                 let _ = answer.try_send(outcome);
                 self.staged.insert(envelope.lobby.clone());
             }
-            Origin::Node { node, token } => {
+            Origin::Node { node, token, of, .. } => {
+                if let (Err(refusal), Some(of), Some(epoch)) = (&outcome, of, self.epoch_of(&envelope.lobby))
+                {
+                    self.refused.note(node, &envelope.lobby, *of, epoch, refusal);
+                }
                 let answer = FromOwner::Answer { token: *token, outcome };
                 self.send(node, &LinkMessage::FromOwner(envelope.lobby.clone(), answer));
             }
+        }
+    }
+
+    /// The epoch in which a lobby is owned here.
+    fn epoch_of(&self, lobby: &LobbyId) -> Option<Epoch> {
+        match self.shards.get(&shard_of(lobby)) {
+            Some(ShardSlot::Owned(owned)) => Some(owned.epoch),
+            _ => None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mlms_protocol::command::Position;
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq};
+use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq, Shard};
 use tokio::time::Instant;
 
 use super::attachment::{Attach, Attachment, Feed, Former, NUMBERS, Sent, Unanswered};
@@ -25,6 +25,8 @@ const UNANSWERED_MAX: usize = 4_096;
 const WORD_TIME: Duration = Duration::from_secs(3);
 /// What is said where a node cannot know whether anybody hears it.
 pub(super) const OUT_OF_TOUCH: &str = "this node has lost touch with the others";
+/// What the sender of a message without a seq is told whose later messages have gone to another owner.
+pub(super) const TURN_IS_OVER: &str = "the lobby has moved, and this message's turn is over";
 /// When an attach that was not answered is sent again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -82,7 +84,7 @@ impl Worker {
 
     /// Sends a session's command to the owner, or tells another node that it asked the wrong one.
     fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
-        if let Origin::Node { node, token } = &envelope.origin {
+        if let Origin::Node { node, token, .. } = &envelope.origin {
             return self.send_moved(node, *token, envelope.lobby.clone(), owner);
         }
         if owner.is_some() && self.is_in_vain(&envelope) {
@@ -132,6 +134,7 @@ impl Worker {
                 self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
                 continue;
             };
+            let epoch = attachment.position.epoch;
             let Some((number, envelope)) = attachment.send(token) else { return };
             let command = ToOwner::Command {
                 token: number,
@@ -139,9 +142,18 @@ impl Worker {
                 key: envelope.key.clone(),
                 command: envelope.command.clone(),
                 trace: envelope.traced(),
+                of: Some(token),
+                epoch: Some(self.known_epoch(shard_of(lobby), epoch)),
             };
             self.node.links.send(&owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
         }
+    }
+
+    /// The newest epoch of a shard that this node knows of.
+    fn known_epoch(&self, shard: Shard, heard: Epoch) -> Epoch {
+        let shown = self.node.directory.view().record(shard).map(|record| record.epoch);
+        let hinted = self.hints.get(&shard).map(|(_, epoch)| *epoch);
+        shown.max(hinted).unwrap_or_default().max(heard)
     }
 
     /// Whether a former owner that lives may still say what became of its commands.

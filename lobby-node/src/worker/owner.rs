@@ -5,14 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::{Class, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
+use mlms_protocol::{Class, Epoch, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
+use super::attachment::passes;
 use super::cold::{self, Cold};
+use super::forward::TURN_IS_OVER;
 use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
 use super::speech::Emit;
-use super::{Done, Envelope, Worker};
+use super::{Done, Envelope, Origin, Worker};
 use crate::backlog::grows_journal;
 use crate::lobby::{Decision, State};
 
@@ -24,6 +26,15 @@ impl Worker {
     pub(super) fn on_owned(&mut self, shard: Shard, lobby_id: &LobbyId, task: Task) {
         let node = Arc::clone(&self.node);
         let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        if let Task::Command(envelope) = &task
+            && let Origin::Node { epoch: Some(known), .. } = &envelope.origin
+            && (Epoch(1)..owned.epoch).contains(known)
+            && passes(envelope)
+        {
+            // It was sent to an owner before, perhaps long ago, over a link that was broken: what its sender said later may
+            // be out already.
+            return self.refuse(envelope, ErrorCode::OwnerUnavailable, TURN_IS_OVER, Some(500));
+        }
         let task = if owned.holds() {
             match Worker::hold(owned, task) {
                 None => return,

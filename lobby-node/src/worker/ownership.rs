@@ -391,7 +391,7 @@ impl Worker {
         homeless.extend(owned.moving.take().into_iter().flat_map(|moving| moving.held));
         for task in homeless {
             match task {
-                Task::Command(Envelope { origin: Origin::Node { node, token }, lobby, .. }) => {
+                Task::Command(Envelope { origin: Origin::Node { node, token, .. }, lobby, .. }) => {
                     let moved = FromOwner::Moved { token, to: None, epoch: Epoch(0) };
                     self.send(&node, &LinkMessage::FromOwner(lobby, moved));
                 }

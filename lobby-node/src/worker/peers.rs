@@ -19,16 +19,23 @@ impl Worker {
     pub(super) fn on_from_node(&mut self, from: NodeName, lobby: LobbyId, message: ToOwner) {
         let shard = shard_of(&lobby);
         match message {
-            ToOwner::Command { token, caller, key, command, trace } => self.on_command(Envelope {
-                trace: self.node.trace_forwarded(trace, command.op()),
-                caller: Arc::new(caller),
-                origin: Origin::Node { node: from, token },
-                lobby,
-                command,
-                key,
-                found: None,
-                deadline: Instant::now() + COMMAND_TIME,
-            }),
+            ToOwner::Command { token, caller, key, command, trace, of, epoch } => {
+                let owned = self.epoch_of(&lobby);
+                if let Some(refusal) = of.and_then(|of| self.refused.of(&from, &lobby, of, owned)) {
+                    let answer = FromOwner::Answer { token, outcome: Err(refusal) };
+                    return self.send(&from, &LinkMessage::FromOwner(lobby, answer));
+                }
+                self.on_command(Envelope {
+                    trace: self.node.trace_forwarded(trace, command.op()),
+                    caller: Arc::new(caller),
+                    origin: Origin::Node { node: from, token, of, epoch },
+                    lobby,
+                    command,
+                    key,
+                    found: None,
+                    deadline: Instant::now() + COMMAND_TIME,
+                });
+            }
             ToOwner::Attach { token, since, sessions, joining } => {
                 let from = Some((from, token));
                 self.on_task(Task::Attach(AttachTask { lobby, from, since, sessions, joining }));
@@ -75,6 +82,7 @@ impl Worker {
 
     /// The sessions of a node that is gone are lost.
     pub(super) fn forget_node(&mut self, gone: &NodeName) {
+        self.refused.forget(gone);
         let now = self.node.clock.now();
         let (mut away, mut heard) = (Vec::new(), Vec::new());
         for slot in self.shards.values_mut() {

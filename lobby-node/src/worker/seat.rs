@@ -13,6 +13,7 @@ use mlms_protocol::{
 use tokio::time::Instant;
 
 use super::attachment::{Attach, Attachment, Feed, Former, Sent, Stray, Unanswered};
+use super::forward::TURN_IS_OVER;
 use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
@@ -144,8 +145,7 @@ impl Worker {
             _ => None,
         };
         if let Some(Unanswered { envelope, .. }) = overtaken {
-            let text = "the lobby has moved, and this message's turn is over";
-            self.refuse(&envelope, ErrorCode::OwnerUnavailable, text, Some(500));
+            self.refuse(&envelope, ErrorCode::OwnerUnavailable, TURN_IS_OVER, Some(500));
         }
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         if !is_fed {
