@@ -44,6 +44,9 @@ test('an_operator_sees_how_the_service_is', async (t) => {
   await operator.page.getByRole('link', { name: 'Back' }).click();
   await ann.joins(id);
   await operator.joins(id);
+  // Whoever is put out while the connection is away is told so in other words.
+  await ann.says('here again');
+  await operator.sees('#log', 'here again');
   await operator.does('Ann', 'Kick…');
   await operator.page.getByRole('button', { name: 'Kick', exact: true }).click();
   await ann.sees('#lobby-notice', 'You were kicked from this lobby.');
