@@ -11,12 +11,16 @@ use tokio::time::Instant;
 
 use super::{Envelope, Origin};
 use crate::audience::Audience;
+use crate::lobby::Passing;
 use crate::metrics::Metrics;
 use crate::session::{Gather, SessionHandle};
 use crate::wire::Attaching;
 
 /// How long a former owner's word about the commands that it was sent is awaited.
 const WORD_TIME: Duration = Duration::from_millis(500);
+
+/// Messages that may wait for this node's own attach.
+const AHEAD_MAX: usize = 1_024;
 
 /// This node's side of one lobby.
 pub(super) struct Attachment {
@@ -36,6 +40,9 @@ pub(super) struct Attachment {
     pub(super) resuming: HashMap<u64, Arc<Gather>>,
     /// Sessions that have to join anew as soon as their resume is answered. The flag: they want `saved` events.
     pub(super) doomed: HashMap<u64, (Arc<SessionHandle>, bool)>,
+    /// Messages without a seq of a lobby that is owned here, said before this node's own attach was answered: the events
+    /// before them come with that answer.
+    ahead: Vec<Passing>,
     /// Joins of sessions that still pull, by session. They were carried out, and wait for their turn to be answered.
     pub(super) held: HashMap<u64, Vec<Envelope>>,
 }
@@ -125,6 +132,7 @@ impl Attachment {
             resuming: HashMap::new(),
             doomed: HashMap::new(),
             held: HashMap::new(),
+            ahead: Vec::new(),
         }
     }
 
@@ -183,6 +191,7 @@ impl Attachment {
     /// The owner is gone, or is this node no more.
     pub(super) fn lose_owner(&mut self, former: Former) {
         self.feed = Feed::Lost;
+        self.ahead.clear();
         self.owe_pages();
         let now = Instant::now();
         for Unanswered { sent, .. } in self.unanswered.values_mut() {
@@ -277,6 +286,22 @@ impl Attachment {
             Feed::Local { attached } => *attached,
             Feed::Remote { attach, .. } => *attach == Attach::Attached,
             Feed::Lost => false,
+        }
+    }
+
+    /// Passes on what a lobby that is owned here says without a seq.
+    pub(super) fn pass_own(&mut self, passing: Passing) {
+        if matches!(self.feed, Feed::Local { attached: false }) && self.ahead.len() < AHEAD_MAX {
+            self.ahead.push(passing);
+        } else {
+            self.audience.stage_passing(passing);
+        }
+    }
+
+    /// The events that were missing are passed on: now what was said behind them.
+    pub(super) fn pass_ahead(&mut self) {
+        for passing in std::mem::take(&mut self.ahead) {
+            self.audience.stage_passing(passing);
         }
     }
 

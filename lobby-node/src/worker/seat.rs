@@ -202,6 +202,7 @@ impl Worker {
                     attachment.pass_on(epoch, Arc::new(event));
                 }
                 attachment.position.epoch = attachment.position.epoch.max(epoch);
+                attachment.pass_ahead();
                 let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
                 for (id, refusal) in refused {
                     let Some(session) = sessions.iter().find(|session| session.caller.session == id) else {
@@ -224,6 +225,9 @@ impl Worker {
                 let sessions: Vec<_> = attachment.audience.sessions().cloned().collect();
                 for session in sessions {
                     self.restart(lobby, &session);
+                }
+                if let Some(attachment) = self.attachments.get_mut(lobby) {
+                    attachment.pass_ahead();
                 }
             }
         }

@@ -272,7 +272,7 @@ impl Worker {
                         }
                     }
                     if let Some(attachment) = self.attachments.get_mut(lobby_id) {
-                        attachment.audience.stage_passing(passing);
+                        attachment.pass_own(passing);
                         self.staged.insert(lobby_id.clone());
                     }
                 }
