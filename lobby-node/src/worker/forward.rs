@@ -33,10 +33,11 @@ const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 impl Worker {
     pub(super) fn on_command(&mut self, envelope: Envelope) {
         let shard = shard_of(&envelope.lobby);
-        if let (Origin::Session(..), Some(ShardSlot::Claiming { expecting: Some(expecting), .. })) =
+        if let (Origin::Session(..), Some(ShardSlot::Claiming { expecting: Some(expecting), waiting, .. })) =
             (&envelope.origin, self.shards.get(&shard))
+            && !waiting.iter().any(|task| task.lobby() == &envelope.lobby)
         {
-            // The present owner still serves.
+            // The present owner still serves, and nothing that came before waits here.
             let owner = expecting.from.clone();
             return self.forward(envelope, Some(owner));
         }
