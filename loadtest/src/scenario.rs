@@ -1,7 +1,8 @@
 //! What a load test does: the schema of scenario files and their defaults. `scenario/reading.rs` reads them,
-//! `scenario/check.rs` says what is wrong with one; the presets are such files too. `loadtest/README.md` is the reference.
+//! `scenario/check.rs` and `scenario/parts.rs` say what is wrong with one; the presets are such files too. `loadtest/README.md` is the reference.
 
 mod check;
+mod parts;
 mod presets;
 mod reading;
 mod threshold;

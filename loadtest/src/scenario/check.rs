@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Action, Chaos, Churn, Class, Clients, Enter, Game, Generator, Lobbies, Phase, Scenario, Sender,
+    Action, Chaos, Churn, Class, Clients, Enter, Game, Generator, Lobbies, Phase, Scenario, Sender, Size,
     SlowReaders, To, threshold,
 };
 
@@ -119,11 +119,14 @@ impl Check for Clients {
 impl Check for Lobbies {
     fn check(&self, at: &str, mistakes: &mut Mistakes) {
         mistakes.unless(!self.sizes.is_empty(), || format!("{at}.sizes names no size"));
-        for (index, size) in self.sizes.iter().enumerate() {
-            mistakes.unless(size.members > 0, || format!("{at}.sizes.{index}.members is at least 1"));
-            let is_weight = size.weight > 0.0 && size.weight.is_finite();
-            mistakes.unless(is_weight, || format!("{at}.sizes.{index}.weight is above 0"));
-        }
+        check_each(&format!("{at}.sizes"), &self.sizes, mistakes);
+    }
+}
+
+impl Check for Size {
+    fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        mistakes.unless(self.members > 0, || format!("{at}.members is at least 1"));
+        mistakes.unless(self.weight > 0.0 && self.weight.is_finite(), || format!("{at}.weight is above 0"));
     }
 }
 

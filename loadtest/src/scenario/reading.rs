@@ -2,35 +2,9 @@
 //! with all of them, each at its place.
 
 use anyhow::{Context as _, bail};
-use serde::de::DeserializeOwned;
 
-use super::check::{Check, Mistakes};
-use super::{
-    Chaos, Churn, Clients, Game, Generator, Lobbies, PRESETS, Phase, Scenario, Sender, SlowReaders, Threshold,
-};
-
-/// Parts that a scenario cannot do without.
-const NEEDED: [&str; 4] = ["name", "clients", "lobbies", "phases"];
-
-/// All parts.
-const PARTS: [&str; 13] = [
-    "name",
-    "description",
-    "seed",
-    "clients",
-    "lobbies",
-    "senders",
-    "churn",
-    "slow_readers",
-    "game",
-    "phases",
-    "thresholds",
-    "chaos",
-    "generator",
-];
-
-/// Parts that are lists.
-const LISTS: [&str; 4] = ["senders", "phases", "thresholds", "chaos"];
+use super::check::{Check as _, Mistakes};
+use super::{PRESETS, Scenario, parts};
 
 impl Scenario {
     /// Reads a preset by name, or a file, with `KEY=VALUE` overrides on top; `KEY` is a path like `phases.1.seconds`.
@@ -63,187 +37,11 @@ impl Scenario {
         let scenario = table.clone().try_into::<Scenario>();
         match &scenario {
             Ok(scenario) => scenario.check("", &mut mistakes),
-            Err(_) => {
-                parts(&table, &mut mistakes);
-                if let Some(rest) = readable(&table) {
-                    rest.check_together(&mut mistakes);
-                }
-            }
+            Err(_) => parts::check(&table, &mut mistakes),
         }
         mistakes.told()?;
         Ok(scenario?)
     }
-}
-
-/// Looks at each part on its own, so that a mistake in one does not hide those in the others.
-fn parts(table: &toml::Value, mistakes: &mut Mistakes) {
-    let Some(table) = table.as_table() else { return };
-    for needed in NEEDED.iter().filter(|needed| !table.contains_key(**needed)) {
-        mistakes.add(format!("{needed} is missing"));
-    }
-    for (key, value) in table {
-        match &**key {
-            "name" | "description" => drop(part::<String>(key, value, mistakes)),
-            "seed" => drop(part::<u64>(key, value, mistakes)),
-            "clients" => checked::<Clients>(key, value, mistakes),
-            "lobbies" => checked::<Lobbies>(key, value, mistakes),
-            "churn" => checked::<Churn>(key, value, mistakes),
-            "slow_readers" => checked::<SlowReaders>(key, value, mistakes),
-            "game" => checked::<Game>(key, value, mistakes),
-            "generator" => checked::<Generator>(key, value, mistakes),
-            "senders" => each(key, value, mistakes, checked::<Sender>),
-            "phases" => each(key, value, mistakes, checked::<Phase>),
-            "chaos" => each(key, value, mistakes, checked::<Chaos>),
-            "thresholds" => {
-                each(key, value, mistakes, |at, value, to| drop(part::<Threshold>(at, value, to)));
-            }
-            unknown => {
-                mistakes.add(format!("{unknown} is no part of a scenario; there are {}", PARTS.join(", ")))
-            }
-        }
-    }
-}
-
-fn each(
-    key: &str,
-    value: &toml::Value,
-    mistakes: &mut Mistakes,
-    look: impl Fn(&str, &toml::Value, &mut Mistakes),
-) {
-    let Some(entries) = value.as_array() else {
-        return mistakes.add(format!("{key} is a list"));
-    };
-    for (index, entry) in entries.iter().enumerate() {
-        look(&format!("{key}.{index}"), entry, mistakes);
-    }
-}
-
-/// The scenario without what cannot be read, so that mistakes between parts are told beside those within them. What
-/// stands in for a part fits all others.
-fn readable(table: &toml::Value) -> Option<Scenario> {
-    let mut table = table.as_table()?.clone();
-    table.retain(|key, _| PARTS.contains(&key));
-    let has_game = table.contains_key("game");
-    let fits = |key: &str, value: &toml::Value| match key {
-        "name" | "description" => value.is_str(),
-        "seed" => read::<u64>(value).is_ok(),
-        "clients" => read::<Clients>(value).is_ok(),
-        "lobbies" => read::<Lobbies>(value).is_ok(),
-        "churn" => read::<Churn>(value).is_ok(),
-        "slow_readers" => read::<SlowReaders>(value).is_ok(),
-        "game" => read::<Game>(value).is_ok(),
-        "generator" => read::<Generator>(value).is_ok(),
-        "senders" => read::<Sender>(value).is_ok(),
-        "phases" => read::<Phase>(value).is_ok(),
-        "thresholds" => read::<Threshold>(value).is_ok(),
-        _ => read::<Chaos>(value).is_ok(),
-    };
-    for (key, part) in &mut table {
-        if let Some(phases) = part.as_array_mut().filter(|_| key == "phases") {
-            // It keeps its name, and is long enough for every fault.
-            for phase in phases.iter_mut().filter(|phase| !fits("phases", phase)) {
-                let name = phase.get("name").and_then(toml::Value::as_str)?.to_owned();
-                *phase = stand_in("seconds = 1e7")?;
-                phase.as_table_mut()?.insert("name".to_owned(), name.into());
-            }
-        } else if let Some(entries) = part.as_array_mut().filter(|_| LISTS.contains(&&**key)) {
-            entries.retain(|entry| fits(key, entry));
-        }
-    }
-    table.retain(|key, part| LISTS.contains(&key) && part.is_array() || fits(key, part));
-    if has_game {
-        table.entry("game").or_insert(stand_in("rounds = 1\nseconds = 1")?);
-    }
-    let needed = [
-        ("name", toml::Value::String("-".to_owned())),
-        ("clients", stand_in("count = 1\nenter = 'user'")?),
-        ("lobbies", stand_in("sizes = [{ members = 1 }]")?),
-    ];
-    for (key, part) in needed {
-        table.entry(key).or_insert(part);
-    }
-    toml::Value::Table(table).try_into().ok()
-}
-
-fn stand_in(text: &str) -> Option<toml::Value> {
-    toml::from_str::<toml::Table>(text).ok().map(toml::Value::Table)
-}
-
-fn checked<T: DeserializeOwned + Check>(at: &str, value: &toml::Value, mistakes: &mut Mistakes) {
-    let Some((part, gone)) = part::<T>(at, value, mistakes) else { return };
-    let mut own = Mistakes::default();
-    part.check(at, &mut own);
-    // What was not read has a default in its place: what is said of that, or of how parts fit, is not the tester's mistake.
-    let place = format!("{at}.");
-    let is_told = |mistake: &str| {
-        let Some(rest) = mistake.strip_prefix(&place) else { return gone.is_empty() };
-        !gone.iter().any(|key| rest.starts_with(&**key))
-    };
-    own.into_iter().filter(|mistake| is_told(mistake)).for_each(|mistake| mistakes.add(mistake));
-}
-
-/// Reads one part; all of its keys that are wrong are told. Gives what can be read, and the keys that could not.
-fn part<T: DeserializeOwned>(
-    at: &str,
-    value: &toml::Value,
-    mistakes: &mut Mistakes,
-) -> Option<(T, Vec<String>)> {
-    let mut rest = value.clone();
-    let mut gone: Vec<String> = Vec::new();
-    loop {
-        let error = match read::<T>(&rest) {
-            Ok(part) => return Some((part, gone)),
-            Err(error) => error,
-        };
-        // It is missing because it was wrong.
-        if let Some(key) = gone.iter().find(|key| error == format!("missing field `{key}`")) {
-            let table = rest.as_table_mut()?;
-            if table.insert(key.clone(), toml::Value::Integer(1)).is_some() {
-                return None;
-            }
-            if read::<T>(&rest).is_err_and(|error| error.starts_with("invalid type")) {
-                rest.as_table_mut()?.insert(key.clone(), toml::Value::String("-".to_owned()));
-            }
-            continue;
-        }
-        // Nothing stands in for it.
-        if gone.iter().any(|key| rest.get(key).is_some()) {
-            return None;
-        }
-        let Some(wrong) = wrong_key::<T>(&rest, &error) else {
-            mistakes.add(format!("{at}: {}", plain(&error)));
-            return None;
-        };
-        mistakes.add(match error.starts_with("unknown field") {
-            true => format!("{at}: {error}"),
-            false => format!("{at}.{wrong}: {}", plain(&error)),
-        });
-        rest.as_table_mut()?.remove(&wrong);
-        gone.push(wrong);
-    }
-}
-
-fn read<T: DeserializeOwned>(value: &toml::Value) -> Result<T, String> {
-    value.clone().try_into::<T>().map_err(|error| error.message().to_owned())
-}
-
-/// The key without which something else is wrong, or nothing, is the one that was.
-fn wrong_key<T: DeserializeOwned>(value: &toml::Value, error: &str) -> Option<String> {
-    let table = value.as_table().filter(|_| !error.starts_with("missing field"))?;
-    let is_it = |key: &&String| {
-        let mut less = table.clone();
-        less.remove(*key);
-        read::<T>(&toml::Value::Table(less)).err().is_none_or(|other| other != error)
-    };
-    table.keys().find(is_it).cloned()
-}
-
-/// Rust's names of types are not the tester's.
-fn plain(error: &str) -> String {
-    let plain = error.replace("expected f64", "expected a number");
-    ["u32", "u64", "usize"].iter().fold(plain, |text, name| {
-        text.replace(&format!("expected {name}"), "expected a whole number, 0 or more")
-    })
 }
 
 /// Puts a value at a dotted path; the value is TOML, or else a string.
@@ -341,5 +139,42 @@ mod tests {
             assert!(told.iter().any(|told| told.starts_with(wanted)), "{wanted}: {told:#?}");
         }
         assert!(error.starts_with("14 mistakes"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_or_missing_key_hides_no_mistake_beside_it() {
+        let text = "name = 'x'\nclients = { count = 4, foo = 1 }\n\
+            [lobbies]\nbar = 2\nsettings = { capacity = 3 }\n\
+            sizes = [{ membrs = 3, weight = 'x' }, { members = 0 }, { members = -1, weight = -2 }]\n\
+            [[senders]]\nrate = 1\nto = 'others'\nbaz = 1\n[[phases]]\nname = 'a'\nseconds = 1\n\
+            [[phases]]\nname = 'a'\nsecnds = 1\nload = -3\n[[chaos]]\npid = 1\n[generator]\nlag = 1\nwindow = 'x'\n";
+        let error = Scenario::parse(text, &[]).unwrap_err().to_string();
+        let mut told: Vec<&str> = error.lines().skip(1).map(str::trim).collect();
+        told.sort_unstable();
+        let wanted = [
+            "chaos.0: missing field `action`",
+            "chaos.0: missing field `at`",
+            "clients: unknown field `foo`",
+            "generator.window: invalid type: string \"x\"",
+            "generator: unknown field `lag`",
+            "lobbies.settings needs clients.enter",
+            "lobbies.sizes.0.weight: invalid type: string \"x\"",
+            "lobbies.sizes.0: missing field `members`",
+            "lobbies.sizes.0: unknown field `membrs`",
+            "lobbies.sizes.1.members is at least 1",
+            "lobbies.sizes.2.members: invalid value",
+            "lobbies.sizes.2.weight is above 0",
+            "lobbies: unknown field `bar`",
+            "phases.1.load (a) is 0",
+            "phases.1: missing field `seconds`",
+            "phases.1: unknown field `secnds`",
+            "phases: two have the same name",
+            "senders.0: a message to others is not durable",
+            "senders.0: unknown field `baz`",
+        ];
+        assert_eq!(told.len(), wanted.len(), "{told:#?}");
+        for (told, wanted) in told.iter().zip(wanted) {
+            assert!(told.starts_with(wanted), "{wanted}: {told}");
+        }
     }
 }
