@@ -7,6 +7,8 @@ mod arriving;
 mod churn;
 mod client;
 mod coming;
+mod excuse;
+mod faults;
 mod frames;
 mod game;
 mod lobby;
@@ -14,25 +16,23 @@ mod message;
 mod sending;
 mod settling;
 mod socket;
+mod timers;
+mod track;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use mio::{Events, Poll, Token};
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use self::client::{Client, Move, Stage, Stream};
-pub(crate) use self::lobby::Faults;
+use self::client::{Client, Stage, Stream};
+use self::excuse::Degraded;
+pub(crate) use self::faults::Faults;
 use self::lobby::Lobby;
+use self::timers::{Tick, Timer, Timers};
 use crate::measure::{Measure, PhaseMeasure, Second};
 use crate::plan::{self, Micros, Plan, Step, micros};
 use crate::rng::Rng;
@@ -118,51 +118,6 @@ pub(crate) struct PartResult {
     pub(crate) ended_at: Micros,
 }
 
-/// What a timer is for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Tick {
-    Probe,
-    Second,
-    /// The next of the plan's steps.
-    Plan,
-    Dial {
-        connection: u32,
-    },
-    Rejoin {
-        connection: u32,
-    },
-    Send {
-        stream: u8,
-    },
-    Retry {
-        connection: u32,
-    },
-    Leave,
-    Disconnect,
-    Comeback {
-        connection: u32,
-    },
-    SlowRead {
-        connection: u32,
-    },
-    Game,
-    Action {
-        round: u32,
-    },
-    Move {
-        connection: u32,
-        it: Move,
-    },
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Timer {
-    due: Micros,
-    /// A client's place, or a lobby's for games.
-    whose: usize,
-    tick: Tick,
-}
-
 pub(crate) struct Engine {
     scenario: Scenario,
     generator: Generator,
@@ -175,16 +130,14 @@ pub(crate) struct Engine {
     nodes: HashMap<String, Target>,
     sources: Sources,
     poll: Poll,
-    clock_fd: OwnedFd,
-    timers: BinaryHeap<Reverse<Timer>>,
+    timers: Timers,
     steps: std::vec::IntoIter<(Micros, usize, Step)>,
     next_step: Option<(Micros, usize, Step)>,
     phases: Vec<crate::plan::PhasePlan>,
     phase: usize,
     clients: Vec<Client>,
     lobbies: Vec<Lobby>,
-    /// When nodes said that they could not reach what they need.
-    degraded: Vec<(Micros, Micros)>,
+    degraded: Degraded,
     /// Places of clients by number.
     places: HashMap<u32, usize>,
     measure: Measure,
@@ -242,9 +195,7 @@ impl Engine {
             .collect();
         debug_assert!(end > 0);
         let poll = Poll::new()?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let clock_fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        poll.registry().register(&mut SourceFd(&clock_fd.as_raw_fd()), CLOCK, Interest::READABLE)?;
+        let timers = Timers::new(poll.registry(), CLOCK)?;
         Ok(Engine {
             generator: scenario.generator.clone(),
             rng: Rng::new(scenario.seed ^ (part as u64 + 1) << 32),
@@ -257,15 +208,14 @@ impl Engine {
             nodes: HashMap::new(),
             sources,
             poll,
-            clock_fd,
-            timers: BinaryHeap::new(),
+            timers,
             steps: steps.into_iter(),
             next_step: None,
             phases: plan.phases,
             phase: 0,
             clients,
             lobbies,
-            degraded: Vec::new(),
+            degraded: Degraded::default(),
             places,
             measure: Measure::new(),
             result: PartResult::default(),
@@ -320,7 +270,7 @@ impl Engine {
             {
                 break;
             }
-            let timeout = self.timeout();
+            let timeout = self.timers.wait(self.clock());
             match self.poll.poll(&mut events, Some(timeout)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -332,9 +282,7 @@ impl Engine {
             self.now = self.clock();
             for event in &events {
                 if event.token() == CLOCK {
-                    let mut count = [0; 8];
-                    // Nothing to read: another turn has done it.
-                    let _ = rustix::io::read(&self.clock_fd, &mut count);
+                    self.timers.rang();
                     continue;
                 }
                 let place = event.token().0;
@@ -354,31 +302,13 @@ impl Engine {
     }
 
     fn arm(&mut self, due: Micros, whose: usize, tick: Tick) {
-        self.timers.push(Reverse(Timer { due, whose, tick }));
-    }
-
-    /// How long nothing is due. Short times are kept to some microseconds by a timer of the system.
-    fn timeout(&mut self) -> Duration {
-        let Some(Reverse(timer)) = self.timers.peek() else { return Duration::from_millis(10) };
-        let wait = timer.due.saturating_sub(self.clock());
-        if wait == 0 {
-            return Duration::ZERO;
-        }
-        let value = Timespec { tv_sec: 0, tv_nsec: (wait.min(900_000) * 1_000) as _ };
-        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        // Without it the wait is as long as the poll's own, to a millisecond.
-        let _ = timerfd_settime(&self.clock_fd, TimerfdTimerFlags::empty(), &spec);
-        Duration::from_micros(wait.min(20_000).next_multiple_of(1_000))
+        self.timers.arm(due, whose, tick);
     }
 
     fn run_timers(&mut self) {
         // So that sockets have their turn even when more is due than can be done.
         for _ in 0..512 {
-            match self.timers.peek() {
-                Some(Reverse(timer)) if timer.due <= self.now => {}
-                _ => return,
-            }
-            let Some(Reverse(Timer { due, whose, tick })) = self.timers.pop() else { return };
+            let Some(Timer { due, whose, tick }) = self.timers.due(self.now) else { return };
             self.now = self.clock();
             self.tick(due, whose, tick);
         }

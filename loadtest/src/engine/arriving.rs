@@ -15,9 +15,6 @@ use crate::scenario::{Class, Latency, To};
 pub(super) const SILENCE_MIN: Micros = 1_000_000;
 pub(super) const SILENCES_MAX: usize = 10_000;
 
-/// Spans in which nodes were degraded, the first ones.
-const SPANS_MAX: usize = 1_000;
-
 impl Engine {
     /// The hot road: one delivery.
     pub(super) fn message(&mut self, place: usize, frame: &Frame<'_>) {
@@ -37,6 +34,9 @@ impl Engine {
             lobby.saw_epoch(epoch, self.now);
             if client.left_at.is_none() {
                 faults[0] = client.member.chain.delivered(epoch, seq, self.now).err();
+            }
+            if let Some((message, _)) = &message {
+                lobby.owned(epoch, message.intended.min(self.now));
             }
             let nonce = frame.nonce.and_then(unquoted).unwrap_or_default();
             let event = fingerprint(&[from, nonce, body]);
@@ -141,11 +141,9 @@ impl Engine {
             b"\"notice\"" => {
                 let value: Value = serde_json::from_slice(payload).unwrap_or_default();
                 self.measure.reason(format!("notice {}", value["code"].as_str().unwrap_or("?")));
-                let (now, spans) = (self.now, self.degraded.len());
-                match (value["code"].as_str(), self.degraded.last_mut()) {
-                    (Some("degraded"), Some((_, Micros::MAX))) => {}
-                    (Some("degraded"), _) if spans < SPANS_MAX => self.degraded.push((now, Micros::MAX)),
-                    (Some("recovered"), Some((_, to))) => *to = now,
+                match value["code"].as_str() {
+                    Some("degraded") => self.degraded(place, true),
+                    Some("recovered") => self.degraded(place, false),
                     _ => {}
                 }
             }
@@ -167,6 +165,16 @@ impl Engine {
                 self.tell(place, [first, second]);
                 self.game_event(place, event, frame.user);
             }
+        }
+    }
+
+    /// What a client knows of its node; without a connection, nothing.
+    pub(super) fn degraded(&mut self, place: usize, is_degraded: bool) {
+        let known = std::mem::replace(&mut self.clients[place].is_degraded, is_degraded);
+        match (known, is_degraded) {
+            (false, true) => self.degraded.begin(self.now),
+            (true, false) => self.degraded.end(self.now),
+            _ => {}
         }
     }
 

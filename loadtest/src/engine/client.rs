@@ -116,6 +116,8 @@ pub(crate) struct Client {
     pub(crate) left_at: Option<Micros>,
     /// What the server said before it closed: least and most wait, in milliseconds.
     pub(crate) bye: Option<(u64, u64)>,
+    /// Its node said that it cannot reach what it needs.
+    pub(crate) is_degraded: bool,
     pub(crate) heartbeat: Micros,
     pub(crate) last_heard: Micros,
     pub(crate) next_id: u32,

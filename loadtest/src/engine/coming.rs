@@ -262,6 +262,7 @@ impl Engine {
 
     /// Lets go of the socket; what waits for replies waits no longer.
     pub(super) fn drop_connection(&mut self, place: usize) {
+        self.degraded(place, false);
         let client = &mut self.clients[place];
         let stage = Stage::set(&mut client.stage, Stage::Off);
         let socket = client.socket.take();

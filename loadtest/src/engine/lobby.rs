@@ -1,99 +1,23 @@
 //! One lobby under the checker's rules, with what they leave to the caller: which unsequenced messages were owed to
 //! whom. Single-threaded: all members of a lobby live in one part.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 
 use mlms_checker::Fault;
 use mlms_checker::online::{LobbyRules, MemberRules};
-use serde::{Deserialize, Serialize};
 
 use super::agreement::{Agreement, Heard};
+use super::excuse::{Degraded, Owners};
 use super::game::Round;
+use super::track::{Piece, Track};
 use crate::plan::Micros;
 use crate::rng::mix;
 
-/// Sends of a stream whose order among the lobby's others is remembered.
-const ORDINALS_MAX: usize = 1_024;
+/// Losses, and messages in another order, that are looked into at the end; more are not judged apart.
+const LOSSES_MAX: usize = 100_000;
 
-/// Losses of a part that are looked into; more are not judged apart.
-const HOLES_MAX: usize = 100_000;
-
-/// Changes of owner that are remembered, the first ones.
-const CHANGES_MAX: usize = 10_000;
-
-/// A change of owner, or of what a node can reach, explains what was sent so long before it was seen …
-const EXPLAINS_BEFORE: Micros = 60_000_000;
-
-/// … and so long after it.
-const EXPLAINS_AFTER: Micros = 10_000_000;
-
-/// Breaches that are told in full.
-const TOLD_MAX: usize = 50;
-
-/// Breaches by rule, the first ones in full.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Faults {
-    pub(crate) counts: BTreeMap<String, u64>,
-    pub(crate) first: Vec<String>,
-}
-
-impl Faults {
-    pub(crate) fn total(&self) -> u64 {
-        self.counts.values().sum()
-    }
-
-    pub(crate) fn add(&mut self, rule: &str, count: u64, text: impl FnOnce() -> String) {
-        *self.counts.entry(rule.to_owned()).or_default() += count;
-        if self.first.len() < TOLD_MAX {
-            self.first.push(format!("{rule}: {}", text()));
-        }
-    }
-
-    pub(crate) fn fault(&mut self, lobby: &str, who: &str, fault: &Fault) {
-        self.add(fault.rule.name(), 1, || format!("lobby {lobby}, {who}: {}", fault.text));
-    }
-
-    pub(crate) fn merge(&mut self, other: &Faults) {
-        for (rule, count) in &other.counts {
-            *self.counts.entry(rule.clone()).or_default() += count;
-        }
-        self.first.extend(other.first.iter().cloned());
-        self.first.truncate(TOLD_MAX);
-    }
-}
-
-/// The unsequenced messages of one sender's stream.
-#[derive(Default)]
-struct Track {
-    next: u64,
-    /// The lobby's count and the time at each of the last sends.
-    ordinals: VecDeque<(u64, Micros)>,
-    last_ok: Option<u64>,
-    /// Refused, or without an answer: nobody is owed them.
-    not_ok: BTreeSet<u64>,
-    /// The client who sends; it may owe itself nothing.
-    sender: u32,
-    to_others: bool,
-}
-
-impl Track {
-    fn ordinal(&self, index: u64) -> Option<u64> {
-        Some(self.last(index)?.0)
-    }
-
-    fn sent_at(&self, index: u64) -> Option<Micros> {
-        Some(self.last(index)?.1)
-    }
-
-    fn last(&self, index: u64) -> Option<(u64, Micros)> {
-        let first = self.next - self.ordinals.len() as u64;
-        self.ordinals.get(usize::try_from(index.checked_sub(first)?).ok()?).copied()
-    }
-
-    fn owed(&self, from: u64, to: u64) -> u64 {
-        (to - from) - self.not_ok.range(from..to).count() as u64
-    }
-}
+/// When there are more, those that are explained by now make room, but not more often than this.
+const ROOM: Micros = 1_000_000;
 
 /// What one session is held to.
 #[derive(Default)]
@@ -108,14 +32,22 @@ pub(crate) struct Member {
     heard: Heard,
 }
 
-/// Ordered messages that were passed over.
-struct Hole {
+/// An ordered message that was passed over: a later one of its sender came.
+struct Loss {
     key: u64,
     member: u32,
-    from: u64,
-    to: u64,
-    /// When the first of them was sent, where that is remembered.
+    index: u64,
+    /// When it was sent, where that is remembered.
     sent_at: Option<Micros>,
+    /// When the later one came.
+    seen_at: Micros,
+}
+
+impl Loss {
+    fn is_followed_by(&self, next: &Loss) -> bool {
+        (self.key, self.member, self.index + 1, self.seen_at)
+            == (next.key, next.member, next.index, next.seen_at)
+    }
 }
 
 pub(crate) struct Lobby {
@@ -125,9 +57,7 @@ pub(crate) struct Lobby {
     /// How many of them are in it now.
     pub(crate) present: u64,
     pub(crate) rules: LobbyRules,
-    pub(crate) epoch: u64,
-    /// When another owner was seen: ordered messages may have died with the one before.
-    changes: Vec<Micros>,
+    owners: Owners,
     last_delivery: Option<Micros>,
     /// When the first message was due that nobody has heard of since the last delivery.
     owed_since: Option<Micros>,
@@ -136,7 +66,11 @@ pub(crate) struct Lobby {
     pub(crate) audited_to: u64,
     ordinal: u64,
     tracks: HashMap<u64, Track>,
-    holes: Vec<Hole>,
+    losses: Vec<Loss>,
+    /// When room was made among them.
+    roomy_at: Micros,
+    /// Losses that are explained, and have made room.
+    excused: u64,
     agreement: Agreement,
     /// Ordered messages that a member got in another order than others: when, and who.
     disorders: Vec<(Micros, u32)>,
@@ -149,15 +83,16 @@ impl Lobby {
             members: Vec::new(),
             present: 0,
             rules: LobbyRules::new(window),
-            epoch: 0,
-            changes: Vec::new(),
+            owners: Owners::default(),
             last_delivery: None,
             owed_since: None,
             round: Round::default(),
             audited_to: 0,
             ordinal: 0,
             tracks: HashMap::new(),
-            holes: Vec::new(),
+            losses: Vec::new(),
+            roomy_at: 0,
+            excused: 0,
             agreement: Agreement::default(),
             disorders: Vec::new(),
         }
@@ -165,13 +100,14 @@ impl Lobby {
 
     /// An epoch was read anywhere.
     pub(crate) fn saw_epoch(&mut self, epoch: u64, now: Micros) {
-        if self.epoch != 0 && epoch != self.epoch {
+        if self.owners.saw(epoch, now) {
             self.agreement.begin_anew();
-            if self.changes.len() < CHANGES_MAX {
-                self.changes.push(now);
-            }
         }
-        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// A durable message of that epoch was sent at that time.
+    pub(crate) fn owned(&mut self, epoch: u64, sent_at: Micros) {
+        self.owners.owned(epoch, sent_at);
     }
 
     /// A message is due, whether or not it can be sent.
@@ -195,11 +131,7 @@ impl Lobby {
         self.ordinal += 1;
         let track = self.tracks.entry(key).or_default();
         (track.sender, track.to_others) = (sender, to_others);
-        track.next = index + 1;
-        track.ordinals.push_back((self.ordinal, now));
-        if track.ordinals.len() > ORDINALS_MAX {
-            track.ordinals.pop_front();
-        }
+        track.sent(index, self.ordinal, now);
     }
 
     pub(crate) fn ordered_ok(&mut self, key: u64, index: u64) {
@@ -248,65 +180,78 @@ impl Lobby {
         let is_for_all = self.tracks.get(&key).is_some_and(|track| !track.to_others);
         if is_for_all
             && !self.agreement.heard(number, &mut member.heard, mix(key ^ index.rotate_left(32)))
-            && self.disorders.len() < HOLES_MAX
+            && self.disorders.len() < LOSSES_MAX
         {
             self.disorders.push((now, number));
         }
         let from = match next {
             Some(next) => next,
-            None => self.tracks.get(&key).map_or(index, |track| first_owed(track, member.entered_at, index)),
+            None => self.tracks.get(&key).map_or(index, |track| track.first_owed(member.entered_at, index)),
         };
-        if from < index && self.holes.len() < HOLES_MAX {
-            let sent_at = self.tracks.get(&key).and_then(|track| track.sent_at(from));
-            self.holes.push(Hole { key, member: number, from, to: index, sent_at });
+        for lost in from..index {
+            if self.losses.len() >= LOSSES_MAX && !self.make_room(now) {
+                break;
+            }
+            let sent_at = self.tracks.get(&key).and_then(|track| track.sent_at(lost));
+            self.losses.push(Loss { key, member: number, index: lost, sent_at, seen_at: now });
         }
         Ok(())
     }
 
-    /// Whether a change of owner, or a degraded node, explains what went wrong with a message; one of a time that is not
-    /// remembered is explained by any.
-    fn is_excused(&self, sent_at: Option<Micros>, degraded: &[(Micros, Micros)]) -> bool {
-        let changes = self.changes.iter().map(|at| (*at, *at));
-        changes.chain(degraded.iter().copied()).any(|(from, to)| {
-            sent_at.is_none_or(|at| {
-                from <= at.saturating_add(EXPLAINS_BEFORE) && at <= to.saturating_add(EXPLAINS_AFTER)
-            })
-        })
+    /// Losses that are explained already are only counted.
+    fn make_room(&mut self, now: Micros) -> bool {
+        if now < self.roomy_at + ROOM {
+            return false;
+        }
+        self.roomy_at = now;
+        let (owners, tracks, excused) = (&self.owners, &self.tracks, &mut self.excused);
+        self.losses.retain(|loss| {
+            let is_explained = owners.explains(loss.sent_at, loss.seen_at);
+            let owed = tracks.get(&loss.key).map_or(0, |track| track.owed(loss.index, loss.index + 1));
+            *excused += if is_explained { owed } else { 0 };
+            !is_explained
+        });
+        self.losses.len() < LOSSES_MAX
     }
 
     /// At the end: members who got ordered messages in another order than others, where no other owner explains it.
-    pub(crate) fn disordered(&self, degraded: &[(Micros, Micros)]) -> impl Iterator<Item = u32> {
-        self.disorders
-            .iter()
-            .filter(|(at, _)| !self.is_excused(Some(*at), degraded))
-            .map(|(_, member)| *member)
+    pub(crate) fn disordered(&self, degraded: &Degraded) -> impl Iterator<Item = u32> {
+        let is_breach = |at: Micros| !self.owners.explains(Some(at), at) && !degraded.explains(Some(at), at);
+        self.disorders.iter().filter(move |(at, _)| is_breach(*at)).map(|(_, member)| *member)
     }
 
     /// At the end: tells of ordered messages that never came, and gives how many of them went with an owner. `live`:
-    /// members that are connected, with their numbers. `degraded`: when nodes said that they could not reach others.
+    /// members that are connected, with their numbers.
     pub(crate) fn lost(
         &self,
         live: &[(&Member, u32)],
-        degraded: &[(Micros, Micros)],
+        degraded: &Degraded,
+        now: Micros,
         mut tell: impl FnMut(u32, u64, String),
     ) -> u64 {
-        let mut excused = 0;
-        let mut judge = |member: u32, track: &Track, from: u64, to: u64, sent_at: Option<Micros>| {
-            let owed = if from < to { track.owed(from, to) } else { 0 };
-            if owed == 0 {
-            } else if self.is_excused(sent_at, degraded) {
-                excused += owed;
-            } else {
-                tell(
-                    member,
-                    owed,
-                    format!("messages {from} to {} of client {} never came", to - 1, track.sender),
-                );
-            }
-        };
-        for hole in &self.holes {
-            if let Some(track) = self.tracks.get(&hole.key) {
-                judge(hole.member, track, hole.from, hole.to, hole.sent_at);
+        let mut excused = self.excused;
+        let mut judge =
+            |member: u32, track: &Track, pieces: &mut dyn Iterator<Item = Piece>, seen_at: Micros| {
+                let (mut from, mut to, mut count) = (0, 0, 0);
+                for piece in pieces {
+                    let owed = track.owed(piece.from, piece.to);
+                    let (sent_at, is_first) = (piece.sent_at, count == 0);
+                    if self.owners.explains(sent_at, seen_at) || degraded.explains(sent_at, seen_at) {
+                        excused += owed;
+                    } else if owed > 0 {
+                        (from, to, count) =
+                            (if is_first { piece.from } else { from }, piece.to, count + owed);
+                    }
+                }
+                if count > 0 {
+                    let text = format!("messages {from} to {} of client {} never came", to - 1, track.sender);
+                    tell(member, count, text);
+                }
+            };
+        for losses in self.losses.chunk_by(Loss::is_followed_by) {
+            let (Some(first), pieces) = (losses.first(), losses.iter().map(Piece::of)) else { continue };
+            if let Some(track) = self.tracks.get(&first.key) {
+                judge(first.member, track, &mut { pieces }, first.seen_at);
             }
         }
         for (key, track) in &self.tracks {
@@ -317,22 +262,19 @@ impl Lobby {
                 }
                 let from = match member.loose.heard(*key) {
                     Some(next) => next,
-                    None => first_owed(track, member.entered_at, last + 1),
+                    None => track.first_owed(member.entered_at, last + 1),
                 };
-                judge(*number, track, from, last + 1, track.sent_at(from));
+                judge(*number, track, &mut track.pieces(from, last + 1), now);
             }
         }
         excused
     }
 }
 
-/// The first message that was sent after the member had come in.
-fn first_owed(track: &Track, entered_at: u64, before: u64) -> u64 {
-    let mut first = before;
-    while first > 0 && track.ordinal(first - 1).is_some_and(|ordinal| ordinal > entered_at) {
-        first -= 1;
+impl Piece {
+    fn of(loss: &Loss) -> Piece {
+        Piece { from: loss.index, to: loss.index + 1, sent_at: loss.sent_at }
     }
-    first
 }
 
 #[cfg(test)]
@@ -341,7 +283,8 @@ mod tests {
 
     fn losses(lobby: &Lobby, member: &Member) -> (u64, u64) {
         let mut told = 0;
-        let excused = lobby.lost(&[(member, 9)], &[], |_, count, _| told += count);
+        let end = 1_000_000_000;
+        let excused = lobby.lost(&[(member, 9)], &Degraded::default(), end, |_, count, _| told += count);
         (told, excused)
     }
 
@@ -379,31 +322,60 @@ mod tests {
 
     #[test]
     fn refused_messages_and_those_of_a_dead_owner_are_excused() {
-        let (mut lobby, mut member) = talked(4);
-        lobby.heard(&mut member, 9, 7, 1, true, 0).unwrap();
-        lobby.heard(&mut member, 9, 7, 4, true, 0).unwrap();
-        lobby.ordered_not_ok(7, 2);
-        assert_eq!(losses(&lobby, &member), (1, 0));
-        // The first that is missing was sent at two seconds.
-        let late = 2_000_000 + EXPLAINS_BEFORE;
+        let (mut lobby, mut member) = talked(9);
         lobby.saw_epoch(1, 1);
-        lobby.saw_epoch(2, late + 1);
-        assert_eq!(losses(&lobby, &member), (1, 0), "that change came too late to explain it");
-        lobby.saw_epoch(3, late);
-        assert_eq!(losses(&lobby, &member), (0, 1));
+        lobby.heard(&mut member, 9, 7, 1, true, 1_000_000).unwrap();
+        lobby.heard(&mut member, 9, 7, 9, true, 9_100_000).unwrap();
+        lobby.ordered_not_ok(7, 3);
+        assert_eq!(losses(&lobby, &member), (6, 0), "2 and 4 to 8");
+        // Its owner lived when 9 was sent, and so had 2 to 8 too.
+        lobby.owned(1, 9_200_000);
+        lobby.saw_epoch(2, 9_300_000);
+        assert_eq!(losses(&lobby, &member), (6, 0));
+    }
+
+    #[test]
+    fn messages_that_a_new_owner_had_are_owed_beside_those_of_the_dead_one() {
+        let (mut lobby, mut member) = talked(20);
+        lobby.saw_epoch(1, 1);
+        lobby.heard(&mut member, 9, 7, 1, true, 1_000_000).unwrap();
+        lobby.owned(1, 1_500_000);
+        lobby.saw_epoch(2, 6_000_000);
+        lobby.heard(&mut member, 9, 7, 20, true, 20_100_000).unwrap();
+        // Sent until five seconds behind the first sign of the new one: 2 to 11. The others had an owner that lives.
+        assert_eq!(losses(&lobby, &member), (8, 10));
+    }
+
+    #[test]
+    fn losses_that_are_explained_make_room_for_others() {
+        let (mut lobby, mut member) = talked(2);
+        lobby.saw_epoch(1, 1);
+        lobby.saw_epoch(2, 1_500_000);
+        let loss = |index| Loss { key: 7, member: 9, index, sent_at: Some(1_000_000), seen_at: 2_000_000 };
+        lobby.losses = (0..LOSSES_MAX as u64).map(loss).collect();
+        for index in 3..=22 {
+            lobby.ordered_sent(7, 1, index, false, 30_000_000);
+        }
+        for index in [20, 22] {
+            lobby.heard(&mut member, 9, 7, index, true, 30_000_000).unwrap();
+        }
+        assert!(lobby.losses.len() < 100, "{} losses wait", lobby.losses.len());
+        assert_eq!(lobby.excused, LOSSES_MAX as u64);
     }
 
     #[test]
     fn a_node_that_is_degraded_excuses_what_was_sent_meanwhile() {
         let (lobby, member) = talked(2);
-        let told = |span| {
-            let mut told = 0;
-            lobby.lost(&[(&member, 9)], &[span], |_, count, _| told += count);
+        let told = |from, to| {
+            let (mut told, mut degraded) = (0, Degraded::default());
+            degraded.begin(from);
+            degraded.end(to);
+            lobby.lost(&[(&member, 9)], &degraded, 9_000_000, |_, count, _| told += count);
             told
         };
-        // The first of the two was sent at one second.
-        assert_eq!((told((0, Micros::MAX)), told((500_000, 700_000))), (0, 0));
-        assert_eq!(told((2_000_000 + EXPLAINS_BEFORE, Micros::MAX)), 2);
+        // They were sent at one and at two seconds, and were still missing at nine.
+        assert_eq!((told(0, 8_000_000), told(8_000_000, 8_000_001)), (0, 0));
+        assert_eq!((told(9_000_000, 9_000_001), told(9_000_001, Micros::MAX)), (0, 2));
     }
 
     #[test]
@@ -422,7 +394,8 @@ mod tests {
     fn order_and_duplicates_are_the_checkers() {
         let (mut lobby, mut member) = talked(3);
         lobby.heard(&mut member, 9, 7, 2, true, 0).unwrap();
-        let (mut other, disordered) = (Member::default(), |lobby: &Lobby| lobby.disordered(&[]).count());
+        let (mut other, disordered) =
+            (Member::default(), |lobby: &Lobby| lobby.disordered(&Degraded::default()).count());
         lobby.entered(&mut other);
         lobby.ordered_sent(8, 2, 0, false, 0);
         lobby.heard(&mut other, 10, 8, 0, true, 0).unwrap();

@@ -137,7 +137,7 @@ impl Engine {
                 )
             });
         }
-        let excused = lobby.lost(&live, &self.degraded, |member, count, text| {
+        let excused = lobby.lost(&live, &self.degraded, self.now, |member, count, text| {
             faults.add("ordered_lost", count, || format!("lobby {}, client {member}: {text}", lobby.name));
         });
         self.result.lost_excused += excused;
