@@ -259,6 +259,7 @@ impl Judge {
     }
 
     fn disconnected(&mut self, process: usize) {
+        self.recovered(process, self.last_t);
         let process = &mut self.processes[process];
         process.connected = false;
         for member in process.members.values_mut() {
@@ -273,19 +274,27 @@ impl Judge {
     }
 
     fn notice(&mut self, process: usize, at: At, code: &str) {
-        let process = &mut self.processes[process];
         match code {
             "degraded" => {
                 self.report.counts.degraded += 1;
+                let process = &mut self.processes[process];
                 process.degraded_until = Some(u64::MAX);
-                self.excuses.push((at.t, u64::MAX));
+                if process.excuse.is_none() {
+                    process.excuse = Some(self.excuses.len());
+                    self.excuses.push((at.t, u64::MAX));
+                }
             }
-            "recovered" => {
-                process.degraded_until = process.degraded_until.map(|until| until.min(at.t));
-                let open = self.excuses.iter_mut().rev().find(|excuse| excuse.1 == u64::MAX);
-                open.into_iter().for_each(|excuse| excuse.1 = at.t);
-            }
+            "recovered" => self.recovered(process, at.t),
             _ => {}
+        }
+    }
+
+    /// What a process was told of its node ends with its connection, too: the next one is told anew.
+    fn recovered(&mut self, process: usize, t: u64) {
+        let process = &mut self.processes[process];
+        process.degraded_until = process.degraded_until.map(|until| until.min(t));
+        if let Some(excuse) = process.excuse.take() {
+            self.excuses[excuse].1 = t;
         }
     }
 }

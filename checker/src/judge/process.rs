@@ -63,6 +63,8 @@ pub(super) struct Process {
     pub(super) members: HashMap<usize, Member>,
     /// The last time at which this process was told `degraded`; `None`: never.
     pub(super) degraded_until: Option<u64>,
+    /// Its place among the excuses while it is degraded.
+    pub(super) excuse: Option<usize>,
 }
 
 /// A stay in a lobby: from one ok of join or resume to the next.

@@ -165,3 +165,28 @@ fn an_excused_loss_is_no_fault() {
         assert_eq!(check_records(&records, &Options::default()).verdict(), Verdict::Passed);
     }
 }
+
+#[test]
+fn a_degraded_time_excuses_until_its_connection_ends() {
+    for ends in [None, Some(What::Notice { code: "recovered".into() }), Some(What::Disconnected {})] {
+        let is_excused = ends.is_none();
+        let mut planted = 0;
+        for seed in 0..20 {
+            let mut records = play(&calm(seed));
+            let Some((first, _)) = two_ordered(&records, &mut Random(seed)) else { continue };
+            records.remove(first);
+            let told = [
+                Some(What::Connected { user: "zoe".into() }),
+                Some(What::Notice { code: "degraded".into() }),
+                Some(What::Notice { code: "degraded".into() }),
+                ends.clone(),
+            ];
+            let told = told.into_iter().flatten().map(|what| Record { t: 0, process: "zoe".into(), what });
+            records.splice(0..0, told);
+            planted += 1;
+            let report = check_records(&records, &Options::default());
+            assert_eq!(report.broke(Rule::OrderedLost), !is_excused, "seed {seed}: {report}");
+        }
+        assert!(planted >= 3);
+    }
+}
