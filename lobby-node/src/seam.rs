@@ -20,7 +20,7 @@ use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::search::Query;
 use crate::session::COMMAND_TIME;
-use crate::worker::{Envelope, Origin, ToWorker};
+use crate::worker::{Envelope, Origin, ToWorker, Turn};
 
 #[derive(Deserialize)]
 struct Call<'a> {
@@ -113,6 +113,7 @@ async fn run(
         key,
         found: None,
         deadline: Instant::now() + COMMAND_TIME,
+        turn: Turn::default(),
     };
     if node.tell(&lobby, ToWorker::Command(Box::new(envelope))).await.is_err() {
         let text = "the lobby's node does not keep up";

@@ -25,7 +25,7 @@ use crate::limiter::{Bucket, Grant, Moment};
 use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
 use crate::outbox::Drained;
-use crate::worker::{Envelope, Origin, ToWorker};
+use crate::worker::{Envelope, Origin, ToWorker, Turn};
 use resume::check_length;
 
 pub(crate) use handle::SessionHandle;
@@ -516,6 +516,7 @@ impl Session {
             key,
             found: None,
             deadline: Instant::now() + COMMAND_TIME,
+            turn: Turn::default(),
         })
     }
 }

@@ -84,6 +84,17 @@ pub(crate) struct Envelope {
     pub found: Option<Option<Arc<LobbyEvent>>>,
     pub deadline: Instant,
     pub trace: Option<Box<Traced>>,
+    pub turn: Turn,
+}
+
+/// The place of a command among all that this worker takes for its own sessions and callers. It keeps its place wherever
+/// it has to wait, and whoever hands it back.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Turn {
+    /// None before the worker has taken it.
+    token: u64,
+    /// How often it was sent to an owner elsewhere, as far as that can be told from its number.
+    sendings: u64,
 }
 
 /// Who is to hear the outcome of a command.
@@ -273,6 +284,10 @@ pub(crate) struct Worker {
     turning: HashMap<LobbyId, Instant>,
     /// Lobbies with commands that wait for a former owner's word.
     blocked: HashSet<LobbyId>,
+    /// Lobbies where too much waits for this node's own attach, or did.
+    crowded: HashSet<LobbyId>,
+    /// Lobbies that are owned here, and have commands that waited for that.
+    due: HashSet<LobbyId>,
     /// Losses of the directory that were seen.
     lost: u64,
     /// Owners that other nodes named and the view does not show yet.
@@ -338,6 +353,8 @@ impl Worker {
             awaiting: HashMap::new(),
             turning: HashMap::new(),
             blocked: HashSet::new(),
+            crowded: HashSet::new(),
+            due: HashSet::new(),
             lost: 0,
             hints: HashMap::new(),
             under_way: FuturesUnordered::new(),
@@ -389,8 +406,9 @@ impl Worker {
                     }
                 }
                 // Sessions are read between two slices.
-                () = tokio::task::yield_now(), if !self.spreading.is_empty() => {}
+                () = tokio::task::yield_now(), if !self.spreading.is_empty() || !self.due.is_empty() => {}
             }
+            self.take_due();
             self.spread();
             self.advance_moves();
             self.submit();

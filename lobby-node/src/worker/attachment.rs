@@ -19,7 +19,7 @@ use crate::wire::Attaching;
 /// How long a former owner's word about the commands that it was sent is awaited.
 const WORD_TIME: Duration = Duration::from_millis(500);
 
-/// Messages that may wait for this node's own attach.
+/// Messages without a seq that may wait for this node's own attach; beyond it more are refused.
 const AHEAD_MAX: usize = 1_024;
 
 /// This node's side of one lobby.
@@ -64,13 +64,11 @@ pub(super) enum Feed {
 pub(super) struct Unanswered {
     pub(super) envelope: Envelope,
     pub(super) sent: Sent,
-    /// How often it was sent, as far as that can be told from its number.
-    sendings: u64,
 }
 
 impl Unanswered {
     pub(super) fn new(envelope: Envelope) -> Self {
-        Unanswered { envelope, sent: Sent::No, sendings: 0 }
+        Unanswered { envelope, sent: Sent::No }
     }
 }
 
@@ -243,17 +241,17 @@ impl Attachment {
 
     /// A command goes to the present owner, under a number that tells this sending from those before.
     pub(super) fn send(&mut self, token: u64) -> Option<(u64, &Envelope)> {
-        let Unanswered { envelope, sent, sendings } = self.unanswered.get_mut(&token)?;
+        let Unanswered { envelope, sent } = self.unanswered.get_mut(&token)?;
         *sent = Sent::Present;
-        *sendings = *sendings % (NUMBERS - 1) + 1;
-        Some((token + *sendings, envelope))
+        envelope.turn.sendings = envelope.turn.sendings % (NUMBERS - 1) + 1;
+        Some((token + envelope.turn.sendings, envelope))
     }
 
     /// The command that an owner speaks of, with its token. Not where it was sent once more meanwhile.
     pub(super) fn last_sent(&mut self, number: u64) -> Option<(u64, &mut Unanswered)> {
         let (sending, token) = (number % NUMBERS, number - number % NUMBERS);
         let waiting = self.unanswered.get_mut(&token)?;
-        (waiting.sendings == sending).then_some((token, waiting))
+        (waiting.envelope.turn.sendings == sending).then_some((token, waiting))
     }
 
     /// The command that has been carried out or refused, with its token. The refusal of one that was sent once more
@@ -291,11 +289,16 @@ impl Attachment {
 
     /// Passes on what a lobby that is owned here says without a seq.
     pub(super) fn pass_own(&mut self, passing: Passing) {
-        if matches!(self.feed, Feed::Local { attached: false }) && self.ahead.len() < AHEAD_MAX {
+        if matches!(self.feed, Feed::Local { attached: false }) {
             self.ahead.push(passing);
         } else {
             self.audience.stage_passing(passing);
         }
+    }
+
+    /// Whether as much as may waits for this node's own attach.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.ahead.len() >= AHEAD_MAX
     }
 
     /// The events that were missing are passed on: now what was said behind them.

@@ -9,7 +9,7 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq, Shard};
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, Former, NUMBERS, Sent, Unanswered};
+use super::attachment::{Attach, Attachment, Feed, Former, Sent, Unanswered};
 use super::live::{CONFIRM_TIME, LobbySlot, Task};
 use super::ownership::Route;
 use super::shard::ShardSlot;
@@ -31,21 +31,23 @@ pub(super) const TURN_IS_OVER: &str = "the lobby has moved, and this message's t
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 impl Worker {
-    pub(super) fn on_command(&mut self, envelope: Envelope) {
-        let shard = shard_of(&envelope.lobby);
-        if let (Origin::Session(..), Some(ShardSlot::Claiming { expecting: Some(expecting), waiting, .. })) =
-            (&envelope.origin, self.shards.get(&shard))
-            && !waiting.iter().any(|task| task.lobby() == &envelope.lobby)
-        {
-            // The present owner still serves, and nothing that came before waits here.
-            let owner = expecting.from.clone();
-            return self.forward(envelope, Some(owner));
-        }
-        let is_queued = matches!(envelope.origin, Origin::Session(..))
-            && self.attachments.get(&envelope.lobby).is_some_and(|one| !one.unanswered.is_empty());
-        if is_queued && self.route(shard) == Route::Here {
-            // Behind what is not decided yet.
-            return self.forward(envelope, None);
+    pub(super) fn on_command(&mut self, mut envelope: Envelope) {
+        if !matches!(envelope.origin, Origin::Node { .. }) {
+            if envelope.turn.token == 0 {
+                envelope.turn.token = self.token();
+            }
+            let shard = shard_of(&envelope.lobby);
+            if let Some(ShardSlot::Claiming { expecting: Some(expecting), .. }) = self.shards.get(&shard) {
+                // The present owner still serves.
+                let owner = expecting.from.clone();
+                return self.forward(envelope, Some(owner));
+            }
+            let is_queued =
+                self.attachments.get(&envelope.lobby).is_some_and(|one| !one.unanswered.is_empty());
+            if is_queued && self.route(shard) == Route::Here {
+                // In its turn among those that are not decided yet.
+                return self.forward(envelope, None);
+            }
         }
         self.on_task(Task::Command(envelope));
     }
@@ -58,6 +60,10 @@ impl Worker {
             (Route::Here, task) => self.on_owned(shard, &lobby, task),
             (Route::Claim, Task::Command(envelope)) if self.is_in_vain(&envelope) => {
                 self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
+            }
+            (Route::Claim, Task::Command(envelope)) if !matches!(envelope.origin, Origin::Node { .. }) => {
+                self.wait_for_claim(shard, None);
+                self.forward(envelope, None);
             }
             (Route::Claim, task) => self.wait_for_claim(shard, Some(task)),
             (Route::Node(owner), Task::Command(envelope)) => self.forward(envelope, Some(owner)),
@@ -108,18 +114,27 @@ impl Worker {
                 Some(500),
             );
         }
-        self.next_token += NUMBERS;
-        attachment.unanswered.insert(self.next_token, Unanswered::new(envelope));
+        attachment.unanswered.insert(envelope.turn.token, Unanswered::new(envelope));
         self.send_unsent(&lobby);
     }
 
-    /// Sends the commands that the present owner has not got yet, in their order.
+    /// Sends the commands that the present owner has not got yet, in their order. Where it is this node, that is done
+    /// when whatever is under way now has come to its end: what came before may be in the midst of being taken in.
     pub(super) fn send_unsent(&mut self, lobby: &LobbyId) {
         let now = Instant::now();
+        let shard = shard_of(lobby);
+        if let Some(ShardSlot::Claiming { expecting: None, .. }) = self.shards.get(&shard) {
+            // The former owner is one no more.
+            return;
+        }
         while let Some(attachment) = self.attachments.get_mut(lobby) {
             let owner = match &attachment.feed {
-                Feed::Remote { owner, attach: Attach::Attached } => Some(owner.clone()),
-                Feed::Local { .. } => None,
+                Feed::Remote { owner, attach: Attach::Attached } => owner.clone(),
+                Feed::Local { .. } if attachment.unanswered.is_empty() => return,
+                Feed::Local { .. } => {
+                    self.due.insert(lobby.clone());
+                    return;
+                }
                 _ => return,
             };
             let token = match attachment.next_unsent(now) {
@@ -130,11 +145,6 @@ impl Worker {
                     return;
                 }
             };
-            let Some(owner) = owner else {
-                let Some(Unanswered { envelope, .. }) = attachment.unanswered.remove(&token) else { return };
-                self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
-                continue;
-            };
             let epoch = attachment.position.epoch;
             let Some((number, envelope)) = attachment.send(token) else { return };
             let command = ToOwner::Command {
@@ -144,9 +154,38 @@ impl Worker {
                 command: envelope.command.clone(),
                 trace: envelope.traced(),
                 of: Some(token),
-                epoch: Some(self.known_epoch(shard_of(lobby), epoch)),
+                epoch: Some(self.known_epoch(shard, epoch)),
             };
             self.node.links.send(&owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
+        }
+    }
+
+    /// Hands the commands that waited to the lobbies that are owned here by now, in their order.
+    pub(super) fn take_due(&mut self) {
+        for lobby in std::mem::take(&mut self.due) {
+            self.take_unsent(&lobby);
+        }
+    }
+
+    fn take_unsent(&mut self, lobby: &LobbyId) {
+        let now = Instant::now();
+        while let Some(attachment) = self.attachments.get_mut(lobby) {
+            if !matches!(attachment.feed, Feed::Local { .. }) {
+                return self.send_unsent(lobby);
+            }
+            match attachment.next_unsent(now) {
+                Ok(Some(token)) => {
+                    let Some(Unanswered { envelope, .. }) = attachment.unanswered.remove(&token) else {
+                        return;
+                    };
+                    self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
+                }
+                Ok(None) => return,
+                Err(()) => {
+                    self.blocked.insert(lobby.clone());
+                    return;
+                }
+            }
         }
     }
 
@@ -171,24 +210,28 @@ impl Worker {
 
     /// Looks again where each lobby's owner is, and attaches to a new one.
     pub(super) fn follow_owners(&mut self) {
-        let view = self.node.directory.view();
         let lobbies: Vec<_> = self.attachments.keys().cloned().collect();
         for lobby in lobbies {
-            let shard = shard_of(&lobby);
-            let Some(attachment) = self.attachments.get(&lobby) else { continue };
-            match (self.route(shard), &attachment.feed) {
-                (Route::Here, Feed::Local { .. }) | (Route::Nowhere, _) => {}
-                (Route::Here, _) => self.attach_lobby(&lobby),
-                (Route::Claim, _) => self.wait_for_claim(shard, None),
-                (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
-                (Route::Node(_), Feed::Remote { owner: known, attach: Attach::Attached })
-                    if view.nodes.contains_key(known) =>
-                {
-                    // It lives and may have more to say before it sends this node on.
-                    self.turning.entry(lobby).or_insert_with(|| Instant::now() + WORD_TIME);
-                }
-                (Route::Node(owner), _) => self.turn_to(&lobby, owner),
+            self.follow_owner(lobby);
+        }
+    }
+
+    /// Looks again where a lobby's owner is, and attaches to a new one.
+    pub(super) fn follow_owner(&mut self, lobby: LobbyId) {
+        let shard = shard_of(&lobby);
+        let Some(attachment) = self.attachments.get(&lobby) else { return };
+        match (self.route(shard), &attachment.feed) {
+            (Route::Here, Feed::Local { .. }) | (Route::Nowhere, _) => {}
+            (Route::Here, _) => self.attach_lobby(&lobby),
+            (Route::Claim, _) => self.wait_for_claim(shard, None),
+            (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
+            (Route::Node(_), Feed::Remote { owner: known, attach: Attach::Attached })
+                if self.node.directory.view().nodes.contains_key(known) =>
+            {
+                // It lives and may have more to say before it sends this node on.
+                self.turning.entry(lobby).or_insert_with(|| Instant::now() + WORD_TIME);
             }
+            (Route::Node(owner), _) => self.turn_to(&lobby, owner),
         }
     }
 

@@ -13,6 +13,7 @@ use mlms_protocol::{Epoch, ErrorCode, Incarnation, LobbyId, NodeName, Shard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::attachment::Former;
 use super::forward::OUT_OF_TOUCH;
 use super::live::{LobbySlot, Task};
 use super::ownership::{Claimed, Route, in_time, load};
@@ -286,6 +287,7 @@ impl Worker {
         let Some(ShardSlot::Owned(mut owned)) = self.shards.remove(&shard) else { return };
         let Some(moving) = owned.moving.take() else { return };
         self.node.metrics.shards.dec();
+        self.note_owner(shard, &record.node, record.epoch);
         tracing::debug!(%shard, to = %record.node, epoch = %record.epoch, "gave a shard away");
         let mut away = Vec::new();
         for (id, slot) in &owned.lobbies {
@@ -318,9 +320,18 @@ impl Worker {
             }
         }
         homeless.extend(held);
-        self.turn_all_to(shard, &record.node);
+        // What was given back takes its turn before anything goes to the new owner.
+        let lobbies = self.lobbies_of(shard);
+        for lobby in &lobbies {
+            if let Some(attachment) = self.attachments.get_mut(lobby) {
+                attachment.lose_owner(Former::Gone);
+            }
+        }
         for task in homeless {
             self.redirect(task);
+        }
+        for lobby in lobbies {
+            self.turn_to(&lobby, record.node.clone());
         }
         let until = Instant::now() + SERVE_TIME;
         self.given.insert(shard, Given { record, until, answer, paused: began });
@@ -347,13 +358,9 @@ impl Worker {
         nodes.filter(|(_, nodes)| !nodes.is_empty()).collect()
     }
 
-    /// The audiences of a shard's lobbies are fed by another node from now on.
-    fn turn_all_to(&mut self, shard: Shard, owner: &NodeName) {
-        let lobbies: Vec<LobbyId> =
-            self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect();
-        for lobby in lobbies {
-            self.turn_to(&lobby, owner.clone());
-        }
+    /// The lobbies of a shard that have sessions or commands here.
+    pub(super) fn lobbies_of(&self, shard: Shard) -> Vec<LobbyId> {
+        self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect()
     }
 
     /// Sends something on that came to a node which does not own the lobby, or not any more.

@@ -8,7 +8,7 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Class, Epoch, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
-use super::attachment::passes;
+use super::attachment::{Attachment, passes};
 use super::cold::{self, Cold};
 use super::forward::TURN_IS_OVER;
 use super::live::{Lobby, LobbySlot, Task, presence_event};
@@ -34,6 +34,17 @@ impl Worker {
             // It was sent to an owner before, perhaps long ago, over a link that was broken: what its sender said later may
             // be out already.
             return self.refuse(envelope, ErrorCode::OwnerUnavailable, TURN_IS_OVER, Some(500));
+        }
+        if !self.crowded.is_empty()
+            && let Task::Command(envelope) = &task
+            && passes(envelope)
+            && self.crowded.contains(lobby_id)
+        {
+            if self.attachments.get(lobby_id).is_some_and(Attachment::is_crowded) {
+                let text = "too much waits for the lobby's members here";
+                return self.refuse(envelope, ErrorCode::Overloaded, text, Some(500));
+            }
+            self.crowded.remove(lobby_id);
         }
         let task = if owned.holds() {
             match Worker::hold(owned, task) {

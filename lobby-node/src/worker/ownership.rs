@@ -310,9 +310,7 @@ impl Worker {
 
     /// The audiences that were fed from elsewhere are fed from here now.
     fn attach_here(&mut self, shard: Shard) {
-        let lobbies: Vec<_> =
-            self.attachments.keys().filter(|lobby| shard_of(lobby) == shard).cloned().collect();
-        for lobby in lobbies {
+        for lobby in self.lobbies_of(shard) {
             self.attach_lobby(&lobby);
         }
     }
@@ -366,11 +364,13 @@ impl Worker {
         let Some(ShardSlot::Owned(mut owned)) = self.shards.remove(&shard) else { return None };
         self.node.metrics.shards.dec();
         self.moving.remove(&shard);
-        let mut homeless = Vec::new();
-        for (lobby, slot) in owned.lobbies.drain() {
+        for lobby in self.lobbies_of(shard) {
             if let Some(attachment) = self.attachments.get_mut(&lobby) {
                 attachment.lose_owner(Former::Gone);
             }
+        }
+        let mut homeless = Vec::new();
+        for (_, slot) in owned.lobbies.drain() {
             match slot {
                 LobbySlot::Live(mut lobby) => {
                     // The last word to those who listen: what was said before has reached them, and they turn away.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::live::{AttachTask, LobbySlot, Task, presence_event};
 use super::shard::{OwnedShard, ShardSlot};
-use super::{Envelope, Origin, Worker};
+use super::{Envelope, Origin, Turn, Worker};
 use crate::session::COMMAND_TIME;
 use crate::wire::{AttachOutcome, FromOwner, LinkMessage, ToOwner};
 
@@ -34,6 +34,7 @@ impl Worker {
                     key,
                     found: None,
                     deadline: Instant::now() + COMMAND_TIME,
+                    turn: Turn::default(),
                 });
             }
             ToOwner::Attach { token, since, sessions, joining } => {

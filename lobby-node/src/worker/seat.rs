@@ -18,7 +18,7 @@ use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
 use super::shard::ShardSlot;
-use super::{Envelope, Origin, Worker, give_back_create};
+use super::{Envelope, Origin, Turn, Worker, give_back_create};
 use crate::audience::Pulled;
 use crate::lobby::MEMBERSHIP_ENDED;
 use crate::node::Node;
@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Remembers an owner that this node's view does not show yet.
-    fn note_owner(&mut self, shard: Shard, owner: &NodeName, epoch: Epoch) {
+    pub(super) fn note_owner(&mut self, shard: Shard, owner: &NodeName, epoch: Epoch) {
         let view = self.node.directory.view();
         let shown = view.record(shard).map_or(Epoch(0), |record| record.epoch);
         let hinted = self.hints.get(&shard).map_or(Epoch(0), |(_, epoch)| *epoch);
@@ -258,6 +258,7 @@ impl Worker {
             found: None,
             deadline: Instant::now() + COMMAND_TIME,
             trace: None,
+            turn: Turn::default(),
         });
     }
 
@@ -422,6 +423,7 @@ impl Worker {
         let held = self.attachments.get_mut(lobby).and_then(|attachment| attachment.held.remove(&session));
         for mut envelope in held.into_iter().flatten() {
             envelope.deadline = Instant::now() + COMMAND_TIME;
+            envelope.turn = Turn::default();
             self.on_command(envelope);
         }
     }

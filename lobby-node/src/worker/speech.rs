@@ -273,6 +273,9 @@ impl Worker {
                     }
                     if let Some(attachment) = self.attachments.get_mut(lobby_id) {
                         attachment.pass_own(passing);
+                        if attachment.is_crowded() {
+                            self.crowded.insert(lobby_id.clone());
+                        }
                         self.staged.insert(lobby_id.clone());
                     }
                 }

@@ -174,10 +174,13 @@ impl Worker {
 
     /// Waits no longer for a shard: what waited goes where it belongs.
     pub(super) fn stop_waiting(&mut self, shard: Shard) {
-        if let Some(ShardSlot::Claiming { waiting, .. }) = self.shards.remove(&shard) {
-            for task in waiting {
-                self.redirect(task);
-            }
+        let Some(ShardSlot::Claiming { waiting, .. }) = self.shards.remove(&shard) else { return };
+        for task in waiting {
+            self.redirect(task);
+        }
+        for lobby in self.lobbies_of(shard) {
+            self.follow_owner(lobby.clone());
+            self.send_unsent(&lobby);
         }
     }
 }
