@@ -86,6 +86,9 @@ pub(crate) enum ToOwner {
         /// The newest epoch of the lobby's owner that the sender knows. The release before gives none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<Epoch>,
+        /// The command of the same session before this one, while it has no answer either. The release before gives none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
     },
     /// All sessions of the sender in the lobby, and the last event that they were given.
     Attach {

@@ -95,6 +95,8 @@ pub(crate) struct Turn {
     token: u64,
     /// How often it was sent to an owner elsewhere, as far as that can be told from its number.
     sendings: u64,
+    /// The token of the one before it of the same session and lobby, which may have been answered since.
+    after: u64,
 }
 
 /// Who is to hear the outcome of a command.

@@ -32,6 +32,8 @@ pub(super) struct Attachment {
     named: HashSet<u64>,
     /// Commands without an answer, in their order.
     pub(super) unanswered: BTreeMap<u64, Unanswered>,
+    /// Each session's last one, and perhaps some that were answered since.
+    last: HashMap<u64, u64>,
     /// Pages that were asked for: for whom, and behind which event.
     pub(super) pages: HashMap<u64, (Arc<SessionHandle>, Seq)>,
     /// Sessions that pull, and whose page nobody can be asked for at the moment.
@@ -69,6 +71,10 @@ pub(super) struct Unanswered {
 impl Unanswered {
     pub(super) fn new(envelope: Envelope) -> Self {
         Unanswered { envelope, sent: Sent::No }
+    }
+
+    fn is_of(&self, session: u64) -> bool {
+        matches!(&self.envelope.origin, Origin::Session(sender, _) if sender.number == session)
     }
 }
 
@@ -125,6 +131,7 @@ impl Attachment {
             feed,
             named: HashSet::new(),
             unanswered: BTreeMap::new(),
+            last: HashMap::new(),
             pages: HashMap::new(),
             owed: Vec::new(),
             resuming: HashMap::new(),
@@ -206,6 +213,44 @@ impl Attachment {
             matches!(envelope.command, LobbyCommand::Leave)
                 && matches!(&envelope.origin, Origin::Session(leaver, _) if leaver.number == session)
         })
+    }
+
+    /// A command waits here in its turn, until it is answered.
+    pub(super) fn enqueue(&mut self, mut envelope: Envelope) {
+        let token = envelope.turn.token;
+        if self.unanswered.is_empty() {
+            self.last.clear();
+        }
+        if let Origin::Session(session, _) = &envelope.origin {
+            let number = session.number;
+            let last = self.last.entry(number).or_default();
+            if *last < token {
+                envelope.turn.after = *last;
+                *last = token;
+            } else {
+                // It was given back, and others have come behind it meanwhile.
+                let mut before = self.unanswered.range(..token).rev();
+                envelope.turn.after =
+                    before.find(|(_, one)| one.is_of(number)).map_or(0, |(before, _)| *before);
+                let mut behind = self.unanswered.range_mut(token + 1..);
+                if let Some((_, next)) = behind.find(|(_, one)| one.is_of(number)) {
+                    next.envelope.turn.after = token;
+                }
+            }
+        }
+        self.unanswered.insert(token, Unanswered::new(envelope));
+    }
+
+    /// The command of the same session before this one that has no answer yet, and may still get one.
+    pub(super) fn unanswered_before(&self, token: u64) -> Option<u64> {
+        let mut before = self.unanswered.get(&token)?.envelope.turn.after;
+        loop {
+            let one = self.unanswered.get(&before)?;
+            if one.sent != Sent::Overtaken {
+                return Some(before);
+            }
+            before = one.envelope.turn.after;
+        }
     }
 
     /// The next command that may go to the present owner. Nothing overtakes what a former owner may still have

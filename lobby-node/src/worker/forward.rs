@@ -91,8 +91,8 @@ impl Worker {
 
     /// Sends a session's command to the owner, or tells another node that it asked the wrong one.
     fn forward(&mut self, envelope: Envelope, owner: Option<NodeName>) {
-        if let Origin::Node { node, token, .. } = &envelope.origin {
-            return self.send_moved(node, *token, envelope.lobby.clone(), owner);
+        if let Origin::Node { node, token, of, .. } = &envelope.origin {
+            return self.send_on(node, *token, *of, envelope.lobby.clone(), owner);
         }
         if owner.is_some() && self.is_in_vain(&envelope) {
             return self.refuse(&envelope, ErrorCode::Degraded, OUT_OF_TOUCH, Some(1_000));
@@ -114,7 +114,7 @@ impl Worker {
                 Some(500),
             );
         }
-        attachment.unanswered.insert(envelope.turn.token, Unanswered::new(envelope));
+        attachment.enqueue(envelope);
         self.send_unsent(&lobby);
     }
 
@@ -146,6 +146,7 @@ impl Worker {
                 }
             };
             let epoch = attachment.position.epoch;
+            let after = attachment.unanswered_before(token);
             let Some((number, envelope)) = attachment.send(token) else { return };
             let command = ToOwner::Command {
                 token: number,
@@ -155,6 +156,7 @@ impl Worker {
                 trace: envelope.traced(),
                 of: Some(token),
                 epoch: Some(self.known_epoch(shard, epoch)),
+                after,
             };
             self.node.links.send(&owner, LinkMessage::ToOwner(lobby.clone(), command).encode());
         }

@@ -429,6 +429,21 @@ impl Worker {
         self.send_moved(node, token, lobby, owner);
     }
 
+    /// Tells another node that a command came to the wrong place: what its session says next has to follow it.
+    pub(super) fn send_on(
+        &mut self,
+        node: &NodeName,
+        token: u64,
+        of: Option<u64>,
+        lobby: LobbyId,
+        owner: Option<NodeName>,
+    ) {
+        if let Some(of) = of {
+            self.refused.note_sent_on(node, &lobby, of);
+        }
+        self.send_moved(node, token, lobby, owner);
+    }
+
     /// Tells another node who owns a lobby, as far as this node knows.
     pub(super) fn send_moved(&self, node: &NodeName, token: u64, lobby: LobbyId, owner: Option<NodeName>) {
         let shard = shard_of(&lobby);

@@ -391,9 +391,8 @@ impl Worker {
         homeless.extend(owned.moving.take().into_iter().flat_map(|moving| moving.held));
         for task in homeless {
             match task {
-                Task::Command(Envelope { origin: Origin::Node { node, token, .. }, lobby, .. }) => {
-                    let moved = FromOwner::Moved { token, to: None, epoch: Epoch(0) };
-                    self.send(&node, &LinkMessage::FromOwner(lobby, moved));
+                Task::Command(Envelope { origin: Origin::Node { node, token, of, .. }, lobby, .. }) => {
+                    self.send_on(&node, token, of, lobby, None);
                 }
                 task => self.redirect(task),
             }

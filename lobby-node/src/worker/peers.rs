@@ -7,6 +7,7 @@ use mlms_protocol::{Epoch, LobbyEvent, LobbyId, NodeName, Refusal, SessionId};
 use tokio::time::Instant;
 
 use super::live::{AttachTask, LobbySlot, Task, presence_event};
+use super::ownership::Route;
 use super::shard::{OwnedShard, ShardSlot};
 use super::{Envelope, Origin, Turn, Worker};
 use crate::session::COMMAND_TIME;
@@ -19,11 +20,22 @@ impl Worker {
     pub(super) fn on_from_node(&mut self, from: NodeName, lobby: LobbyId, message: ToOwner) {
         let shard = shard_of(&lobby);
         match message {
-            ToOwner::Command { token, caller, key, command, trace, of, epoch } => {
+            ToOwner::Command { token, caller, key, command, trace, of, epoch, after } => {
                 let owned = self.epoch_of(&lobby);
                 if let Some(refusal) = of.and_then(|of| self.refused.of(&from, &lobby, of, owned)) {
                     let answer = FromOwner::Answer { token, outcome: Err(refusal) };
                     return self.send(&from, &LinkMessage::FromOwner(lobby, answer));
+                }
+                if let Some(of) = of
+                    && self.refused.is_ahead(&from, &lobby, of, after)
+                {
+                    // What its sender said before it has been sent on, and is on its way back.
+                    let owner = match self.route(shard) {
+                        Route::Here => Some(self.node.name.clone()),
+                        Route::Node(owner) => Some(owner),
+                        _ => None,
+                    };
+                    return self.send_moved(&from, token, lobby, owner);
                 }
                 self.on_command(Envelope {
                     trace: self.node.trace_forwarded(trace, command.op()),

@@ -1,16 +1,19 @@
-//! Which commands of other nodes' sessions this worker has refused of late. A command whose link broke comes once more,
-//! and gets the refusal that was lost: what its sender said behind it may be out already, and is not to be overtaken,
-//! whatever would let the command pass by now. Asked and told by the worker alone; it knows nothing of what is allowed.
+//! Which commands of other nodes' sessions this worker has not carried out of late. A refused one whose link broke comes
+//! once more, and gets the refusal that was lost: what its sender said behind it may be out already, and is not to be
+//! overtaken, whatever would let the command pass by now. One that was sent on to another owner comes again, too, and
+//! what its session said behind it waits for that: this node may own the lobby by then. Asked and told by the worker
+//! alone; it knows nothing of what is allowed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use mlms_protocol::{Epoch, LobbyId, NodeName, Refusal};
 use tokio::time::Instant;
 
-/// How long a refusal is known: longer than any command waits for its answer.
+/// How long a command is known: longer than any waits for its answer.
 const KNOWN_TIME: Duration = Duration::from_secs(5);
-/// Beyond so many refusals in that time the oldest are forgotten first.
+/// Beyond so many in that time the oldest are forgotten first.
 const KNOWN_MAX: usize = 8_192;
 
 /// A command as its session's node numbers it, whichever of its sendings.
@@ -21,10 +24,19 @@ struct Of {
     number: u64,
 }
 
-/// The refusals of the last seconds.
+/// Why a command was not carried out.
+#[derive(Debug)]
+enum Why {
+    /// By the lobby's owner of this epoch.
+    Refused(Epoch, Refusal),
+    /// This worker did not own the lobby, or not any more.
+    SentOn,
+}
+
+/// The commands of the last seconds that were not carried out.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    known: HashMap<Of, (Epoch, Refusal)>,
+    known: HashMap<Of, Why>,
     by_age: VecDeque<(Instant, Of)>,
 }
 
@@ -38,6 +50,16 @@ impl Refused {
         epoch: Epoch,
         refusal: &Refusal,
     ) {
+        let of = Of { node: node.clone(), lobby: lobby.clone(), number };
+        self.keep(of, Why::Refused(epoch, refusal.clone()));
+    }
+
+    /// Notes a command that was sent on: it will come again, here or elsewhere.
+    pub(super) fn note_sent_on(&mut self, node: &NodeName, lobby: &LobbyId, number: u64) {
+        self.keep(Of { node: node.clone(), lobby: lobby.clone(), number }, Why::SentOn);
+    }
+
+    fn keep(&mut self, of: Of, why: Why) {
         let now = Instant::now();
         while self.by_age.len() >= KNOWN_MAX
             || self.by_age.front().is_some_and(|(since, _)| *since + KNOWN_TIME <= now)
@@ -45,10 +67,34 @@ impl Refused {
             let Some((_, oldest)) = self.by_age.pop_front() else { break };
             self.known.remove(&oldest);
         }
-        let of = Of { node: node.clone(), lobby: lobby.clone(), number };
-        if self.known.insert(of.clone(), (epoch, refusal.clone())).is_none() {
+        if self.known.insert(of.clone(), why).is_none() {
             self.by_age.push_back((now, of));
         }
+    }
+
+    /// Whether a command has come before the one that it follows: that one was sent on, and its session had not heard
+    /// of it yet. Then it is sent on behind it. What comes again has been heard of.
+    pub(super) fn is_ahead(
+        &mut self,
+        node: &NodeName,
+        lobby: &LobbyId,
+        number: u64,
+        after: Option<u64>,
+    ) -> bool {
+        if self.known.is_empty() {
+            return false;
+        }
+        let of = |number| Of { node: node.clone(), lobby: lobby.clone(), number };
+        if let Entry::Occupied(known) = self.known.entry(of(number))
+            && matches!(known.get(), Why::SentOn)
+        {
+            known.remove();
+        }
+        let is_ahead = after.is_some_and(|after| matches!(self.known.get(&of(after)), Some(Why::SentOn)));
+        if is_ahead {
+            self.keep(of(number), Why::SentOn);
+        }
+        is_ahead
     }
 
     /// How an earlier sending of this command was refused in the same epoch. In another one somebody else may have
@@ -64,8 +110,10 @@ impl Refused {
             return None;
         }
         let of = Of { node: node.clone(), lobby: lobby.clone(), number };
-        let (then, refusal) = self.known.get(&of)?;
-        (Some(*then) == epoch).then(|| refusal.clone())
+        match self.known.get(&of)? {
+            Why::Refused(then, refusal) if Some(*then) == epoch => Some(refusal.clone()),
+            _ => None,
+        }
     }
 
     /// A node has begun anew, or is gone: its numbers begin anew, too.
@@ -105,5 +153,25 @@ mod tests {
         }
         assert!(!of(&refused, &node, 1, 7), "its time is over");
         assert!(refused.known.len() <= KNOWN_MAX && refused.by_age.len() == refused.known.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_follows_a_command_that_was_sent_on_is_sent_on_until_that_one_comes_again() {
+        let node = NodeName::new("node-1").unwrap();
+        let (lobby, other) = (LobbyId::new("lobby").unwrap(), LobbyId::new("other").unwrap());
+        let mut refused = Refused::default();
+        refused.note_sent_on(&node, &lobby, 64);
+        assert!(!refused.is_ahead(&node, &lobby, 128, None), "another session's");
+        assert!(!refused.is_ahead(&node, &other, 128, Some(64)), "another lobby's");
+        assert!(refused.is_ahead(&node, &lobby, 192, Some(64)));
+        assert!(refused.is_ahead(&node, &lobby, 256, Some(192)), "the one between was sent on, too");
+        for (number, after) in [(64, None), (192, Some(64)), (256, Some(192))] {
+            assert!(!refused.is_ahead(&node, &lobby, number, after), "{number} has come again, in its turn");
+        }
+        refused.note_sent_on(&node, &lobby, 320);
+        assert!(!refused.is_ahead(&node, &lobby, 384, None), "the one before was given up");
+        refused.note_sent_on(&node, &lobby, 448);
+        refused.forget(&node);
+        assert!(!refused.is_ahead(&node, &lobby, 512, Some(448)), "the node began anew");
     }
 }

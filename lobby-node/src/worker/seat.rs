@@ -153,7 +153,9 @@ impl Worker {
             return self.send_unsent(lobby);
         }
         match to {
-            Some(owner) if owner != self.node.name && owner != *from => {
+            // It is the owner, but this command has come before its turn.
+            Some(owner) if owner == *from => self.send_unsent(lobby),
+            Some(owner) if owner != self.node.name => {
                 if attachment.audience.is_empty() {
                     // The new owner may have heard of sessions here that have left meanwhile, and wait for them.
                     self.name_nobody(lobby, &owner);
