@@ -174,7 +174,9 @@ impl Worker {
 
     /// Waits no longer for a shard: what waited goes where it belongs.
     pub(super) fn stop_waiting(&mut self, shard: Shard) {
-        let Some(ShardSlot::Claiming { waiting, .. }) = self.shards.remove(&shard) else { return };
+        let Some(ShardSlot::Claiming { waiting, .. }) = self.shards.get_mut(&shard) else { return };
+        let waiting = std::mem::take(waiting);
+        self.shards.remove(&shard);
         for task in waiting {
             self.redirect(task);
         }
