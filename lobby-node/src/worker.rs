@@ -23,6 +23,7 @@ mod speech;
 mod sweep;
 mod taking;
 mod traced;
+mod unanswered;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -95,8 +96,6 @@ pub(crate) struct Turn {
     token: u64,
     /// How often it was sent to an owner elsewhere, as far as that can be told from its number.
     sendings: u64,
-    /// The token of the one before it of the same session and lobby, which may have been answered since.
-    after: u64,
 }
 
 /// Who is to hear the outcome of a command.
@@ -368,7 +367,7 @@ impl Worker {
             keeping_epochs: false,
             counted_bytes: 0,
             counted_unpublished: 0,
-            next_token: attachment::NUMBERS,
+            next_token: unanswered::NUMBERS,
             refused: Refused::default(),
             live_nodes: Vec::new(),
             resting: Vec::new(),
@@ -616,7 +615,7 @@ impl Worker {
     }
 
     fn token(&mut self) -> u64 {
-        self.next_token += attachment::NUMBERS;
+        self.next_token += unanswered::NUMBERS;
         self.next_token
     }
 

@@ -9,10 +9,11 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Epoch, ErrorCode, LobbyId, NodeName, Seq, Shard};
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, Former, Sent, Unanswered};
+use super::attachment::{Attach, Attachment, Feed};
 use super::live::{CONFIRM_TIME, LobbySlot, Task};
 use super::ownership::Route;
 use super::shard::ShardSlot;
+use super::unanswered::{Former, Sent, Waiting};
 use super::{Envelope, Origin, Worker};
 use crate::session::ReplyTo;
 use crate::wire::{LinkMessage, ToOwner};
@@ -37,9 +38,7 @@ impl Worker {
                 envelope.turn.token = self.token();
             }
             let shard = shard_of(&envelope.lobby);
-            if let Some(ShardSlot::Claiming { expecting: Some(expecting), .. }) = self.shards.get(&shard) {
-                // The present owner still serves.
-                let owner = expecting.from.clone();
+            if let Some(owner) = self.promised_by(shard) {
                 return self.forward(envelope, Some(owner));
             }
             let is_queued =
@@ -50,6 +49,14 @@ impl Worker {
             }
         }
         self.on_task(Task::Command(envelope));
+    }
+
+    /// The present owner of a shard that is promised to this node: it still serves.
+    fn promised_by(&self, shard: Shard) -> Option<NodeName> {
+        match self.shards.get(&shard) {
+            Some(ShardSlot::Claiming { expecting: Some(expecting), .. }) => Some(expecting.from.clone()),
+            _ => None,
+        }
     }
 
     /// Takes something for a lobby to wherever the lobby is.
@@ -114,7 +121,7 @@ impl Worker {
                 Some(500),
             );
         }
-        attachment.enqueue(envelope);
+        attachment.unanswered.insert(envelope);
         self.send_unsent(&lobby);
     }
 
@@ -137,7 +144,7 @@ impl Worker {
                 }
                 _ => return,
             };
-            let token = match attachment.next_unsent(now) {
+            let token = match attachment.unanswered.next_unsent(now) {
                 Ok(Some(token)) => token,
                 Ok(None) => return,
                 Err(()) => {
@@ -146,8 +153,7 @@ impl Worker {
                 }
             };
             let epoch = attachment.position.epoch;
-            let after = attachment.unanswered_before(token);
-            let Some((number, envelope)) = attachment.send(token) else { return };
+            let Some((number, after, envelope)) = attachment.unanswered.send(token) else { return };
             let command = ToOwner::Command {
                 token: number,
                 caller: envelope.caller.as_ref().clone(),
@@ -171,13 +177,13 @@ impl Worker {
 
     fn take_unsent(&mut self, lobby: &LobbyId) {
         let now = Instant::now();
-        while let Some(attachment) = self.attachments.get_mut(lobby) {
-            if !matches!(attachment.feed, Feed::Local { .. }) {
-                return self.send_unsent(lobby);
-            }
-            match attachment.next_unsent(now) {
+        while let Some(attachment) = self.attachments.get_mut(lobby)
+            && matches!(attachment.feed, Feed::Local { .. })
+            && matches!(self.shards.get(&shard_of(lobby)), Some(ShardSlot::Owned(_)))
+        {
+            match attachment.unanswered.next_unsent(now) {
                 Ok(Some(token)) => {
-                    let Some(Unanswered { envelope, .. }) = attachment.unanswered.remove(&token) else {
+                    let Some(Waiting { envelope, .. }) = attachment.unanswered.remove(token) else {
                         return;
                     };
                     self.on_owned(shard_of(lobby), lobby, Task::Command(envelope));
@@ -225,7 +231,10 @@ impl Worker {
         match (self.route(shard), &attachment.feed) {
             (Route::Here, Feed::Local { .. }) | (Route::Nowhere, _) => {}
             (Route::Here, _) => self.attach_lobby(&lobby),
-            (Route::Claim, _) => self.wait_for_claim(shard, None),
+            (Route::Claim, feed) => match (self.promised_by(shard), feed) {
+                (Some(owner), Feed::Lost) => self.turn_to(&lobby, owner),
+                _ => self.wait_for_claim(shard, None),
+            },
             (Route::Node(owner), Feed::Remote { owner: known, .. }) if owner == *known => {}
             (Route::Node(_), Feed::Remote { owner: known, attach: Attach::Attached })
                 if self.node.directory.view().nodes.contains_key(known) =>
@@ -301,7 +310,8 @@ impl Worker {
 
     fn send_attach(&mut self, lobby: &LobbyId, token: u64, owner: &NodeName) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
-        let (since, sessions, joining) = (attachment.position, attachment.attaching(), attachment.joining());
+        let (since, sessions, joining) =
+            (attachment.position, attachment.attaching(), attachment.unanswered.joining());
         let attach = ToOwner::Attach { token, since, sessions, joining };
         self.send(owner, &LinkMessage::ToOwner(lobby.clone(), attach));
     }
@@ -330,7 +340,7 @@ impl Worker {
                 return self.name_anew(lobby);
             }
             // Joins that are under way are not here yet: they are sent again behind this.
-            attachment.unsend();
+            attachment.unanswered.unsend();
         }
         self.name_nobody(lobby, owner);
         self.send_unsent(lobby);
@@ -339,7 +349,7 @@ impl Worker {
     /// Tells an owner that no session is here, but for those whose joins are on their way.
     pub(super) fn name_nobody(&mut self, lobby: &LobbyId, owner: &NodeName) {
         let (token, since) = (self.token(), Position { epoch: Epoch(0), seq: Seq(0) });
-        let joining = self.attachments.get(lobby).map(Attachment::joining).unwrap_or_default();
+        let joining = self.attachments.get(lobby).map(|one| one.unanswered.joining()).unwrap_or_default();
         let nobody = ToOwner::Attach { token, since, sessions: Vec::new(), joining };
         self.send(owner, &LinkMessage::ToOwner(lobby.clone(), nobody));
     }
@@ -369,13 +379,7 @@ impl Worker {
     pub(super) fn expire_commands(&mut self, now: Instant) {
         let mut expired = Vec::new();
         for attachment in self.attachments.values_mut() {
-            // Commands are in the order of their deadlines.
-            while let Some(entry) = attachment.unanswered.first_entry() {
-                if entry.get().envelope.deadline > now {
-                    break;
-                }
-                expired.push(entry.remove());
-            }
+            expired.extend(std::iter::from_fn(|| attachment.unanswered.pop_late(now)));
         }
         let mut late = Vec::new();
         for slot in self.shards.values_mut() {
@@ -391,7 +395,7 @@ impl Worker {
         for task in late {
             self.refuse_late(task);
         }
-        for Unanswered { envelope, sent, .. } in expired {
+        for Waiting { envelope, sent } in expired {
             if sent != Sent::No {
                 // It may have happened: only the owner knows.
                 self.refuse(&envelope, ErrorCode::Timeout, "the lobby's node did not answer", Some(500));

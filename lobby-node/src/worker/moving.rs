@@ -13,12 +13,12 @@ use mlms_protocol::{Epoch, ErrorCode, Incarnation, LobbyId, NodeName, Shard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::attachment::Former;
 use super::forward::OUT_OF_TOUCH;
 use super::live::{LobbySlot, Task};
 use super::ownership::{Claimed, Route, in_time, load};
 use super::shard::{OwnedShard, ShardSlot};
 use super::taking::Giver;
+use super::unanswered::Former;
 use super::{Done, Worker};
 use crate::node::Node;
 use crate::wire::{FromOwner, LinkMessage, ShardMessage};
@@ -449,7 +449,7 @@ impl Worker {
         let shard = shard_of(&lobby);
         let hint = self.hints.get(&shard).map(|(_, epoch)| *epoch);
         let known = self.node.directory.view().record(shard).map(|record| record.epoch);
-        let epoch = known.max(hint).unwrap_or_default();
+        let epoch = known.max(hint).max(self.epoch_of(&lobby)).unwrap_or_default();
         let to = owner.filter(|owner| owner != node);
         self.send(node, &LinkMessage::FromOwner(lobby, FromOwner::Moved { token, to, epoch }));
     }

@@ -8,12 +8,13 @@ use mlms_protocol::placement::shard_of;
 use mlms_protocol::{Class, Epoch, ErrorCode, LobbyCommand, LobbyId, Millis, Seq, Shard};
 use tokio::time::Instant;
 
-use super::attachment::{Attachment, passes};
+use super::attachment::Attachment;
 use super::cold::{self, Cold};
 use super::forward::TURN_IS_OVER;
 use super::live::{Lobby, LobbySlot, Task, presence_event};
 use super::shard::ShardSlot;
 use super::speech::Emit;
+use super::unanswered::passes;
 use super::{Done, Envelope, Origin, Worker};
 use crate::backlog::grows_journal;
 use crate::lobby::{Decision, State};

@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::archive::SNAPSHOT_PERIOD;
-use super::attachment::Former;
 use super::live::{AttachTask, Lobby, LobbySlot, Task};
 use super::shard::{Logged, OwnedShard, Promised, ShardSlot};
 use super::taking::Giver;
+use super::unanswered::Former;
 use super::{Done, Envelope, Origin, Worker, epochs};
 use crate::lobby::{self, State};
 use crate::node::Node;

@@ -31,9 +31,9 @@ impl Worker {
                 {
                     // What its sender said before it has been sent on, and is on its way back.
                     let owner = match self.route(shard) {
-                        Route::Here => Some(self.node.name.clone()),
+                        Route::Here | Route::Claim => Some(self.node.name.clone()),
                         Route::Node(owner) => Some(owner),
-                        _ => None,
+                        Route::Nowhere => None,
                     };
                     return self.send_moved(&from, token, lobby, owner);
                 }

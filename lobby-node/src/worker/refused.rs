@@ -36,7 +36,7 @@ enum Why {
 /// The commands of the last seconds that were not carried out.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
-    known: HashMap<Of, Why>,
+    known: HashMap<Of, (Instant, Why)>,
     by_age: VecDeque<(Instant, Of)>,
 }
 
@@ -64,12 +64,14 @@ impl Refused {
         while self.by_age.len() >= KNOWN_MAX
             || self.by_age.front().is_some_and(|(since, _)| *since + KNOWN_TIME <= now)
         {
-            let Some((_, oldest)) = self.by_age.pop_front() else { break };
-            self.known.remove(&oldest);
+            let Some((since, oldest)) = self.by_age.pop_front() else { break };
+            // It may have been noted anew meanwhile.
+            if self.known.get(&oldest).is_some_and(|(at, _)| *at == since) {
+                self.known.remove(&oldest);
+            }
         }
-        if self.known.insert(of.clone(), why).is_none() {
-            self.by_age.push_back((now, of));
-        }
+        self.known.insert(of.clone(), (now, why));
+        self.by_age.push_back((now, of));
     }
 
     /// Whether a command has come before the one that it follows: that one was sent on, and its session had not heard
@@ -86,11 +88,12 @@ impl Refused {
         }
         let of = |number| Of { node: node.clone(), lobby: lobby.clone(), number };
         if let Entry::Occupied(known) = self.known.entry(of(number))
-            && matches!(known.get(), Why::SentOn)
+            && matches!(known.get().1, Why::SentOn)
         {
             known.remove();
         }
-        let is_ahead = after.is_some_and(|after| matches!(self.known.get(&of(after)), Some(Why::SentOn)));
+        let is_ahead =
+            after.is_some_and(|after| matches!(self.known.get(&of(after)), Some((_, Why::SentOn))));
         if is_ahead {
             self.keep(of(number), Why::SentOn);
         }
@@ -110,7 +113,7 @@ impl Refused {
             return None;
         }
         let of = Of { node: node.clone(), lobby: lobby.clone(), number };
-        match self.known.get(&of)? {
+        match &self.known.get(&of)?.1 {
             Why::Refused(then, refusal) if Some(*then) == epoch => Some(refusal.clone()),
             _ => None,
         }
@@ -173,5 +176,12 @@ mod tests {
         refused.note_sent_on(&node, &lobby, 448);
         refused.forget(&node);
         assert!(!refused.is_ahead(&node, &lobby, 512, Some(448)), "the node began anew");
+        refused.note_sent_on(&node, &lobby, 576);
+        tokio::time::advance(KNOWN_TIME / 2).await;
+        assert!(!refused.is_ahead(&node, &lobby, 576, None), "it has come again");
+        refused.note_sent_on(&node, &lobby, 576);
+        tokio::time::advance(KNOWN_TIME * 3 / 4).await;
+        refused.note_sent_on(&node, &lobby, 640);
+        assert!(refused.is_ahead(&node, &lobby, 704, Some(576)), "its second note counts its own time");
     }
 }

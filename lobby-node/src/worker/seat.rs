@@ -12,12 +12,13 @@ use mlms_protocol::{
 };
 use tokio::time::Instant;
 
-use super::attachment::{Attach, Attachment, Feed, Former, Sent, Stray, Unanswered};
+use super::attachment::{Attach, Attachment, Feed};
 use super::forward::TURN_IS_OVER;
 use super::live::{LobbySlot, Task};
 use super::ownership::Route;
 use super::peers::PAGE_EVENTS;
 use super::shard::ShardSlot;
+use super::unanswered::{Former, Sent, Stray, Waiting};
 use super::{Envelope, Origin, Turn, Worker, give_back_create};
 use crate::audience::Pulled;
 use crate::lobby::MEMBERSHIP_ENDED;
@@ -43,10 +44,10 @@ impl Worker {
         match message {
             FromOwner::Answer { token, outcome } => {
                 let answered = match self.attachments.get_mut(lobby) {
-                    Some(attachment) => attachment.take_answered(token, outcome.is_err()),
+                    Some(attachment) => attachment.unanswered.take_answered(token, outcome.is_err()),
                     None => Err(Stray::Unknown),
                 };
-                let (token, envelope) = match answered {
+                let envelope = match answered {
                     Ok(command) => command,
                     Err(Stray::SentAgain) => return,
                     Err(Stray::Unknown) => {
@@ -62,12 +63,12 @@ impl Worker {
                     if !attachment.audience.is_empty() && attachment.position.seq.0 != live {
                         // Events before the join did not arrive: first those, then the join again.
                         if let Origin::Session(session, _) = &envelope.origin
-                            && attachment.leaves_after(token, session.number)
+                            && attachment.unanswered.leaves_after(envelope.turn.token, session.number)
                         {
                             return self.refuse(&envelope, ErrorCode::NotMember, MEMBERSHIP_ENDED, None);
                         }
                         let envelope = once_more(&self.node, envelope, &outcome);
-                        attachment.unanswered.insert(token, Unanswered::new(envelope));
+                        attachment.unanswered.insert(envelope);
                         self.turn_again(lobby);
                         return self.send_unsent(lobby);
                     }
@@ -136,15 +137,17 @@ impl Worker {
     fn on_moved(&mut self, from: &NodeName, lobby: &LobbyId, token: u64, to: Option<NodeName>) {
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };
         let is_fed = attachment.is_fed_by(from);
-        let overtaken = match attachment.last_sent(token) {
-            Some((token, Unanswered { sent: Sent::Overtaken, .. })) => attachment.unanswered.remove(&token),
-            Some((_, Unanswered { sent, .. })) if is_fed || matches!(sent, Sent::Former { .. }) => {
-                *sent = Sent::No;
+        let overtaken = match attachment.unanswered.last_sent(token) {
+            Some(waiting) if waiting.sent == Sent::Overtaken => Some(waiting.envelope.turn.token),
+            Some(waiting) if is_fed || matches!(waiting.sent, Sent::Former { .. }) => {
+                waiting.sent = Sent::No;
                 None
             }
             _ => None,
         };
-        if let Some(Unanswered { envelope, .. }) = overtaken {
+        if let Some(Waiting { envelope, .. }) =
+            overtaken.and_then(|token| attachment.unanswered.remove(token))
+        {
             self.refuse(&envelope, ErrorCode::OwnerUnavailable, TURN_IS_OVER, Some(500));
         }
         let Some(attachment) = self.attachments.get_mut(lobby) else { return };

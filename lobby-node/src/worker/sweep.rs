@@ -9,6 +9,7 @@ use mlms_protocol::{Class, LobbyId, Millis, Seq};
 use mlms_store::StoreError;
 use tokio::time::Instant;
 
+use super::attachment::Attachment;
 use super::live::{Lobby, LobbySlot, Output, presence_event};
 use super::shard::{OwnedShard, ShardSlot};
 use super::{Done, Worker};
@@ -34,6 +35,8 @@ impl Worker {
     /// Goes through everything: graces that have run out, memory that can be given back, what the directory and
     /// the members should know.
     pub(super) fn sweep(&mut self) {
+        let attachments = &self.attachments;
+        self.crowded.retain(|lobby| attachments.get(lobby).is_some_and(Attachment::is_crowded));
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
         let (mut changed, mut removed, mut unload, mut told, mut snapshots, mut missing, mut trims) =
