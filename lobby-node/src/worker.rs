@@ -306,7 +306,7 @@ pub(crate) struct Worker {
     counted_bytes: u64,
     counted_unpublished: u64,
     next_token: u64,
-    /// What this worker has refused to other nodes of late.
+    /// What this worker did not carry out for other nodes of late.
     refused: Refused,
     live_nodes: Vec<(NodeName, Incarnation)>,
     resting: Vec<oneshot::Sender<()>>,
