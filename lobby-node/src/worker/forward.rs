@@ -425,6 +425,8 @@ impl Worker {
             self.turn_again(&lobby);
         }
         if restarted {
+            // Its numbers begin anew. Those of a node that was only out of reach go on.
+            self.refused.forget(peer);
             self.forget_node(peer);
         } else {
             let by = Instant::now() + CONFIRM_TIME;

@@ -95,7 +95,6 @@ impl Worker {
 
     /// The sessions of a node that is gone are lost.
     pub(super) fn forget_node(&mut self, gone: &NodeName) {
-        self.refused.forget(gone);
         let now = self.node.clock.now();
         let (mut away, mut heard) = (Vec::new(), Vec::new());
         for slot in self.shards.values_mut() {

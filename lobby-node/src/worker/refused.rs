@@ -119,7 +119,7 @@ impl Refused {
         }
     }
 
-    /// A node has begun anew, or is gone: its numbers begin anew, too.
+    /// A node has begun anew, and so have its numbers.
     pub(super) fn forget(&mut self, node: &NodeName) {
         self.known.retain(|of, _| of.node != *node);
         self.by_age.retain(|(_, of)| of.node != *node);
