@@ -37,6 +37,10 @@ impl Lobby {
     fn take_any(&mut self, owned: &mut OwnedShard, node: &Node, envelope: Envelope, out: &mut Vec<Emit>) {
         let now = node.clock.now().max(self.state.at);
         let sender = envelope.caller.user.clone();
+        if let Some(refusal) = self.refused_already(&envelope) {
+            let reply = Output::Reply(Err(refusal));
+            return self.speak_behind(owned, Some(sender), Some(envelope), vec![reply]);
+        }
         if let Some(key) = &envelope.key
             && let Some(outcome) = self.state.outcome(&sender, key, now)
         {
@@ -67,6 +71,23 @@ impl Lobby {
             return;
         }
         self.take_new(owned, node, envelope, now, out);
+    }
+
+    /// How an earlier sending of this command was decided that nobody has been told yet, if it was refused. What its
+    /// session said behind it may be decided too: it must not be carried out behind that.
+    fn refused_already(&self, envelope: &Envelope) -> Option<Refusal> {
+        let Origin::Node { node, token, of: Some(of), .. } = &envelope.origin else { return None };
+        if *token <= of + 1 {
+            // The first sending.
+            return None;
+        }
+        let is_same = |origin: &Origin| matches!(origin, Origin::Node { node: other, of: Some(number), .. } if other == node && number == of);
+        let same =
+            self.pending.iter().find(|one| one.envelope.as_ref().is_some_and(|one| is_same(&one.origin)))?;
+        same.outputs.iter().find_map(|output| match output {
+            Output::Reply(Err(refusal)) => Some(refusal.clone()),
+            _ => None,
+        })
     }
 
     /// Takes a command that was not carried out before.

@@ -186,6 +186,11 @@ impl Lobby {
         !self.awaited.is_empty()
     }
 
+    /// Whether a member is not connected, as far as this node was told.
+    pub(super) fn lacks_somebody(&self) -> bool {
+        self.presence.values().any(|presence| presence.sessions.is_empty())
+    }
+
     /// Members whom no node has attached since the shard was claimed: the others are told now that they are away.
     pub(super) fn note_missing(&mut self, now: Millis) -> Vec<UserId> {
         let state = &self.state;

@@ -35,6 +35,10 @@ const CLAIM_TIME: Duration = Duration::from_secs(5);
 /// Shorter than a command's time: what waited is carried out after all.
 const ATTACH_TIME: Duration = Duration::from_millis(1_000);
 
+/// How long after a claim a message that has no seq is refused where members are not attached: their nodes were told by
+/// the former owner, or see the claim, and attach.
+const UNNAMED_TIME: Duration = Duration::from_millis(500);
+
 /// How a claim came out.
 pub(super) enum Claimed {
     Won(Box<Won>),
@@ -218,6 +222,9 @@ impl Worker {
         let mut owned = Box::new(OwnedShard::new(epoch, loaded.top, Instant::now() + SNAPSHOT_PERIOD));
         if !self.node.outlet.is_open() {
             owned.expect_no_publishing();
+        }
+        if giver.is_none() && self.live_nodes.iter().any(|(node, _)| *node != self.node.name) {
+            owned.unnamed_until = Some(Instant::now() + UNNAMED_TIME);
         }
         let mut states: HashMap<LobbyId, Result<State, String>> = HashMap::new();
         for (lobby, bytes) in loaded.snapshots {

@@ -121,6 +121,8 @@ pub(super) struct OwnedShard {
     pub(super) epoch: Epoch,
     /// The epoch that the event store has of it.
     pub(super) epoch_kept: Option<Epoch>,
+    /// It was claimed, and nobody said which nodes have sessions in its lobbies: until then they may still attach.
+    pub(super) unnamed_until: Option<Instant>,
     /// Of lobbies that are still read from the database.
     pub(super) promised: HashMap<LobbyId, Promised>,
     pub(super) lobbies: HashMap<LobbyId, LobbySlot>,
@@ -174,6 +176,7 @@ impl OwnedShard {
         OwnedShard {
             epoch,
             epoch_kept: None,
+            unnamed_until: None,
             promised: HashMap::new(),
             lobbies: HashMap::new(),
             speaking: HashSet::new(),
