@@ -114,6 +114,18 @@ impl Directory {
         }
     }
 
+    /// The newest run under this name that the directory knows of, whether or not it lives. A process that starts takes
+    /// a higher incarnation, whatever its clock says: it would be taken for an older run else.
+    ///
+    /// # Errors
+    /// The directory is out of reach.
+    pub async fn former_run(&self, node: &NodeName) -> Result<Option<Incarnation>, Unavailable> {
+        match &self.0 {
+            Kind::Embedded(embedded) => embedded.former_run(node),
+            Kind::Redis(redis, _) => redis.former_run(node).await,
+        }
+    }
+
     /// Ends a node's lease at once: as its last act, or on its behalf when it is known to be gone. A node that lives
     /// after all takes its lease again with its next renewal.
     ///

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use mlms_protocol::{LobbyId, NodeName, Shard, UserId};
+use mlms_protocol::{Incarnation, LobbyId, NodeName, Shard, UserId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct State {
     leases: BTreeMap<NodeName, (NodeRecord, Instant)>,
+    /// The newest run of each node.
+    runs: BTreeMap<NodeName, Incarnation>,
     shards: Vec<Option<ShardRecord>>,
     logs: HashMap<Shard, Log>,
     sessions: HashMap<UserId, Vec<SessionRecord>>,

@@ -25,10 +25,9 @@ use mlms_protocol::placement::SHARD_COUNT;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{Directory, Journal, Relay, Unavailable};
+use crate::{Directory, Journal, Relay};
 use connection::Connection;
 use keys::Keys;
-use survey::Surveyor;
 
 pub(crate) use directory::RedisDirectory;
 pub(crate) use journal::RedisJournal;
@@ -60,6 +59,9 @@ pub enum ConnectError {
          the number cannot change during a deployment's life"
     )]
     ShardCount { stored: String },
+    /// Only for who looks; who serves makes it one.
+    #[error("there is no MLMS: no node and no number of shards stands in this Redis under the prefix {0:?}")]
+    Nobody(String),
 }
 
 /// One process's connections to Redis; clones of its handles go to brokers and nodes.
@@ -67,7 +69,6 @@ pub struct Redis {
     directory: Directory,
     journal: Journal,
     relay: Relay,
-    surveyor: Surveyor,
 }
 
 impl std::fmt::Debug for Redis {
@@ -102,10 +103,7 @@ impl Redis {
     }
 
     async fn open_all(url: &str, prefix: &str) -> Result<(Redis, BoxFuture<'static, ()>), ConnectError> {
-        if prefix.chars().any(|c| matches!(c, '{' | '}' | ' ') || c.is_control()) {
-            return Err(ConnectError::Prefix);
-        }
-        let config = Config::from_url(url).map_err(|error| ConnectError::Address(error.to_string()))?;
+        let config = configure(url, prefix)?;
         let is_cluster = config.server.is_clustered();
         let open = |is_subscriber| Connection::open(&config, is_subscriber);
         let first = open(false).await.map_err(unreachable)?;
@@ -122,7 +120,6 @@ impl Redis {
         let redis_directory =
             Arc::new(RedisDirectory::new(first.client.clone(), Arc::clone(&keys), is_cluster, requests));
         let redis_journal = Arc::new(RedisJournal::new(journal.client.clone(), Arc::clone(&keys)));
-        let surveyor = Surveyor { client: first.client.clone(), keys: Arc::clone(&keys) };
         let redis_relay = Arc::new(RedisRelay::new(publisher.client.clone(), keys, is_cluster));
         let stop = CancellationToken::new();
         let lifeline = Lifeline(Arc::new(stop.clone().drop_guard()));
@@ -130,7 +127,6 @@ impl Redis {
             directory: Directory::redis(Arc::clone(&redis_directory), lifeline.clone()),
             journal: Journal::redis(redis_journal, lifeline.clone()),
             relay: Relay::redis(Arc::clone(&redis_relay), lifeline),
-            surveyor,
         };
         let task = async move {
             tokio::join!(
@@ -157,13 +153,22 @@ impl Redis {
         self.relay.clone()
     }
 
-    /// Looks at the whole cluster, for an operator.
+    /// Looks at a whole deployment once, for an operator. Writes nothing.
     ///
     /// # Errors
-    /// Redis is out of reach.
-    pub async fn survey(&self) -> Result<Survey, Unavailable> {
-        self.surveyor.survey(&self.directory).await
+    /// Says what is wrong with the address, or that no deployment is there.
+    pub async fn survey(url: &str, prefix: &str) -> Result<Survey, ConnectError> {
+        let survey: BoxFuture<'_, _> = Box::pin(survey::survey(url, prefix));
+        survey.await
     }
+}
+
+/// Where Redis is, if the address is one and the prefix can begin a key.
+fn configure(url: &str, prefix: &str) -> Result<Config, ConnectError> {
+    if prefix.chars().any(|c| matches!(c, '{' | '}' | ' ') || c.is_control()) {
+        return Err(ConnectError::Prefix);
+    }
+    Config::from_url(url).map_err(|error| ConnectError::Address(error.to_string()))
 }
 
 fn unreachable(error: Error) -> ConnectError {
@@ -184,15 +189,22 @@ async fn check(client: &Client, keys: &Keys) -> Result<(), ConnectError> {
         .map_err(unreachable)?;
         check_info(&info)?;
     }
-    let count = SHARD_COUNT.to_string();
-    let key = keys.shard_count();
-    let set =
-        client.set::<Option<String>, _, _>(&key, &count, None::<Expiration>, Some(SetOptions::NX), false);
-    set.await.map_err(unreachable)?;
-    let stored: Option<String> = client.get(&key).await.map_err(unreachable)?;
+    store_shard_count(client, keys).await.map_err(unreachable)?;
+    check_shard_count(client, keys).await.map(drop)
+}
+
+/// Writes down how many shards the deployment has, if nothing stands there.
+async fn store_shard_count(client: &Client, keys: &Keys) -> Result<(), Error> {
+    let options = Some(SetOptions::NX);
+    client.set(keys.shard_count(), SHARD_COUNT.to_string(), None::<Expiration>, options, false).await
+}
+
+/// Whether a number of shards stands there. One that is not this release's is an error.
+async fn check_shard_count(client: &Client, keys: &Keys) -> Result<bool, ConnectError> {
+    let stored: Option<String> = client.get(keys.shard_count()).await.map_err(unreachable)?;
     match stored {
-        Some(stored) if stored != count => Err(ConnectError::ShardCount { stored }),
-        _ => Ok(()),
+        Some(stored) if stored != SHARD_COUNT.to_string() => Err(ConnectError::ShardCount { stored }),
+        stored => Ok(stored.is_some()),
     }
 }
 

@@ -17,11 +17,45 @@ pub enum NodeState {
 }
 
 /// What a node carries, for planning and for the operator.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLoad {
     pub sessions: u32,
     pub lobbies: u32,
     pub shards: u32,
+    /// Only for the operator: a change of it is no news to anybody. The release before tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+}
+
+/// What a node has under way, as it was when it renewed its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// The shards that it is giving to other nodes; [`MOVES_MAX`] of them at most.
+    pub moves: Vec<Move>,
+    /// Shards that it has given away since its start and that are served there.
+    pub moved: u64,
+    /// Moves that came to nothing: the shard stayed.
+    pub kept: u64,
+    /// Events in the journal that the event store does not have yet.
+    pub archive_events: u64,
+    /// Journal entries in the event store whose domain events did not go out yet.
+    pub publish_entries: u64,
+    /// Bytes said to other nodes that these have not acknowledged.
+    pub link_bytes: u64,
+    /// Since when it has heard nothing of that living node of which it has heard nothing for the longest time, in
+    /// milliseconds.
+    pub link_silent_ms: Option<u64>,
+}
+
+/// How many moves a node tells of. A lease is small, and no node has more of them under way.
+pub const MOVES_MAX: usize = 32;
+
+/// A shard on its way to another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub shard: Shard,
+    pub to: NodeName,
 }
 
 /// A node's lease: who it is, where it is reached, what it does.
@@ -36,6 +70,17 @@ pub struct NodeRecord {
     pub public_url: Option<String>,
     pub state: NodeState,
     pub load: NodeLoad,
+}
+
+impl NodeRecord {
+    /// Whether nobody but an operator would see a difference.
+    pub(crate) fn is_no_news(&self, known: &NodeRecord) -> bool {
+        let plain = |record: &NodeRecord| NodeRecord {
+            load: NodeLoad { progress: None, ..record.load.clone() },
+            ..record.clone()
+        };
+        self == known || plain(self) == plain(known)
+    }
 }
 
 /// A shard's record: its owner and the generation of that ownership.

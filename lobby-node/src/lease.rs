@@ -13,6 +13,7 @@ use mlms_protocol::NodeName;
 use tokio::time::Instant;
 
 use crate::node::{Node, NodeConfig};
+use crate::progress;
 use crate::worker::ToWorker;
 
 /// A node that was absent for so long gets no more heartbeats. Should it come back, its link starts anew.
@@ -34,6 +35,7 @@ pub(crate) fn record(node: &Node, config: &NodeConfig) -> NodeRecord {
             sessions: count(node.metrics.sessions.get()),
             lobbies: count(node.metrics.lobbies.get()),
             shards: count(node.metrics.shards.get()),
+            progress: Some(progress::of(node)),
         },
     }
 }

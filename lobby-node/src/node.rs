@@ -41,6 +41,7 @@ use crate::dial::Dial;
 use crate::limiter::Creates;
 use crate::lobby::Rules;
 use crate::metrics::Metrics;
+use crate::progress::Moves;
 use crate::search::Index;
 use crate::secret::Sealing;
 use crate::session::SessionHandle;
@@ -99,6 +100,8 @@ pub struct LobbyNode {
     pub keys: ClusterKeys,
     /// `None`: sessions come only through [`NodeHandle::admit`].
     pub listener: Option<TcpListener>,
+    /// The newest run under this name that the directory knows of; this one gets a higher incarnation.
+    pub former_run: Option<Incarnation>,
     pub registry: Registry,
     pub health: Health,
     pub readiness: Readiness,
@@ -173,6 +176,7 @@ pub(crate) struct Node {
     used_tickets: Mutex<HashMap<SessionId, u64>>,
     next_session: AtomicU64,
     draining: AtomicBool,
+    pub(crate) moves: Moves,
     pub(crate) standing: Standing,
     pub(crate) conditions: Conditions,
     /// Of this process; other nodes of it write there, too.
@@ -185,7 +189,10 @@ impl LobbyNode {
     pub fn start(self) -> NodeHandle {
         let now = self.clock.now();
         // Microseconds: a restart within the same millisecond is not to be had.
-        let incarnation = Incarnation(now.0.saturating_mul(1_000) + rand::random_range(0..1_000));
+        let micros = now.0.saturating_mul(1_000) + rand::random_range(0..1_000);
+        // A clock that is behind, or was set back, must not make this run look like an older one.
+        let after = self.former_run.map_or(0, |run| run.0.saturating_add(rand::random_range(1..=1_000)));
+        let incarnation = Incarnation(micros.max(after));
         let (links, link_events, links_task) =
             Links::start(self.config.name.clone(), incarnation, self.relay.clone(), LinkConfig::default());
         let limits = Arc::new(self.config.limits.clone());
@@ -228,6 +235,7 @@ impl LobbyNode {
             used_tickets: Mutex::default(),
             next_session: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            moves: Moves::default(),
             standing: Standing::new(now),
             conditions: Conditions::new(&self.health),
             health: self.health.clone(),

@@ -1,6 +1,6 @@
 //! What a node does at the moment, as an operator wants to see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use mlms_cluster::View;
 use mlms_cluster::link::LinkStats;
@@ -17,6 +17,23 @@ pub struct Operator(Arc<Node>);
 impl std::fmt::Debug for Operator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Operator({})", self.0.name)
+    }
+}
+
+/// Looks at a node without keeping it alive.
+#[derive(Clone)]
+pub struct Observer(Weak<Node>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Observer({:?})", self.0.upgrade().map(|node| node.name.clone()))
+    }
+}
+
+impl Observer {
+    /// The node as it is now; none once it has stopped. Waits for the workers, for those that do not turn not long.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        Some(Operator(self.0.upgrade()?).status().await)
     }
 }
 
@@ -69,9 +86,13 @@ pub struct ShardReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct LinkReport {
     pub peer: NodeName,
+    /// Bytes said to it that it has not acknowledged.
     pub unacked_bytes: usize,
+    /// Batches sent to it again, since this node's start.
     pub resent: u64,
+    /// How often the link to it began anew.
     pub resets: u64,
+    /// Milliseconds since anything came from it; none: nothing ever did.
     pub heard_ms_ago: Option<u64>,
 }
 
@@ -85,6 +106,12 @@ impl From<LinkStats> for LinkReport {
 impl Operator {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Operator(node)
+    }
+
+    /// What only looks at the node.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer(Arc::downgrade(&self.0))
     }
 
     /// The node's name.

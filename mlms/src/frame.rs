@@ -19,8 +19,8 @@ use mlms_process::metrics::Metrics;
 use mlms_process::shutdown::Tasks;
 use mlms_process::trace::Tracer;
 use mlms_process::{Health, Live, Readiness, Settings, Shutdown};
-use mlms_protocol::NodeName;
 use mlms_protocol::ticket::ClusterKeys;
+use mlms_protocol::{Incarnation, NodeName};
 use mlms_store::{Outlet, Store, StoreError};
 use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpSocket};
@@ -48,6 +48,7 @@ pub(crate) struct Frame {
     pub(crate) tracer: Tracer,
     keys: ClusterKeys,
     known: Arc<OnceLock<operator::Known>>,
+    observed: operator::Observed,
     attendants: Attendants,
     /// Closed until the role is put together.
     start: Gate,
@@ -94,7 +95,7 @@ impl Frame {
             .map_err(|why| anyhow::anyhow!("trace.otlp_url: {why}"))?;
         let readiness = Readiness::new();
         let start = readiness.dependency("start");
-        let known = Arc::default();
+        let (known, observed) = (Arc::default(), operator::Observed::default());
         let admin = Admin {
             health: health.clone(),
             readiness: readiness.clone(),
@@ -102,6 +103,7 @@ impl Frame {
             saturation: saturation(&metrics, &settings),
             verifier: verifier.clone(),
             routes: operator::routes(Arc::clone(&known), shutdown.clone())
+                .merge(operator::nodes(observed.clone()))
                 .merge(operator::config(live.clone())),
         };
         let (spans, component) = ((tracer.clone(), exporter), health.component("settings"));
@@ -118,6 +120,7 @@ impl Frame {
             tracer,
             keys,
             known,
+            observed,
             attendants,
             start,
         })
@@ -159,6 +162,17 @@ impl Frame {
         Ok(Some(Cluster { directory: redis.directory(), journal: redis.journal(), relay: redis.relay() }))
     }
 
+    /// The newest run of a node that Redis knows of. None: there was none, or the process was told to stop before Redis
+    /// said so.
+    pub(crate) async fn former_run(
+        &self,
+        cluster: &Cluster,
+        name: &NodeName,
+    ) -> anyhow::Result<Option<Incarnation>> {
+        let look = async || cluster.directory.former_run(name).await;
+        Ok(self.wait_for("Redis", None, |_| true, look).await?.flatten())
+    }
+
     /// Opens an event store and brings its schema up to date. None: the process was told to stop before it was there.
     pub(crate) async fn open_store(&self, url: &str) -> anyhow::Result<Option<Store>> {
         // A file that cannot be opened now seldom can later.
@@ -188,6 +202,7 @@ impl Frame {
         name: NodeName,
         address: String,
         listener: TcpListener,
+        former_run: Option<Incarnation>,
         workers: usize,
     ) -> anyhow::Result<NodeHandle> {
         self.knows(cluster);
@@ -218,6 +233,7 @@ impl Frame {
             tracer: self.tracer.clone(),
             keys: self.keys.clone(),
             listener: Some(listener),
+            former_run,
             registry: self.metrics.part(&[("node", name.as_str())]),
             health: self.health.clone(),
             readiness: self.readiness.clone(),
@@ -226,6 +242,7 @@ impl Frame {
             threads: Threads::Own(workers),
         };
         let node = node.start();
+        self.observed.add(node.operator().observer());
         self.tasks.spawn("terms", follow(node.dial(), self.live.watch(), self.shutdown.clone()));
         Ok(node)
     }

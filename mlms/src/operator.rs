@@ -1,6 +1,7 @@
-//! What an operator asks a running process on its admin listener: where a lobby is served, and to stop.
+//! What an operator asks a running process on its admin listener: where a lobby is served, what its nodes do,
+//! and to stop.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use mlms_cluster::View;
 use mlms_cluster::view::NodeState;
+use mlms_lobby_node::{NodeStatus, Observer};
 use mlms_process::{Live, Shutdown};
 use mlms_protocol::LobbyId;
 use mlms_protocol::placement::shard_of;
@@ -23,6 +25,38 @@ pub(crate) type Known = watch::Receiver<Arc<View>>;
 pub(crate) fn routes(known: Arc<OnceLock<Known>>, shutdown: Shutdown) -> Router {
     let stopping = Router::new().route("/admin/drain", post(drain)).with_state(shutdown);
     stopping.merge(Router::new().route("/debug/route", get(route)).with_state(known))
+}
+
+/// The lobby nodes of this process, without keeping them alive.
+#[derive(Clone, Default)]
+pub(crate) struct Observed(Arc<Mutex<Vec<Observer>>>);
+
+impl Observed {
+    fn lock(&self) -> MutexGuard<'_, Vec<Observer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, node: Observer) {
+        self.lock().push(node);
+    }
+}
+
+/// What the process's lobby nodes do at the moment: their shards, moves, links and lags.
+pub(crate) fn nodes(observed: Observed) -> Router {
+    Router::new().route("/debug/node", get(node)).with_state(observed)
+}
+
+async fn node(State(observed): State<Observed>) -> Response {
+    let observers = observed.lock().clone();
+    let mut nodes: Vec<NodeStatus> = Vec::new();
+    for observer in observers {
+        nodes.extend(observer.status().await);
+    }
+    if nodes.is_empty() {
+        let error = "no lobby node runs in this process";
+        return (StatusCode::NOT_FOUND, Json(serde_json::json!({ "error": error }))).into_response();
+    }
+    Json(serde_json::json!({ "nodes": nodes })).into_response()
 }
 
 /// The settings in force, as a file, secrets hidden.

@@ -62,12 +62,21 @@ pub(crate) async fn lobby_node(live: Live) -> anyhow::Result<()> {
     let listener = bind(frame.settings.node.listen, "node.listen")?;
     let (name, address) = (frame.settings.node.name.clone(), frame.settings.node.address.clone());
     let workers = workers(&frame.settings, 1);
+    let former_run = frame.former_run(&cluster, &name).await?;
     let amqp = amqp_url(&frame.settings);
     let publisher =
         amqp.as_ref().map(|url| frame.start_publisher(url, &format!("mlms {name}"))).transpose()?;
     tracing::info!(%name, address, "the node serves");
-    let node =
-        frame.start_node(&cluster, &store, &outlet(publisher.as_ref()), name, address, listener, workers)?;
+    let node = frame.start_node(
+        &cluster,
+        &store,
+        &outlet(publisher.as_ref()),
+        name,
+        address,
+        listener,
+        former_run,
+        workers,
+    )?;
     if let Some(url) = amqp {
         let counting = frame.health.component("achievements").spare();
         frame.start_awards(url, node.announcer(), Some(counting));

@@ -50,7 +50,8 @@ pub(crate) async fn run(live: Live) -> anyhow::Result<()> {
             NodeName::new(&name).context("node.name is too long for a node of a standalone process")?;
         let node_address = listener.local_addr()?.to_string();
         let workers = workers(&frame.settings, NODES);
-        let node = frame.start_node(&cluster, &store, &outlet, name, node_address, listener, workers)?;
+        let node =
+            frame.start_node(&cluster, &store, &outlet, name, node_address, listener, None, workers)?;
         announcers.push(node.announcer());
         let ending = Arc::clone(&ending);
         frame.tasks.spawn("node", async move {

@@ -74,8 +74,14 @@ impl Sight {
             return Ok(Renewal::Superseded);
         }
         state.leases.insert(record.name.clone(), (record.clone(), Instant::now() + LEASE));
+        state.runs.insert(record.name.clone(), record.incarnation);
         shared.publish_view(&state);
         Ok(Renewal::Held)
+    }
+
+    pub(crate) fn former_run(&self, node: &NodeName) -> Result<Option<Incarnation>, Unavailable> {
+        let state = self.reach()?.lock();
+        Ok(state.runs.get(node).copied())
     }
 
     pub(crate) fn retire(&self, node: &NodeName, incarnation: Incarnation) -> Result<(), Unavailable> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::{HashesInterface, KeysInterface, SetsInterface, SortedSetsInterface};
-use fred::types::Value;
+use fred::types::{Expiration, Value};
 use futures_util::future::BoxFuture;
 use mlms_protocol::lobby::Visibility;
 use mlms_protocol::{Incarnation, LobbyId, NodeName, SessionId, Shard, UserId};
@@ -20,6 +20,7 @@ use super::keeper::{Request, Told};
 use super::keys::Keys;
 use super::records::{is_retired, read_lease, read_owner, write_incarnation, write_owner};
 use super::relay::publish;
+use super::store_shard_count;
 use crate::Unavailable;
 use crate::directory::{Claim, LEASE, Renewal, SessionRecord};
 use crate::view::{LobbySummary, NodeRecord, NodeState, ShardRecord, View};
@@ -30,6 +31,8 @@ const SESSIONS_KEPT_MS: i64 = 7 * 24 * 3_600 * 1_000;
 const UNKNOWN_KEPT_US: u64 = 60 * 1_000_000;
 /// A list of lobbies outlives an outage of Redis, and its node's lease by no more than this.
 const LOBBIES_KEPT_MS: i64 = 3_600 * 1_000;
+/// The number of a node's newest run is known for so long after its end. Others forget it sooner.
+const RUN_KEPT_MS: i64 = 24 * 3_600 * 1_000;
 /// Lines of a list of lobbies in one script.
 const LOBBIES_PAGE: usize = 200;
 
@@ -151,6 +154,7 @@ impl RedisDirectory {
         if answer?.as_i64() != Some(1) {
             return Ok(Renewal::Superseded);
         }
+        self.remember(record).await;
         let is_new = self.contact().on_renewed(&record.name, record.incarnation, began);
         if is_new {
             // The list of a former run.
@@ -163,6 +167,34 @@ impl RedisDirectory {
             self.tell("nodes".to_owned()).await;
         }
         Ok(Renewal::Held)
+    }
+
+    /// Writes what must outlive the lease, again with each renewal: a Redis that was emptied has lost it. What fails now
+    /// is written with the next.
+    async fn remember(&self, record: &NodeRecord) {
+        let (run, kept) = (record.incarnation.0.to_string(), Some(Expiration::PX(RUN_KEPT_MS)));
+        let run = self.client.set::<(), _, _>(self.keys.run(&record.name), run, kept, None, false);
+        let (run, count) = tokio::join!(run, store_shard_count(&self.client, &self.keys));
+        if let Err(error) = run.and(count) {
+            tracing::debug!(%error, "the node's run was not written");
+        }
+    }
+
+    pub(crate) fn former_run<'a>(
+        &'a self,
+        node: &'a NodeName,
+    ) -> BoxFuture<'a, Result<Option<Incarnation>, Unavailable>> {
+        Box::pin(async move {
+            let (lease, run) = tokio::try_join!(
+                self.client.get::<Option<String>, _>(self.keys.node(node)),
+                self.client.get::<Option<String>, _>(self.keys.run(node)),
+            )
+            .map_err(unavailable("run"))?;
+            // Of a lease that was ended, too: it is still in the way of an older run.
+            let lease = lease.and_then(|lease| lease.split(' ').next()?.parse().ok());
+            let run = run.and_then(|run| run.parse().ok());
+            Ok(lease.max(run).map(Incarnation))
+        })
     }
 
     fn announced(&self) -> MutexGuard<'_, HashMap<NodeName, NodeState>> {

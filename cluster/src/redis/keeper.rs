@@ -105,6 +105,12 @@ impl RedisDirectory {
         }
     }
 
+    /// Reads the table once, for somebody who does not keep it.
+    pub(super) async fn glance(&self) -> Result<View, Error> {
+        let Reading { nodes, shards, .. } = self.read().await?;
+        Ok(View { nodes, shards, lost: 0 })
+    }
+
     async fn read(&self) -> Result<Reading, Error> {
         let names: Vec<String> = self.client.smembers(self.keys.nodes()).await?;
         let names: Vec<NodeName> = names.iter().filter_map(|name| NodeName::new(name).ok()).collect();
@@ -207,10 +213,10 @@ impl RedisDirectory {
             }
         }
         self.view.send_if_modified(|shown| {
-            let is_new = shown.nodes != view.nodes || shown.shards != view.shards || shown.lost != view.lost;
-            if is_new {
-                *shown = Arc::new(view);
-            }
+            let same_nodes = shown.nodes.len() == view.nodes.len()
+                && shown.nodes.values().zip(view.nodes.values()).all(|(old, new)| new.is_no_news(old));
+            let is_new = !same_nodes || shown.shards != view.shards || shown.lost != view.lost;
+            *shown = Arc::new(view);
             is_new
         });
         self.view()

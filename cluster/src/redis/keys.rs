@@ -33,6 +33,11 @@ impl Keys {
         self.named(&format!("node:{name}"))
     }
 
+    /// The newest run of a node, beyond the end of its lease.
+    pub(super) fn run(&self, name: &NodeName) -> String {
+        self.named(&format!("run:{name}"))
+    }
+
     /// A shard's record.
     pub(super) fn own(&self, shard: Shard) -> String {
         self.named(&format!("own:{{s{}}}", shard.0))

@@ -12,6 +12,7 @@ use crate::stage::{PATIENCE, Stage, connect, lobby, name, node, on_both, own, re
 
 on_both!(
     a_newer_run_supersedes_the_older,
+    a_run_is_known_beyond_its_end,
     a_lease_ends_and_the_next_beat_lists_the_node_again,
     of_many_claims_of_one_shard_one_wins,
     a_claim_that_expects_something_else_learns_what_stands_there,
@@ -35,6 +36,21 @@ async fn a_newer_run_supersedes_the_older(stage: Stage) {
     assert_eq!(view.nodes.values().collect::<Vec<_>>(), [&node("one", 10)]);
     b.retire(&name("one"), Incarnation(10)).await.unwrap();
     assert!(a.refresh().await.unwrap().nodes.is_empty());
+}
+
+async fn a_run_is_known_beyond_its_end(stage: Stage) {
+    let (a, b) = (&stage.a.directory, &stage.b.directory);
+    assert_eq!(b.former_run(&name("one")).await, Ok(None));
+    a.renew(&node("one", 9)).await.unwrap();
+    a.renew(&node("two", 12)).await.unwrap();
+    assert_eq!(b.former_run(&name("one")).await, Ok(Some(Incarnation(9))));
+    // It leaves, and a lease of its own could be had by an older run once what is left of it has gone too.
+    a.retire(&name("one"), Incarnation(9)).await.unwrap();
+    assert_eq!(b.former_run(&name("one")).await, Ok(Some(Incarnation(9))));
+    until(b, |view| view.nodes.is_empty()).await;
+    for (node, run) in [("one", 9), ("two", 12)] {
+        assert_eq!(b.former_run(&name(node)).await, Ok(Some(Incarnation(run))), "{node}");
+    }
 }
 
 async fn a_lease_ends_and_the_next_beat_lists_the_node_again(stage: Stage) {

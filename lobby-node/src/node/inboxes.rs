@@ -141,6 +141,7 @@ impl Node {
 
     /// Gives a shard to another node, and waits for the outcome. A worker that does not turn keeps its shard.
     pub(crate) async fn move_shard(&self, shard: Shard, to: NodeName) -> Moved {
+        let _under_way = self.moves.begin(shard, &to);
         let (answer, answered) = oneshot::channel();
         // Dropped with its message, the answer never comes.
         let _ = self.tell_worker(self.worker_of(shard), ToWorker::Move { shard, to, answer }).await;

@@ -178,6 +178,7 @@ impl Fleet {
             tracer: Tracer::default(),
             keys: ClusterKeys::random(),
             listener: None,
+            former_run: None,
             registry: registry.clone(),
             health: Health::new(),
             readiness: readiness.clone(),

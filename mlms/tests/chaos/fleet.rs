@@ -61,6 +61,11 @@ impl Fleet {
         Fleet::build(nodes, brokers, None, &[]).await
     }
 
+    /// The same where every process is told something more.
+    pub(crate) async fn start_with(nodes: usize, brokers: usize, settings: &[(&str, &str)]) -> Fleet {
+        Fleet::build(nodes, brokers, None, settings).await
+    }
+
     /// A fleet with a MariaDB, a RabbitMQ and the service that counts games.
     pub(crate) async fn with_servers(nodes: usize, settings: &[(&str, &str)]) -> Fleet {
         let mariadb = async {

@@ -55,11 +55,34 @@ async fn an_operator_sees_nodes_shards_and_routes_and_drains() {
         assert_eq!((&route["epoch"], &route["shard"]), (&json!(1), &seen["owners"][0]["shard"]), "{route}");
         assert_eq!(route["why"], format!("{owner} owns it"));
     }
+    // What the nodes do; a broker has none of it.
+    let mut served = Vec::new();
+    for node in &fleet.nodes {
+        let (status, body) = get(node.admin_port, "/debug/node").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        let seen: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(seen["nodes"][0]["node"], json!(node.name), "{seen}");
+        served.extend(seen["nodes"][0]["shards"].as_array().unwrap().iter().map(|shard| {
+            (node.name.clone(), shard["shard"].clone(), shard["state"].clone(), shard["epoch"].clone())
+        }));
+    }
+    let shard = seen["owners"][0]["shard"].clone();
+    assert_eq!(served, [(owner.clone(), shard, json!("serving"), json!(1))]);
+    assert_eq!(get(fleet.brokers[0].admin_port, "/debug/node").await.unwrap().0, 404);
     for wrong in ["/debug/route", "/debug/route?lobby=no%20spaces"] {
         assert_eq!(get(fleet.nodes[0].admin_port, wrong).await.unwrap().0, 400, "{wrong}");
     }
     let text = status(&fleet, &["--shards"]);
-    for part in ["node-1", "node-2", "ready", "1 of 512 shards have an owner", "shard"] {
+    for part in [
+        "unarchived",
+        "unacknowledged",
+        "no shard is on its way to another node",
+        "node-1",
+        "node-2",
+        "ready",
+        "1 of 512 shards have an owner",
+        "shard",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
 
@@ -84,4 +107,54 @@ async fn an_operator_sees_nodes_shards_and_routes_and_drains() {
     assert_eq!(status, 202);
     assert!(fleet.nodes[other].ended().await.success());
     fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_a_move_that_does_not_come_to_its_end() {
+    let mut fleet = Fleet::start_with(2, 1, &[("MLMS_DRAIN_SECONDS", "30")]).await;
+    let (ann, _events) = fleet.enter("ann").await;
+    let lobby = LobbyId::new("lounge").unwrap();
+    ann.join(&lobby, Join { create: Some(Default::default()), ..Join::default() }).await.unwrap();
+    ann.chat(&lobby, "hello").await.unwrap();
+    ann.close().await;
+    let seen = status_json(&fleet);
+    let (owner, shard) = (seen["owners"][0]["node"].clone(), seen["owners"][0]["shard"].clone());
+    let place = fleet.nodes.iter().position(|node| owner == json!(node.name)).unwrap();
+    let heir = 1 - place;
+
+    // The node that is to take the shard does not turn.
+    fleet.nodes[heir].signal("STOP");
+    assert_eq!(ask("POST", fleet.nodes[place].admin_port, "/admin/drain").await.unwrap().0, 202);
+    let began = Instant::now();
+    let seen = loop {
+        let seen = status_json(&fleet);
+        if seen["moves"] != json!([]) {
+            break seen;
+        }
+        assert!(began.elapsed() < PATIENCE, "{seen}");
+        tokio::time::sleep(GLANCE).await;
+    };
+    let to = fleet.nodes[heir].name.clone();
+    assert_eq!(seen["moves"], json!([{ "shard": shard, "from": owner, "to": to, "epoch": 1 }]));
+    let text = status(&fleet, &[]);
+    let line = format!("shard {shard} is on its way from {} to {to}.", owner.as_str().unwrap());
+    assert!(text.contains(&line) || status_json(&fleet)["moves"] == json!([]), "{text}");
+    fleet.nodes[heir].signal("CONT");
+    assert!(fleet.nodes[place].ended().await.success());
+    let (bob, _events) = fleet.enter("bob").await;
+    bob.join(&lobby, Join::default()).await.unwrap();
+    bob.close().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_at_a_redis_without_a_deployment_says_so_and_writes_nothing() {
+    let redis = mlms_test_servers::Redis::start().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mlms"));
+    command.args(["cluster", "status"]).env("MLMS_REDIS_URL", redis.url()).env("MLMS_REDIS_PREFIX", "else:");
+    let output = command.current_dir(std::env::temp_dir()).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.contains("there is no MLMS") && error.contains("else:"), "{error}");
+    assert_eq!(redis.ask("DBSIZE"), ":0");
 }
