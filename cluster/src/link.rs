@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::relay::Relay;
 
 use batch::Messages;
+pub(crate) use batch::aged_batch;
 use shared::Shared;
 
 /// How links gather, repeat and give up.

@@ -103,6 +103,10 @@ impl Embedded {
             Some(faults) => faults.fate(from, to)?,
         };
         let faults::Fate::Copies(delays) = copies else { return Ok(0) };
+        let batch = match &self.faults {
+            None => batch,
+            Some(faults) => faults.aged(from, to, batch),
+        };
         let Some(mailbox) = self.mailboxes().get(to).cloned() else { return Ok(0) };
         for delay in delays {
             match delay {

@@ -150,6 +150,24 @@ impl Batch {
     }
 }
 
+/// A batch with other messages in the place of its own; `lower`: of the version before. For tests of mixed fleets.
+pub(crate) fn aged_batch(bytes: &Bytes, lower: bool, message: impl Fn(&[u8]) -> Vec<u8>) -> Bytes {
+    // What is no batch stays none.
+    let Ok(mut batch) = Batch::decode(bytes) else { return bytes.clone() };
+    if let Some(data) = &mut batch.data {
+        let mut written = Vec::new();
+        for payload in data.messages.clone() {
+            put_message(&mut written, &message(&payload));
+        }
+        data.messages = Messages::written(written.into());
+    }
+    let mut out = batch.encode().to_vec();
+    if lower {
+        out[0] = VERSION_BEFORE;
+    }
+    out.into()
+}
+
 fn read_batch(bytes: &Bytes) -> Option<Batch> {
     let mut rest: &[u8] = bytes.get(1..)?;
     let (&flags, after_flags) = rest.split_first()?;

@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use mlms_protocol::NodeName;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::Unavailable;
+use crate::link::aged_batch;
 
 /// How often batches are lost, doubled and late; chances from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +40,12 @@ struct Plan {
     rates: FaultRates,
     cut: BTreeSet<(NodeName, NodeName)>,
     isolated: BTreeSet<NodeName>,
+    /// Nodes that pass for ones of the release before, and what that one makes of a message.
+    older: Option<(BTreeSet<NodeName>, Ageing)>,
 }
+
+/// Gives a message as the release before would have written it, or as it reads it. `true`: it is the writer.
+type Ageing = Arc<dyn Fn(&[u8], bool) -> Vec<u8> + Send + Sync>;
 
 /// What becomes of one publish.
 pub(super) enum Fate {
@@ -63,6 +70,7 @@ impl RelayFaults {
             rates: FaultRates::default(),
             cut: BTreeSet::new(),
             isolated: BTreeSet::new(),
+            older: None,
         })))
     }
 
@@ -96,6 +104,29 @@ impl RelayFaults {
         let mut plan = self.plan();
         plan.cut.clear();
         plan.isolated.clear();
+    }
+
+    /// Lets these nodes pass for ones of the release before on the relay: `message` says what that one makes of a message
+    /// of theirs (`true`) or to them, and the version of their batches is one lower.
+    pub fn set_older(
+        &self,
+        nodes: impl IntoIterator<Item = NodeName>,
+        message: impl Fn(&[u8], bool) -> Vec<u8> + Send + Sync + 'static,
+    ) {
+        self.plan().older = Some((nodes.into_iter().collect(), Arc::new(message)));
+    }
+
+    /// A batch as it comes over, where one of the two passes for older.
+    pub(super) fn aged(&self, from: &NodeName, to: &NodeName, batch: Bytes) -> Bytes {
+        let plan = self.plan();
+        let Some((nodes, message)) = &plan.older else { return batch };
+        let writes = nodes.contains(from);
+        if !writes && !nodes.contains(to) {
+            return batch;
+        }
+        let message = Arc::clone(message);
+        drop(plan);
+        aged_batch(&batch, writes, |bytes| message(bytes, writes))
     }
 
     pub(super) fn fate(&self, from: &NodeName, to: &NodeName) -> Result<Fate, Unavailable> {

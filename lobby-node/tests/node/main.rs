@@ -16,6 +16,7 @@ mod line;
 mod mixed;
 mod moderation;
 mod oddities;
+mod older;
 mod owners;
 mod planted;
 mod player;
