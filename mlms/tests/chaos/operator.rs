@@ -147,6 +147,20 @@ async fn an_operator_sees_a_move_that_does_not_come_to_its_end() {
     fleet.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_is_the_newer_run_whatever_its_clock_says() {
+    let mut fleet = Fleet::start(1, 1).await;
+    let run = |seen: &Value| seen["nodes"][0]["incarnation"].as_u64().unwrap();
+    // As if its clock had been an hour ahead.
+    let former = run(&status_json(&fleet)) + 3_600_000_000;
+    fleet.nodes[0].kill();
+    assert_eq!(fleet.redis.ask(&format!("SET mlms:run:node-1 {former}")), "+OK");
+    fleet.launch_node(0).await;
+    let seen = status_json(&fleet);
+    assert!(run(&seen) > former, "{seen}");
+    fleet.stop().await;
+}
+
 #[tokio::test]
 async fn a_look_at_a_redis_without_a_deployment_says_so_and_writes_nothing() {
     let redis = mlms_test_servers::Redis::start().await;
