@@ -62,7 +62,11 @@ doc:
 load SCENARIO *ARGS:
     cargo run --release -p loadtest -- run "$@"
 
-# Measure the service beside the floor and other peers (docs/performance.md): just bench [ratios durable curves storm neighbours memory]
+# Measure the pure parts of the wire by themselves: frames read and written, placement.
+pure:
+    cargo bench -p mlms-benches --bench wire
+
+# Measure the service beside the floor and other peers (docs/performance.md): just bench [ratios durable curves storm neighbours memory aims]
 [positional-arguments]
 bench *ARGS:
     cargo build --release --workspace
