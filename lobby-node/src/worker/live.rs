@@ -186,9 +186,9 @@ impl Lobby {
         !self.awaited.is_empty()
     }
 
-    /// Whether a member is not connected, as far as this node was told.
+    /// Whether a member has not been heard of since the shard was claimed.
     pub(super) fn lacks_somebody(&self) -> bool {
-        self.presence.values().any(|presence| presence.sessions.is_empty())
+        self.presence.values().any(|presence| presence.sessions.is_empty() && !presence.told)
     }
 
     /// Members whom no node has attached since the shard was claimed: the others are told now that they are away.
