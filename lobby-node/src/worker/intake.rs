@@ -136,6 +136,11 @@ impl Lobby {
             Err(refusal) => {
                 self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
             }
+            Ok(Decision::Pass(passing)) if passing.class == Class::Ordered && self.is_unnamed(owned) => {
+                let text = "the lobby has a new node, and members are not attached to it yet";
+                let refusal = Refusal::new(ErrorCode::OwnerUnavailable, text).retry_after(500);
+                self.speak_behind(owned, Some(sender), Some(envelope), vec![Output::Reply(Err(refusal))]);
+            }
             Ok(Decision::Pass(passing)) => {
                 node.metrics.messages.of(passing.class).inc();
                 self.pass(owned.epoch, passing, Some(envelope), out);

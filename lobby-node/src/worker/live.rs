@@ -72,6 +72,8 @@ pub(super) struct Lobby {
     /// Other nodes with sessions in this lobby.
     pub(super) nodes: HashMap<NodeName, Port>,
     pub(super) presence: HashMap<UserId, Presence>,
+    /// Since when it is in memory here.
+    began: Millis,
     pub(super) saved: Seq,
     pub(super) saved_told: Seq,
     pub(super) listed: Option<LobbySummary>,
@@ -140,6 +142,7 @@ impl Lobby {
             released,
             nodes: HashMap::new(),
             presence,
+            began: now,
             saved: Seq(0),
             saved_told: Seq(0),
             listed: None,
@@ -186,9 +189,12 @@ impl Lobby {
         !self.awaited.is_empty()
     }
 
-    /// Whether a member has not been heard of since the shard was claimed.
-    pub(super) fn lacks_somebody(&self) -> bool {
-        self.presence.values().any(|presence| presence.sessions.is_empty() && !presence.told)
+    /// Whether the shard was claimed just now, and a member who was here before has not been heard of since.
+    pub(super) fn is_unnamed(&self, owned: &OwnedShard) -> bool {
+        owned.unnamed_until.is_some_and(|until| Instant::now() < until)
+            && self.presence.values().any(|presence| {
+                presence.sessions.is_empty() && !presence.told && presence.gone_at == Some(self.began)
+            })
     }
 
     /// Members whom no node has attached since the shard was claimed: the others are told now that they are away.

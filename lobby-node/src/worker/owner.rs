@@ -105,14 +105,6 @@ impl Worker {
                 return self.refuse_late(task);
             }
         }
-        if let (LobbySlot::Live(lobby), Task::Command(envelope)) = (&*slot, &task)
-            && let Some(until) = owned.unnamed_until
-            && is_ordered(envelope)
-            && Instant::now() < until
-            && lobby.lacks_somebody()
-        {
-            return self.refuse_late(task);
-        }
         // While the lobby's code runs its slot says quarantined; a panic leaves it so.
         let LobbySlot::Live(mut lobby) = std::mem::replace(slot, LobbySlot::Quarantined) else { return };
         let mut out = Vec::new();
