@@ -20,6 +20,7 @@ async fn a_journal_that_does_not_answer_degrades_and_comes_back() {
     cluster.expect_log("a commit of the journal failed");
     cluster.expect_log("the journal does not answer");
     cluster.expect_log("cursors");
+    cluster.expect_log("time to acquire exceeded slow threshold");
     let mut ann = cluster.player_in("ann", "den").await;
     let mut bob = cluster.player_in("bob", "den").await;
     ann.chat("den", "before").await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
 use sqlx::sqlite::{
@@ -20,6 +20,8 @@ const MYSQL_CONNECTIONS_MAX: u32 = 10;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a process waits for its turn to write a file that another one writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two looks at a file whose kind another process is changing.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The pools of one database. SQLite takes one writer at a time, so one connection writes and others read.
 #[derive(Debug)]
@@ -111,7 +113,16 @@ impl Database {
             SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
         };
         // The writer first: it makes the file, so that no reader finds half of one.
-        let writer = pool(1).connect_with(options.clone()).await?;
+        // That it is written ahead of is decided by whoever comes first, and SQLite lets nobody wait for that.
+        let until = Instant::now() + BUSY_TIMEOUT;
+        let writer = loop {
+            match pool(1).connect_with(options.clone()).await {
+                Err(error) if is_locked(&error) && Instant::now() < until => {
+                    tokio::time::sleep(BUSY_PAUSE).await
+                }
+                connected => break connected?,
+            }
+        };
         Ok(Database::Sqlite { readers: pool(READERS_MAX).connect_lazy_with(options), writer })
     }
 
@@ -215,4 +226,9 @@ impl Writing {
             Writing::Mysql(tx) => tx.commit().await,
         }
     }
+}
+
+/// Whether another process holds an SQLite file (`SQLITE_BUSY`).
+fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "5")
 }
