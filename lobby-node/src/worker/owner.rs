@@ -26,7 +26,10 @@ impl Worker {
     /// Hands a task to a lobby of a shard that this node owns.
     pub(super) fn on_owned(&mut self, shard: Shard, lobby_id: &LobbyId, task: Task) {
         let node = Arc::clone(&self.node);
-        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else { return };
+        let Some(ShardSlot::Owned(owned)) = self.shards.get_mut(&shard) else {
+            // Lost since it was looked up: whoever asked is not left without an answer.
+            return self.refuse_late(task);
+        };
         if let Task::Command(envelope) = &task
             && let Origin::Node { epoch: Some(known), .. } = &envelope.origin
             && (Epoch(1)..owned.epoch).contains(known)
