@@ -4,12 +4,14 @@
 mod archive;
 mod attachment;
 mod cold;
+mod done;
 mod epochs;
 mod evidence;
 mod forgetting;
 mod forward;
 mod intake;
 mod live;
+mod message;
 mod moving;
 mod owner;
 mod ownership;
@@ -33,35 +35,27 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use mlms_cluster::Unavailable;
-use mlms_cluster::journal::{AppendError, EntryId, Loaded};
-use mlms_cluster::view::ShardRecord;
+use mlms_cluster::journal::EntryId;
 use mlms_process::trace::Span;
 use mlms_protocol::placement::shard_of;
 use mlms_protocol::{
-    Answer, Epoch, ErrorCode, Incarnation, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Seq, Shard,
+    Answer, Epoch, ErrorCode, Incarnation, LobbyCommand, LobbyEvent, LobbyId, NodeName, Refusal, Shard,
     TraceParent,
 };
-use mlms_store::{SaveReport, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::condition::Reported;
-use crate::lobby::{Caller, CommandKey};
 use crate::node::Node;
-use crate::session::{ReplyTo, SessionHandle};
 use crate::status::ShardReport;
-use crate::wire::{FromOwner, LinkMessage, ShardMessage, ToOwner};
+use crate::wire::{FromOwner, LinkMessage};
 use attachment::Attachment;
-use cold::Cold;
-use evidence::Examined;
-use moving::{Given, Handed};
-use ownership::Claimed;
-use publish::Cursors;
+use done::Done;
+use moving::Given;
 use refused::Refused;
-use restoring::Restored;
 use shard::{OwnedShard, ShardSlot};
 
+pub(crate) use message::{Envelope, Origin, ToWorker, Turn};
 pub(crate) use moving::Moved;
 pub(crate) use traced::Traced;
 
@@ -73,192 +67,6 @@ const BATCH_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(100);
 /// How often everything a worker has is gone through: graces, memory, snapshots, lists.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// A command on its way to a lobby's owner.
-pub(crate) struct Envelope {
-    pub caller: Arc<Caller>,
-    pub origin: Origin,
-    pub lobby: LobbyId,
-    pub command: LobbyCommand,
-    pub key: Option<CommandKey>,
-    /// What the database has of the message that the command is about, once it was asked.
-    pub found: Option<Option<Arc<LobbyEvent>>>,
-    pub deadline: Instant,
-    pub trace: Option<Box<Traced>>,
-    pub turn: Turn,
-}
-
-/// The place of a command among all that this worker takes for its own sessions and callers. It keeps its place wherever
-/// it has to wait, and whoever hands it back.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Turn {
-    /// None before the worker has taken it.
-    token: u64,
-    /// How often it was sent to an owner elsewhere, as far as that can be told from its number.
-    sendings: u64,
-}
-
-/// Who is to hear the outcome of a command.
-pub(crate) enum Origin {
-    Session(Arc<SessionHandle>, ReplyTo),
-    Node {
-        node: NodeName,
-        token: u64,
-        /// The command's number, whichever of its sendings this is.
-        of: Option<u64>,
-        /// The newest epoch of the lobby's owner that the node knew.
-        epoch: Option<Epoch>,
-    },
-    /// A broker, for somebody who came by REST.
-    Call(mpsc::Sender<Result<Answer, Refusal>>),
-}
-
-/// What a worker is told.
-pub(crate) enum ToWorker {
-    Command(Box<Envelope>),
-    /// A session has ended.
-    Detach {
-        lobby: LobbyId,
-        session: Arc<SessionHandle>,
-    },
-    /// A session's user blocks other users than before.
-    Blocks {
-        lobby: LobbyId,
-        session: Arc<SessionHandle>,
-    },
-    /// A connection has drained, and takes more missed events.
-    Pull {
-        lobby: LobbyId,
-        session: Arc<SessionHandle>,
-    },
-    FromNode {
-        from: NodeName,
-        lobby: LobbyId,
-        message: Box<ToOwner>,
-    },
-    FromOwner {
-        from: NodeName,
-        lobby: LobbyId,
-        message: Box<FromOwner>,
-    },
-    /// Something between this node and that one may be lost.
-    LinkReset {
-        peer: NodeName,
-        restarted: bool,
-    },
-    /// Another node's word about a shard that moves.
-    ShardMessage {
-        from: NodeName,
-        incarnation: Incarnation,
-        shard: Shard,
-        message: Box<ShardMessage>,
-    },
-    /// Give a shard to another node. Answered when that node serves it, or when nothing came of it.
-    Move {
-        shard: Shard,
-        to: NodeName,
-        answer: oneshot::Sender<Moved>,
-    },
-    /// Tell what this worker has.
-    Report(oneshot::Sender<Vec<ShardReport>>),
-    ViewChanged,
-    /// The node's lease had lapsed and is held again: others may have taken what it had.
-    Rejoin,
-    /// Bring everything to rest: journal, snapshots, event store. Answered when done.
-    Rest(oneshot::Sender<()>),
-    /// The node leaves: give up what it still owns, and say no more.
-    LetGo(oneshot::Sender<()>),
-}
-
-/// What a worker started and has to hear of.
-enum Done {
-    Appended {
-        shard: Shard,
-        batch: u64,
-        result: Result<EntryId, AppendError>,
-        took: Duration,
-    },
-    Claimed {
-        shard: Shard,
-        claimed: Claimed,
-    },
-    Loaded {
-        lobby: LobbyId,
-        result: Cold,
-    },
-    History {
-        envelope: Box<Envelope>,
-        result: Result<(Vec<LobbyEvent>, bool), StoreError>,
-    },
-    Archived {
-        marks: Vec<(Shard, EntryId)>,
-        saved: Vec<(LobbyId, Seq)>,
-        report: SaveReport,
-        aside: u64,
-        result: Result<(), StoreError>,
-    },
-    Published {
-        marks: Vec<(Shard, Epoch, EntryId)>,
-        events: usize,
-        taken: bool,
-    },
-    Cursors {
-        cursors: Cursors,
-    },
-    /// The event store has these.
-    EpochsKept {
-        kept: Vec<(Shard, Epoch)>,
-    },
-    CursorsKept {
-        cursors: Vec<(Shard, u64, u64)>,
-        result: Result<(), StoreError>,
-    },
-    Snapshotted {
-        shard: Shard,
-        covers: EntryId,
-        saved: Vec<(LobbyId, Seq)>,
-        result: Result<(), AppendError>,
-    },
-    Unloaded {
-        lobby: LobbyId,
-        seq: Seq,
-        result: Result<(), StoreError>,
-    },
-    Preloaded {
-        shard: Shard,
-        result: Result<Loaded, Unavailable>,
-    },
-    Handed {
-        shard: Shard,
-        record: ShardRecord,
-        handed: Handed,
-    },
-    /// A report is kept, or cannot be.
-    Filed {
-        envelope: Box<Envelope>,
-        result: Result<(), StoreError>,
-    },
-    /// A password was tried, or a message looked for: the command goes on.
-    Examined {
-        envelope: Box<Envelope>,
-        outcome: Examined,
-    },
-    Restored {
-        shard: Shard,
-        restored: Option<Restored>,
-    },
-    Trimmed {
-        shard: Shard,
-        through: EntryId,
-        is_done: bool,
-    },
-    /// The database has a lobby that does not know somebody any more, or could not take it.
-    Forgotten {
-        envelope: Box<Envelope>,
-        result: Result<(), StoreError>,
-    },
-    Nothing,
-}
 
 /// The state of one worker.
 pub(crate) struct Worker {

@@ -1,17 +1,14 @@
 //! A very large audience gets what is said in slices; who comes and goes meanwhile misses nothing and gets nothing twice.
 
-use std::sync::Mutex;
-
 use bytes::Bytes;
 use mlms_protocol::event::PassingMessage;
-use mlms_protocol::{Body, Class, Encoding, Kind, Millis, SessionId};
+use mlms_protocol::{Body, Class, Kind, Millis};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
 
 use super::delivery::ONE_GO;
 use super::*;
-use crate::lobby::{Caller, Passing, PassingEvent, Target};
-use crate::outbox::{Outbox, Wire};
+use crate::lobby::{Passing, PassingEvent, Target};
 
 const MEMBERS: u64 = ONE_GO as u64 + 200;
 
@@ -22,21 +19,8 @@ struct Member {
 
 impl Member {
     fn new(number: u64, metrics: &Arc<Metrics>) -> Member {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
-        let outbox = Outbox::new(Encoding::Json, 1 << 20, wire, Arc::clone(metrics));
-        let caller = Caller {
-            session: SessionId::generate(),
-            user: UserId::new(&format!("user-{number}")).unwrap(),
-            name: String::new(),
-            roles: Vec::new(),
-            system: false,
-            expects: None,
-        };
-        Member {
-            session: Arc::new(SessionHandle::new(number, caller, Arc::new(outbox), None, Millis(0))),
-            far,
-        }
+        let (session, far) = SessionHandle::of_test(number, metrics);
+        Member { session, far }
     }
 
     /// The bodies of the messages that have come.

@@ -126,3 +126,28 @@ impl SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+impl SessionHandle {
+    /// A session of a user of its own, and the far end of its connection.
+    pub(crate) fn of_test(
+        number: u64,
+        metrics: &Arc<crate::metrics::Metrics>,
+    ) -> (Arc<Self>, tokio::io::DuplexStream) {
+        use crate::outbox::Wire;
+        use mlms_protocol::{Encoding, SessionId, UserId};
+
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
+        let outbox = Outbox::new(Encoding::Json, 1 << 20, wire, Arc::clone(metrics));
+        let caller = Caller {
+            session: SessionId::generate(),
+            user: UserId::new(&format!("user-{number}")).unwrap(),
+            name: String::new(),
+            roles: Vec::new(),
+            system: false,
+            expects: None,
+        };
+        (Arc::new(SessionHandle::new(number, caller, Arc::new(outbox), None, Millis(0))), far)
+    }
+}

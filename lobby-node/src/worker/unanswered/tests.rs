@@ -1,15 +1,13 @@
 //! What a session gave first goes first, whoever hands it back.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use mlms_protocol::{Encoding, LobbyId, Millis, UserId};
+use mlms_protocol::LobbyId;
 use prometheus::Registry;
 
 use super::super::Turn;
 use super::*;
-use crate::lobby::Caller;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Wire};
 use crate::session::{COMMAND_TIME, ReplyTo, SessionHandle};
 
 const A: u64 = NUMBERS;
@@ -17,18 +15,7 @@ const B: u64 = 2 * NUMBERS;
 const C: u64 = 3 * NUMBERS;
 
 fn session(number: u64) -> Arc<SessionHandle> {
-    let (near, _far) = tokio::io::duplex(64);
-    let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
-    let outbox = Outbox::new(Encoding::Json, 1 << 10, wire, Arc::new(Metrics::new(&Registry::new())));
-    let caller = Caller {
-        session: SessionId::generate(),
-        user: UserId::new(&format!("user-{number}")).unwrap(),
-        name: String::new(),
-        roles: Vec::new(),
-        system: false,
-        expects: None,
-    };
-    Arc::new(SessionHandle::new(number, caller, Arc::new(outbox), None, Millis(0)))
+    SessionHandle::of_test(number, &Arc::new(Metrics::new(&Registry::new()))).0
 }
 
 fn command(session: &Arc<SessionHandle>, token: u64, command: LobbyCommand) -> Envelope {
