@@ -1,7 +1,7 @@
 //! Any bytes, and good frames with damage: whatever is read means something definite.
 
 use mlms_protocol::reply::ServerFrame;
-use mlms_protocol::{Encoding, Request};
+use mlms_protocol::{Command, Encoding, Request};
 use proptest::prelude::*;
 
 use crate::samples;
@@ -45,9 +45,18 @@ fn mutate(frame: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
+/// What can be written of a request: of a resume some of whose entries cannot be read, the others.
+fn writable(mut request: Request) -> Request {
+    if let Command::ResumePartly(points) = request.command {
+        request.command = Command::Resume(points.into_iter().flatten().collect());
+    }
+    request
+}
+
 /// Whatever is accepted means something definite: written again, it reads the same.
 fn read_both_ways(encoding: Encoding, frame: &[u8]) {
     if let Ok(request) = Request::decode(encoding, frame) {
+        let request = writable(request);
         assert_eq!(Request::decode(encoding, &request.encode(encoding)).as_ref(), Ok(&request));
         for other in Encoding::ALL {
             assert!(Request::decode(other, &request.encode(other)).is_ok(), "{request:?} in {other:?}");
@@ -76,6 +85,19 @@ fn sample_frames(encoding: Encoding) -> Vec<Vec<u8>> {
         .into_iter()
         .map(|(_, _, outcome)| mlms_protocol::reply::encode_reply(7, &outcome, encoding));
     requests.chain(events).chain(replies).collect()
+}
+
+#[test]
+fn a_damaged_entry_of_a_resume_is_no_part_of_what_is_written_again() {
+    let entry = r#"{"lobby":"lounge","epoch":3,"seq":41}"#;
+    for broken in [r#"{"lobby":"arena"}"#, r#"{"lobby":"arena","epoch":"x","seq":1}"#] {
+        for list in [format!("{entry},{broken}"), format!("{broken},{entry}"), broken.to_owned()] {
+            let frame = format!(r#"{{"op":"resume","lobbies":[{list}]}}"#);
+            let read = Request::decode(Encoding::Json, frame.as_bytes()).expect("each entry counts for itself");
+            assert!(matches!(&read.command, Command::ResumePartly(points) if points.iter().any(Result::is_err)));
+            read_both_ways(Encoding::Json, frame.as_bytes());
+        }
+    }
 }
 
 proptest! {
