@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -145,46 +146,49 @@ async fn run(
     let body = read_body(head, body, operation.body_bytes_max).await?;
     let call = Call::new(edge, operation, head, peer, claims, path, body)?;
     let call = &call;
-    match operation.verb {
-        Verb::Connect => rest::connect(call).await,
-        Verb::Guest => rest::guest(call),
-        Verb::LobbyList => lobbies::list(call).await,
-        Verb::LobbyCreate => lobbies::create(call).await,
-        Verb::LobbyGet => lobbies::get(call).await,
-        Verb::LobbyUpdate => lobbies::update(call).await,
-        Verb::LobbyClose => lobbies::close(call).await,
-        Verb::Invite => lobbies::invite(call).await,
-        Verb::MemberList => members::list(call).await,
-        Verb::MemberKick => members::kick(call).await,
-        Verb::MemberRole => members::role(call).await,
-        Verb::HostSet => members::transfer(call).await,
-        Verb::LobbyBan => members::restrict(call, "ban").await,
-        Verb::LobbyUnban => members::release(call, "unban").await,
-        Verb::LobbyMute => members::restrict(call, "mute").await,
-        Verb::LobbyUnmute => members::release(call, "unmute").await,
-        Verb::MessageList => messages::list(call).await,
-        Verb::MessageSend => messages::send(call).await,
-        Verb::MessageEdit => messages::edit(call).await,
-        Verb::MessageDelete => messages::delete(call).await,
-        Verb::GameStart => games::start(call).await,
-        Verb::GameReport => games::report(call).await,
-        Verb::GameFinish => games::finish(call).await,
-        Verb::GameResults => games::results(call).await,
-        Verb::LobbyAudit => games::moderation(call).await,
-        Verb::PlayerSessions => sessions::list(call).await,
-        Verb::SessionsEnd => sessions::end_all(call).await,
-        Verb::SessionEnd => sessions::end_one(call).await,
-        Verb::PlayerExport => personal::export(call).await,
-        Verb::PlayerErase => personal::erase(call).await,
-        Verb::BanList => bans::list(call).await,
-        Verb::BanGet => bans::get(call).await,
-        Verb::BanSet => bans::set(call).await,
-        Verb::BanLift => bans::lift(call).await,
-        Verb::Audit => bans::audit(call).await,
-        Verb::ReportList => reports::list(call).await,
-        Verb::PlayerStats => players::stats(call).await,
-        Verb::PlayerAchievements => players::achievements(call).await,
-    }
+    // Boxed, each by itself: as one future they would be as large as the largest, which every connection would hold room
+    // for and every request would move.
+    let reply: BoxFuture<'_, Result<Reply, Fault>> = match operation.verb {
+        Verb::Connect => Box::pin(rest::connect(call)),
+        Verb::Guest => Box::pin(std::future::ready(rest::guest(call))),
+        Verb::LobbyList => Box::pin(lobbies::list(call)),
+        Verb::LobbyCreate => Box::pin(lobbies::create(call)),
+        Verb::LobbyGet => Box::pin(lobbies::get(call)),
+        Verb::LobbyUpdate => Box::pin(lobbies::update(call)),
+        Verb::LobbyClose => Box::pin(lobbies::close(call)),
+        Verb::Invite => Box::pin(lobbies::invite(call)),
+        Verb::MemberList => Box::pin(members::list(call)),
+        Verb::MemberKick => Box::pin(members::kick(call)),
+        Verb::MemberRole => Box::pin(members::role(call)),
+        Verb::HostSet => Box::pin(members::transfer(call)),
+        Verb::LobbyBan => Box::pin(members::restrict(call, "ban")),
+        Verb::LobbyUnban => Box::pin(members::release(call, "unban")),
+        Verb::LobbyMute => Box::pin(members::restrict(call, "mute")),
+        Verb::LobbyUnmute => Box::pin(members::release(call, "unmute")),
+        Verb::MessageList => Box::pin(messages::list(call)),
+        Verb::MessageSend => Box::pin(messages::send(call)),
+        Verb::MessageEdit => Box::pin(messages::edit(call)),
+        Verb::MessageDelete => Box::pin(messages::delete(call)),
+        Verb::GameStart => Box::pin(games::start(call)),
+        Verb::GameReport => Box::pin(games::report(call)),
+        Verb::GameFinish => Box::pin(games::finish(call)),
+        Verb::GameResults => Box::pin(games::results(call)),
+        Verb::LobbyAudit => Box::pin(games::moderation(call)),
+        Verb::PlayerSessions => Box::pin(sessions::list(call)),
+        Verb::SessionsEnd => Box::pin(sessions::end_all(call)),
+        Verb::SessionEnd => Box::pin(sessions::end_one(call)),
+        Verb::PlayerExport => Box::pin(personal::export(call)),
+        Verb::PlayerErase => Box::pin(personal::erase(call)),
+        Verb::BanList => Box::pin(bans::list(call)),
+        Verb::BanGet => Box::pin(bans::get(call)),
+        Verb::BanSet => Box::pin(bans::set(call)),
+        Verb::BanLift => Box::pin(bans::lift(call)),
+        Verb::Audit => Box::pin(bans::audit(call)),
+        Verb::ReportList => Box::pin(reports::list(call)),
+        Verb::PlayerStats => Box::pin(players::stats(call)),
+        Verb::PlayerAchievements => Box::pin(players::achievements(call)),
+    };
+    reply.await
 }
 
 fn preflight(allow: &str) -> Response<Body> {

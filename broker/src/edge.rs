@@ -98,12 +98,13 @@ impl Edge {
             return self.refuse(Refusal::BadHost);
         }
         let path = request.uri().path();
+        // Boxed: a page's request needs no room for a handshake.
         if path == "/ws" {
-            return socket::answer(self, request, None, peer).await;
+            return Box::pin(socket::answer(self, request, None, peer)).await;
         }
         if let Some(lobby) = path.strip_prefix("/lobbies/").and_then(|rest| rest.strip_suffix("/ws")) {
             let lobby = lobby.to_owned();
-            return socket::answer(self, request, Some(&lobby), peer).await;
+            return Box::pin(socket::answer(self, request, Some(&lobby), peer)).await;
         }
         if path.starts_with("/v1/") {
             let (route, response) = api::answer(self, request, peer).await;

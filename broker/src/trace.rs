@@ -4,7 +4,7 @@
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
-use mlms_process::trace::{Kind, Tracer};
+use mlms_process::trace::{Kind, Span, Tracer};
 use mlms_protocol::TraceParent;
 use mlms_protocol::trace::TRACEPARENT;
 use tracing::Instrument;
@@ -22,29 +22,34 @@ pub(crate) async fn traced(
     request: Request<Incoming>,
     answer: impl AsyncFnOnce(Request<Incoming>) -> Response<Body>,
 ) -> Response<Body> {
-    if !tracer.is_on() {
-        return answer(request).await;
-    }
+    let Some(span) = span_of(tracer, &request) else { return answer(request).await };
     let path = request.uri().path();
-    let name = match path {
-        "/ws" => "connect",
-        path if path.starts_with("/lobbies/") => "connect",
-        path if path.starts_with("/v1/") => "rest",
-        // The page, and probes.
-        _ => return answer(request).await,
-    };
-    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    let span = tracer.sample(given).and_then(|parent| tracer.span(name, Kind::Server, &parent));
-    let Some(span) = span else { return answer(request).await };
     let mut span = span.with("http.request.method", request.method().as_str()).with("url.path", path);
     let in_log = span.in_log();
-    let response = CONTEXT.scope(span.context(), answer(request)).instrument(in_log).await;
+    // Boxed: most requests are not traced, and need no second room for their answer.
+    let response = CONTEXT.scope(span.context(), Box::pin(answer(request))).instrument(in_log).await;
     let status = response.status();
     span.set("http.response.status_code", u64::from(status.as_u16()));
     if status.is_server_error() {
         span.fail(status.to_string());
     }
     response
+}
+
+/// The span of a request that is to be traced.
+fn span_of(tracer: &Tracer, request: &Request<Incoming>) -> Option<Span> {
+    if !tracer.is_on() {
+        return None;
+    }
+    let name = match request.uri().path() {
+        "/ws" => "connect",
+        path if path.starts_with("/lobbies/") => "connect",
+        path if path.starts_with("/v1/") => "rest",
+        // The page, and probes.
+        _ => return None,
+    };
+    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    tracer.sample(given).and_then(|parent| tracer.span(name, Kind::Server, &parent))
 }
 
 /// The header by which a node goes on with the trace of this task, if it is traced.

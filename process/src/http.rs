@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::{Request, Response};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -209,7 +210,8 @@ async fn connection<S, F, B>(
         request.extensions_mut().insert(held.clone());
         request.extensions_mut().insert(peer);
         let response = service(request, peer);
-        async move { Ok::<_, Infallible>(response.await) }
+        // An async block would hold room for the response twice.
+        response.map(Ok::<_, Infallible>)
     });
     let connection = protocol.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
