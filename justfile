@@ -62,9 +62,10 @@ doc:
 load SCENARIO *ARGS:
     cargo run --release -p loadtest -- run "$@"
 
-# Measure the pure parts of the wire by themselves: frames read and written, placement.
+# Measure the pure parts by themselves: frames read and written, placement, a lobby's decisions.
 pure:
     cargo bench -p mlms-benches --bench wire
+    cargo test --release -p mlms-lobby-node --lib -- --ignored --nocapture what_decisions_cost
 
 # Measure the service beside the floor and other peers (docs/performance.md): just bench [ratios durable curves storm neighbours memory aims]
 [positional-arguments]

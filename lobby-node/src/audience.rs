@@ -18,6 +18,7 @@ use self::pull::Pull;
 pub(crate) use self::pull::Pulled;
 use self::staging::{Staged, slot};
 use crate::metrics::Metrics;
+use crate::outbox::Outbox;
 use crate::session::SessionHandle;
 
 /// A lobby's members on this node.
@@ -45,6 +46,8 @@ pub(crate) struct Audience {
 
 struct Seat {
     session: Arc<SessionHandle>,
+    /// The session's: a delivery gets there without reading the session.
+    outbox: Arc<Outbox>,
     wants_saved: bool,
     /// The run of staged events that is this seat's.
     from: u32,
@@ -103,7 +106,9 @@ impl Audience {
             Box::new(Pull { at, seen: self.head, announce, ends_at: None, held: Vec::new(), held_bytes: 0 })
         });
         let special = from > 0 || pull.is_some();
-        let seat = Seat { session: Arc::clone(session), wants_saved, from, until: u32::MAX, special, pull };
+        let outbox = Arc::clone(&session.outbox);
+        let seat =
+            Seat { session: Arc::clone(session), outbox, wants_saved, from, until: u32::MAX, special, pull };
         let index = match self.free.pop() {
             Some(index) => {
                 self.seats[index as usize] = Some(seat);

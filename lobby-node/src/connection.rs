@@ -3,15 +3,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use mlms_protocol::{CloseCode, Encoding};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, ReadHalf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
@@ -19,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as PeerCo
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, RawWriter, Wire};
+use crate::outbox::{Line, Outbox, Wire};
 
 /// How a close of ours is counted whose peer broke the WebSocket protocol.
 const BROKEN: &str = "websocket_protocol";
@@ -43,13 +42,14 @@ pub(crate) enum Incoming {
     Alive,
 }
 
-/// The reading half of a connection.
+/// A connection's frames, as its task reads them.
 pub(crate) struct Connection {
-    stream: WebSocketStream<Halves>,
+    stream: WebSocketStream<Stream>,
 }
 
 impl Connection {
-    /// Takes over an upgraded socket; `read_already` are bytes behind the handshake.
+    /// Takes over an upgraded socket; `read_already` are bytes behind the handshake. The connection belongs to the runtime
+    /// that this is called in.
     pub(crate) async fn open(
         socket: Socket,
         read_already: Bytes,
@@ -57,19 +57,13 @@ impl Connection {
         frame_bytes_max: usize,
         outbox_bytes_max: usize,
         metrics: Arc<Metrics>,
-    ) -> (Connection, Arc<Outbox>) {
-        let (read, wire) = match socket {
-            Socket::Tcp(stream) => {
-                let (read, write) = stream.into_split();
-                (Reading::Tcp(read), Wire::Tcp(write))
-            }
-            Socket::Pipe(pipe) => {
-                let (read, write) = tokio::io::split(pipe);
-                (Reading::Pipe(read), Wire::Pipe(write.into()))
-            }
+    ) -> io::Result<(Connection, Arc<Outbox>)> {
+        let wire = match socket {
+            Socket::Tcp(stream) => Wire::Tcp(Line::new(stream)?),
+            Socket::Pipe(pipe) => Wire::Pipe(Mutex::new(pipe)),
         };
         let outbox = Arc::new(Outbox::new(encoding, outbox_bytes_max, wire, metrics));
-        let halves = Halves { read, write: RawWriter(Arc::clone(&outbox)) };
+        let stream = Stream(Arc::clone(&outbox));
         // The library's own buffers stay small: it reads commands, of which most are a chat or a move of a game, and
         // writes pongs and close frames only.
         let config = WebSocketConfig::default()
@@ -79,9 +73,9 @@ impl Connection {
             .max_message_size(Some(frame_bytes_max))
             .max_frame_size(Some(frame_bytes_max));
         let stream =
-            WebSocketStream::from_partially_read(halves, read_already.to_vec(), Role::Server, Some(config))
+            WebSocketStream::from_partially_read(stream, read_already.to_vec(), Role::Server, Some(config))
                 .await;
-        (Connection { stream }, outbox)
+        Ok((Connection { stream }, outbox))
     }
 
     /// Waits for the next frame. `None`: the connection is over; a peer that broke the WebSocket protocol has been
@@ -121,33 +115,19 @@ impl Connection {
     }
 }
 
-enum Reading {
-    Tcp(OwnedReadHalf),
-    Pipe(ReadHalf<DuplexStream>),
-}
+/// The stream that the WebSocket library sees: what it writes goes to the outbox, whole and at once.
+struct Stream(Arc<Outbox>);
 
-/// The stream that the WebSocket library sees.
-struct Halves {
-    read: Reading,
-    write: RawWriter,
-}
-
-impl AsyncRead for Halves {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.read {
-            Reading::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-            Reading::Pipe(half) => Pin::new(half).poll_read(cx, buf),
-        }
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Halves {
+impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(self.write.write(bytes)))
+        self.0.push_raw(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))

@@ -14,8 +14,9 @@ use crate::outbox::Drained;
 /// Serves one upgraded connection until it ends.
 pub async fn serve(socket: Socket, read_already: Bytes, frame_bytes_max: usize) {
     let metrics = Arc::new(Metrics::new(&Registry::new()));
-    let (mut connection, outbox) =
+    let open =
         Connection::open(socket, read_already, Encoding::Json, frame_bytes_max, usize::MAX, metrics).await;
+    let Ok((mut connection, outbox)) = open else { return };
     loop {
         tokio::select! {
             incoming = connection.receive(&outbox) => match incoming {

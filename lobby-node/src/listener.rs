@@ -161,7 +161,7 @@ async fn turn_away(node: &Node, socket: Socket) {
     let (bytes, metrics) = (limits.frame_bytes_max, Arc::clone(&node.metrics));
     let open =
         Connection::open(socket, Bytes::new(), Encoding::Json, bytes, limits.outbox_bytes_max, metrics);
-    let (mut connection, outbox) = open.await;
+    let Ok((mut connection, outbox)) = open.await else { return };
     let code = CloseCode::UnsupportedSubprotocol;
     outbox.close(code, code.as_str(), Reconnect::Never, None);
     let farewell = async {

@@ -3,6 +3,7 @@
 mod entrance;
 mod inboxes;
 mod threads;
+mod tickets;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 pub use entrance::Passenger;
 
+use self::tickets::UsedTickets;
 use crate::backlog::Backlog;
 use crate::blocks::{self, Asking, Wanted};
 use crate::clock::Clock;
@@ -173,7 +175,7 @@ pub(crate) struct Node {
     sessions: Mutex<HashMap<SessionId, Arc<SessionHandle>>>,
     pub(crate) blocks_asking: Asking,
     running: TaskTracker,
-    used_tickets: Mutex<HashMap<SessionId, u64>>,
+    used_tickets: Mutex<UsedTickets>,
     next_session: AtomicU64,
     draining: AtomicBool,
     pub(crate) moves: Moves,

@@ -9,6 +9,7 @@ use mlms_protocol::{Class, Encoding, LobbyId, Millis};
 use super::staging::{Payload, Staged, shared, slot};
 use super::{Audience, Seat};
 use crate::metrics::Metrics;
+use crate::outbox::Outbox;
 
 /// Members to whom a worker writes in one go. What is for more of them leaves in slices, and what other lobbies have to
 /// say goes between.
@@ -16,6 +17,10 @@ pub(super) const SLICE: usize = 512;
 
 /// Up to here one go is short enough for everybody: some milliseconds.
 pub(super) const ONE_GO: usize = 1_024;
+
+/// Outboxes that are read together before the first of them is written to. Between two writes the kernel's work drives
+/// them out of the caches; read together, the processor waits for all of them at once.
+const READ_TOGETHER: usize = 8;
 
 /// What is for everyone, and who has not got it yet. Seats neither come nor go before it is out.
 pub(super) struct Spread {
@@ -45,16 +50,17 @@ impl Audience {
             0 => Bytes::new(),
             _ => join(staged.iter().filter(shared).map(|item| item.ready(encoding))),
         });
-        let lobby = &self.lobby;
-        let plain = self.seats.iter().zip(0_u32..).filter_map(|(seat, index)| Some((seat.as_ref()?, index)));
-        let plain = plain
-            .filter(|(seat, _)| !seat.special && !joined[slot(seat.session.outbox.encoding())].is_empty());
         let mut later = Vec::new();
-        let plain = if self.by_session.len() > ONE_GO {
-            later.extend(plain.map(|(_, index)| index));
+        let plain = if joined.iter().all(Bytes::is_empty) {
+            0
+        } else if self.by_session.len() > ONE_GO {
+            let seats = self.seats.iter().zip(0_u32..);
+            let seats = seats.filter(|(seat, _)| seat.as_ref().is_some_and(|seat| !seat.special));
+            later.extend(seats.map(|(_, index)| index));
             later.len() as u64
         } else {
-            plain.map(|(seat, _)| deliver_plain(lobby, &staged, &joined, seat)).count() as u64
+            let seats = self.seats.iter().flatten().filter(|seat| !seat.special);
+            deliver_plain(&self.lobby, &staged, &joined, seats)
         };
         for class in [Class::Durable, Class::Ordered, Class::Ephemeral] {
             let items = staged.iter().filter(shared).filter(|item| item.class == class).count() as u64;
@@ -67,7 +73,7 @@ impl Audience {
             if !seat.special {
                 continue;
             }
-            deliver_special(lobby, &staged, index, seat, &self.metrics);
+            deliver_special(&self.lobby, &staged, index, seat, &self.metrics);
             seat.special = seat.pull.is_some();
             seat.from = 0;
             if seat.pull.as_ref().is_some_and(|pull| pull.ends_at.is_some()) {
@@ -91,11 +97,9 @@ impl Audience {
     /// Writes to the next slice of a very large audience. `true`: all is out.
     pub(crate) fn spread(&mut self) -> bool {
         let Some(mut spread) = self.spread.take() else { return true };
-        for index in spread.seats.by_ref().take(SLICE) {
-            if let Some(seat) = &self.seats[index as usize] {
-                deliver_plain(&self.lobby, &spread.staged, &spread.joined, seat);
-            }
-        }
+        let Spread { staged, joined, seats } = &mut *spread;
+        let slice = seats.by_ref().take(SLICE).filter_map(|index| self.seats[index as usize].as_ref());
+        deliver_plain(&self.lobby, staged, joined, slice);
         let is_out = spread.seats.len() == 0;
         if is_out {
             self.time_delivery(&spread.staged);
@@ -143,12 +147,31 @@ fn join<'a>(frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
     }
 }
 
-/// Writes what is for everyone to one of them.
-fn deliver_plain(lobby: &LobbyId, staged: &[Staged], joined: &[Bytes; 2], seat: &Seat) {
-    let encoding = seat.session.outbox.encoding();
-    seat.session.outbox.push_joined(&joined[slot(encoding)], || {
-        staged.iter().filter(shared).map(|item| (item.ready(encoding).clone(), item.shed(lobby)))
-    });
+/// Writes what is for everyone to these, and tells how many they are.
+fn deliver_plain<'a>(
+    lobby: &LobbyId,
+    staged: &[Staged],
+    joined: &[Bytes; 2],
+    mut seats: impl Iterator<Item = &'a Seat>,
+) -> u64 {
+    let mut delivered = 0;
+    let mut together: [Option<(&Outbox, Encoding)>; READ_TOGETHER] = [None; READ_TOGETHER];
+    loop {
+        let mut read = 0;
+        for (place, seat) in together.iter_mut().zip(seats.by_ref()) {
+            *place = Some((&seat.outbox, seat.outbox.encoding()));
+            read += 1;
+        }
+        for (outbox, encoding) in together[..read].iter().flatten() {
+            outbox.push_joined(&joined[slot(*encoding)], || {
+                staged.iter().filter(shared).map(|item| (item.ready(*encoding).clone(), item.shed(lobby)))
+            });
+        }
+        delivered += read as u64;
+        if read < READ_TOGETHER {
+            return delivered;
+        }
+    }
 }
 
 /// Writes the run of a seat that differs from everybody's: it was seated or taken out meanwhile, is named or left out

@@ -1,5 +1,6 @@
 //! The rules, without a runtime. A script says who does what; the helper says what came of it. A file a subject.
 
+mod cost;
 mod doors;
 mod flow;
 mod forgetting;

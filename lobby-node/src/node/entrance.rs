@@ -9,11 +9,10 @@ use mlms_cluster::directory::SessionRecord;
 use mlms_process::http::Held;
 use mlms_process::trace::Kind;
 use mlms_protocol::placement::shard_of;
-use mlms_protocol::ticket::{TICKET_TTL_MS, Ticket};
+use mlms_protocol::ticket::Ticket;
 use mlms_protocol::{
     CloseCode, Encoding, Event, LobbyId, Millis, NoticeCode, Reconnect, Role, SessionId, TraceParent, UserId,
 };
-use tokio::net::TcpStream;
 
 use super::Node;
 use crate::connection::{Connection, Socket};
@@ -61,7 +60,6 @@ struct Arrival {
 
 /// A session that is known to the node, before its first frame.
 struct Opened {
-    handle: Arc<SessionHandle>,
     connection: Box<Connection>,
     start: Box<session::Start>,
     ended: SessionEnd,
@@ -94,12 +92,8 @@ impl Node {
 
     /// Marks a ticket as used. `false`: it was used before.
     pub(crate) fn use_ticket(&self, ticket: &Ticket) -> bool {
-        let now = self.clock.now().0;
         let mut used = self.used_tickets.lock().expect("no holder of the tickets panics");
-        if used.len() > 4_096 {
-            used.retain(|_, until| *until > now);
-        }
-        used.insert(ticket.session.clone(), now + 2 * TICKET_TTL_MS).is_none()
+        used.use_up(&ticket.session, self.clock.now().0)
     }
 
     /// The sessions of a user on this node.
@@ -135,19 +129,6 @@ impl Node {
             None => usize::try_from(self.next_session.load(Ordering::Relaxed)).unwrap_or(0),
         };
         let runtime = self.workers[worker % self.workers.len()].runtime.clone();
-        let socket = match socket {
-            Socket::Tcp(stream) => {
-                let stream = stream.into_std().and_then(|stream| {
-                    let _entered = runtime.enter();
-                    TcpStream::from_std(stream)
-                });
-                match stream {
-                    Ok(stream) => Socket::Tcp(stream),
-                    Err(error) => return tracing::debug!(%error, "a connection ended while it was taken in"),
-                }
-            }
-            pipe @ Socket::Pipe(_) => pipe,
-        };
         let node = Arc::clone(self);
         let arrival = Box::new(Arrival { socket, read_already, encoding, passenger, held });
         self.running.spawn_on(node.run_session(arrival), &runtime);
@@ -156,14 +137,16 @@ impl Node {
     /// A session's whole life. What runs once is boxed: its room would otherwise be part of every session for as long as
     /// it lasts, and idle sessions are most of a node's memory.
     async fn run_session(self: Arc<Self>, arrival: Box<Arrival>) {
-        let opened = Box::pin(Arc::clone(&self).open_session(arrival)).await;
-        let Opened { handle, connection, start, ended } = opened;
-        session::run(Arc::clone(&handle), connection, Arc::clone(&self), start).await;
+        let Some(opened) = Box::pin(self.open_session(arrival)).await else { return };
+        let Opened { connection, start, ended } = *opened;
+        session::run(Arc::clone(&ended.handle), connection, Arc::clone(&ended.node), start).await;
+        let (node, caller) = (Arc::clone(&ended.node), Arc::clone(&ended.handle.caller));
         drop(ended);
-        Box::pin(self.forget_session(&handle.caller)).await;
+        Box::pin(node.forget_session(&caller)).await;
     }
 
-    async fn open_session(self: Arc<Self>, arrival: Box<Arrival>) -> Opened {
+    /// `None`: the connection has ended meanwhile.
+    async fn open_session(self: Arc<Self>, arrival: Box<Arrival>) -> Option<Box<Opened>> {
         let Arrival { socket, read_already, encoding, passenger, held } = *arrival;
         let Passenger { session, user, name, roles, token_expires_at, lobby, trace } = passenger;
         let traced = trace.and_then(|parent| self.tracer.span("session.open", Kind::Server, &parent));
@@ -173,7 +156,10 @@ impl Node {
             (limits.frame_bytes_max, limits.outbox_bytes_max)
         };
         let open = Connection::open(socket, read_already, encoding, frame_max, outbox_max, metrics);
-        let (connection, outbox) = open.await;
+        let (connection, outbox) = open
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "a connection ended while it was taken in"))
+            .ok()?;
         let number = self.next_session.fetch_add(1, Ordering::Relaxed);
         let caller = Caller {
             session: session.clone(),
@@ -188,7 +174,7 @@ impl Node {
         session::welcome(&handle, &self);
         self.lock_sessions().insert(session.clone(), Arc::clone(&handle));
         self.metrics.sessions.inc();
-        let ended = SessionEnd { node: Arc::clone(&self), session: session.clone(), _held: held };
+        let ended = SessionEnd { node: Arc::clone(&self), handle: Arc::clone(&handle), _held: held };
         self.count_session(&user, &session).await;
         // The list may have changed since its ticket was looked at.
         crate::banning::end_if_banned(&self, &handle);
@@ -203,7 +189,7 @@ impl Node {
             Box::new(span.context())
         });
         let start = Box::new(session::Start { token_expires_at, lobby, trace });
-        Opened { handle, connection: Box::new(connection), start, ended }
+        Some(Box::new(Opened { connection: Box::new(connection), start, ended }))
     }
 
     async fn forget_session(&self, caller: &Caller) {
@@ -238,13 +224,13 @@ impl Node {
 /// Takes a session off the books, however it ends.
 struct SessionEnd {
     node: Arc<Node>,
-    session: SessionId,
+    handle: Arc<SessionHandle>,
     _held: Option<Held>,
 }
 
 impl Drop for SessionEnd {
     fn drop(&mut self) {
-        self.node.lock_sessions().remove(&self.session);
+        self.node.lock_sessions().remove(&self.handle.caller.session);
         self.node.metrics.sessions.dec();
     }
 }

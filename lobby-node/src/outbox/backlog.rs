@@ -36,22 +36,25 @@ pub(crate) struct LatestKey {
     pub key: String,
 }
 
+/// What each delivery reads stands first.
 #[derive(Default)]
+#[repr(C)]
 pub(super) struct Backlog {
+    pub(super) state: Flow,
+    /// Bytes of the front that are written already.
+    front_written: u32,
     pub(super) queue: VecDeque<Waiting>,
     /// Bytes of the queue still to be written.
     pub(super) bytes: usize,
     /// Bytes of the large frames of the queue, written or not.
     pub(super) large_bytes: usize,
-    /// Bytes of the front that are written already.
-    pub(super) front_written: usize,
     /// How many entries have left the front: an entry's number minus this is its place.
     pub(super) left: u64,
     /// Only while ephemeral frames wait, or are to be told of: most connections never need it.
     shedding: Option<Box<Shedding>>,
-    pub(super) state: Flow,
     /// Lobbies whose missed events are to be pulled when the backlog has drained.
-    pub(super) pulls: Vec<LobbyId>,
+    #[expect(clippy::box_collection, reason = "most connections never pull, and all hold room for it")]
+    pub(super) pulls: Option<Box<Vec<LobbyId>>>,
     /// Wakes the connection's task when there is a backlog to write, or an order to close.
     pub(super) waker: Option<Waker>,
 }
@@ -83,6 +86,10 @@ pub(super) enum Flow {
 }
 
 impl Backlog {
+    fn front_written(&self) -> usize {
+        self.front_written as usize
+    }
+
     /// Whoever waits looks again.
     pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
@@ -141,7 +148,7 @@ impl Backlog {
 
     /// Copies the next bytes to write: several small frames together.
     pub(super) fn chunk(&self) -> Bytes {
-        let front = self.queue.front().expect("the caller saw an entry").bytes.slice(self.front_written..);
+        let front = self.queue.front().expect("the caller saw an entry").bytes.slice(self.front_written()..);
         if front.len() >= JOIN_BYTES || self.queue.len() == 1 {
             return front;
         }
@@ -159,9 +166,10 @@ impl Backlog {
     pub(super) fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while let Some(front) = self.queue.front() {
-            let rest = front.bytes.len() - self.front_written;
+            let rest = front.bytes.len() - self.front_written as usize;
             if written < rest || (rest > 0 && written == 0) {
-                self.front_written += written;
+                let front_written = self.front_written as usize + written;
+                self.front_written = u32::try_from(front_written).expect("a frame is far below 4 GiB");
                 return;
             }
             written -= rest;
@@ -210,7 +218,7 @@ impl Backlog {
             shedding.latest.clear();
             shedding.emptied = 0;
         }
-        self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written);
+        self.bytes = self.queue.front().map_or(0, |front| front.bytes.len() - self.front_written());
         self.large_bytes = self.queue.front().map_or(0, |front| large(&front.bytes));
     }
 

@@ -1,5 +1,6 @@
 use prometheus::Registry;
-use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::backlog::EMPTIED_MIN;
 use super::*;
@@ -13,7 +14,7 @@ fn ephemeral(key: &str) -> Shed {
 /// An outbox whose peer has a window of so many bytes, and the peer.
 fn outbox(window: usize, bytes_max: usize) -> (Outbox, DuplexStream) {
     let (near, far) = tokio::io::duplex(window);
-    let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
+    let wire = Wire::Pipe(Mutex::new(near));
     let metrics = Arc::new(Metrics::new(&Registry::new()));
     (Outbox::new(Encoding::Json, bytes_max, wire, metrics), far)
 }
@@ -72,20 +73,89 @@ async fn a_key_that_is_sent_for_ever_takes_the_room_of_one_frame() {
     assert!(text.contains(r#""ev":"lag""#) && text.ends_with(r#""dropped":1}"#), "{text}");
 }
 
+/// An outbox over a real connection, and its peer.
+async fn line() -> (Outbox, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (far, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let wire = Wire::Tcp(Line::new(accepted.unwrap().0).unwrap());
+    let metrics = Arc::new(Metrics::new(&Registry::new()));
+    (Outbox::new(Encoding::Json, 1 << 30, wire, metrics), far.unwrap())
+}
+
+async fn read(outbox: &Outbox) -> Vec<u8> {
+    let mut space = [0; 64];
+    let mut buf = ReadBuf::new(&mut space);
+    std::future::poll_fn(|cx| outbox.poll_read(cx, &mut buf)).await.unwrap();
+    buf.filled().to_vec()
+}
+
+#[tokio::test]
+async fn a_socket_that_took_nothing_gets_all_of_it_in_order_when_it_does() {
+    let (outbox, mut far) = line().await;
+    let mut sent = Vec::new();
+    for number in 0_u32.. {
+        let frame = Bytes::from(number.to_be_bytes().repeat(16 * 1024));
+        sent.extend_from_slice(&frame);
+        outbox.push(&frame);
+        // Beyond the one that is cut, so that more than one waits.
+        if outbox.waiting_bytes() > 4 * frame.len() {
+            break;
+        }
+    }
+    let mut got = vec![0; sent.len()];
+    tokio::select! {
+        read = far.read_exact(&mut got) => assert_eq!(read.unwrap(), sent.len()),
+        drained = outbox.drain() => panic!("{drained:?}"),
+    }
+    assert!(got == sent, "the bytes are not as they were sent");
+    assert_eq!(outbox.waiting_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_comes_in_pieces_is_read_up_to_the_end_behind_it() {
+    let (outbox, mut far) = line().await;
+    for piece in ["one", "two"] {
+        // The reader waits before it comes, and knows that the last piece was all.
+        let (got, sent) = tokio::join!(read(&outbox), far.write_all(piece.as_bytes()));
+        sent.unwrap();
+        assert_eq!(got, piece.as_bytes());
+    }
+    far.write_all(b"last words").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(read(&outbox).await, b"last words");
+    assert_eq!(read(&outbox).await, b"");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_with_something_unread_still_says_its_last_words() {
+    let (outbox, mut far) = line().await;
+    far.write_all(b"nobody reads this").await.unwrap();
+    push(&outbox, "last words", Shed::Never);
+    drop(outbox);
+    let mut got = Vec::new();
+    far.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"last words");
+}
+
+#[test]
+fn an_outbox_lies_in_three_lines_of_the_caches() {
+    // Beside it in its allocation stand the two counters of an Arc.
+    assert!(size_of::<Outbox>() + 2 * size_of::<usize>() <= 3 * 64, "{}", size_of::<Outbox>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_follows_the_answer_to_a_close() {
     let (outbox, mut far) = outbox(100, 100);
-    let outbox = Arc::new(outbox);
-    let library = RawWriter(Arc::clone(&outbox));
-    library.write(&[0x8a, 0]);
-    library.write(&[0x88, 2, 0x03, 0xe8]);
+    outbox.push_raw(&[0x8a, 0]);
+    outbox.push_raw(&[0x88, 2, 0x03, 0xe8]);
     push(&outbox, "what a lobby says meanwhile", Shed::Never);
     outbox.close(CloseCode::Draining, "and its node", Reconnect::Now, None);
     assert_eq!(outbox.drain().await, Drained::Closed(1000));
     let mut bytes = vec![0; 6];
     far.read_exact(&mut bytes).await.unwrap();
     assert_eq!(bytes, [0x8a, 0, 0x88, 2, 0x03, 0xe8]);
-    drop((library, outbox));
+    drop(outbox);
     assert_eq!(far.read(&mut bytes).await.unwrap(), 0);
 }
 

@@ -1,26 +1,75 @@
-//! Where a connection's bytes go: its socket, or a pipe in tests. Writes what fits now; the outbox keeps the rest.
+//! Where a connection's bytes go and come from: its socket, or a pipe in tests. Writes what fits now; the outbox keeps
+//! the rest.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Mutex;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
-use tokio::net::tcp::OwnedWriteHalf;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Where the bytes go.
 pub(crate) enum Wire {
-    Tcp(OwnedWriteHalf),
+    Tcp(Line),
     /// An in-memory pipe, for tests under a paused clock.
-    Pipe(Mutex<WriteHalf<DuplexStream>>),
+    Pipe(Mutex<DuplexStream>),
+}
+
+/// A TCP connection. It is part of the outbox, and bytes go to the socket past the runtime's books: a fan-out writes to
+/// one connection after the other, and whatever it has to follow a pointer to has left the caches since the last time.
+/// The runtime is asked when the socket takes or gives nothing.
+pub(crate) struct Line(TcpStream);
+
+impl Line {
+    /// Belongs to the runtime that it is made in.
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Line> {
+        TcpStream::from_std(stream.into_std()?).map(Line)
+    }
+
+    /// Past the books: they say "ready" until a wait for the socket has found that it is not.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            let space = buf.initialize_unfilled();
+            let mut read = None;
+            let outcome = self.0.try_io(Interest::READABLE, || {
+                let bytes = rustix::net::recv(&self.0, &mut *space, RecvFlags::empty())?.0;
+                read = Some(bytes);
+                // What was not filled was all there is: the books say so without another look.
+                if bytes > 0 && bytes < space.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (read, outcome) {
+                (Some(bytes), _) => {
+                    buf.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                (None, outcome) => return Poll::Ready(outcome),
+            }
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // What waits unread would make the kernel end the connection with a reset alone. A peer that is gone needs no end.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
 }
 
 impl Wire {
     /// Writes what fits now.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Wire::Tcp(half) => half.try_write(bytes),
-            Wire::Pipe(half) => match poll_pipe(half, bytes, &mut Context::from_waker(Waker::noop())) {
+            Wire::Tcp(line) => line.write(bytes),
+            Wire::Pipe(pipe) => match poll_pipe(pipe, bytes, &mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(written) => written,
                 Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             },
@@ -33,8 +82,8 @@ impl Wire {
         mut write: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> io::Result<T> {
         match self {
-            Wire::Tcp(half) => loop {
-                half.writable().await?;
+            Wire::Tcp(line) => loop {
+                line.0.writable().await?;
                 if let Poll::Ready(outcome) = write(&mut Context::from_waker(Waker::noop())) {
                     return Ok(outcome);
                 }
@@ -46,20 +95,27 @@ impl Wire {
     /// Writes what fits now; where nothing does, a pipe wakes the context's task when it is worth another try.
     pub(super) fn poll_write(&self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Wire::Tcp(half) => match half.try_write(bytes) {
+            Wire::Tcp(line) => match line.0.try_io(Interest::WRITABLE, || line.write(bytes)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 outcome => Poll::Ready(outcome),
             },
-            Wire::Pipe(half) => poll_pipe(half, bytes, cx),
+            Wire::Pipe(pipe) => poll_pipe(pipe, bytes, cx),
+        }
+    }
+
+    /// Reads what has come. Only the connection's task may.
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Wire::Tcp(line) => line.poll_read(cx, buf),
+            Wire::Pipe(pipe) => Pin::new(&mut *lock(pipe)).poll_read(cx, buf),
         }
     }
 }
 
-fn poll_pipe(
-    half: &Mutex<WriteHalf<DuplexStream>>,
-    bytes: &[u8],
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let mut half = half.lock().expect("no holder of a pipe panics");
-    Pin::new(&mut *half).poll_write(cx, bytes)
+fn lock(pipe: &Mutex<DuplexStream>) -> MutexGuard<'_, DuplexStream> {
+    pipe.lock().expect("no holder of a pipe panics")
+}
+
+fn poll_pipe(pipe: &Mutex<DuplexStream>, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    Pin::new(&mut *lock(pipe)).poll_write(cx, bytes)
 }

@@ -138,7 +138,7 @@ impl SessionHandle {
         use mlms_protocol::{Encoding, SessionId, UserId};
 
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let wire = Wire::Pipe(Mutex::new(tokio::io::split(near).1));
+        let wire = Wire::Pipe(Mutex::new(near));
         let outbox = Outbox::new(Encoding::Json, 1 << 20, wire, Arc::clone(metrics));
         let caller = Caller {
             session: SessionId::generate(),

@@ -344,7 +344,11 @@ impl OwnedShard {
     /// Entries that the event store does not have yet.
     pub(super) fn unarchived(&self) -> impl Iterator<Item = &Logged> {
         let archived = self.archived;
-        let skip = self.kept.partition_point(|logged| logged.id <= archived);
+        // All shards are asked at each commit, and most have nothing: that is told by the newest alone.
+        let skip = match self.kept.back() {
+            Some(newest) if newest.id > archived => self.kept.partition_point(|logged| logged.id <= archived),
+            _ => self.kept.len(),
+        };
         self.kept.range(skip..)
     }
 

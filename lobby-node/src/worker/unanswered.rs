@@ -90,6 +90,10 @@ impl Unanswered {
         if let Some(session) = waiting.session() {
             self.by_session.remove(&(session, token));
         }
+        if self.by_token.is_empty() {
+            // An emptied map keeps a node, with room for eleven commands, and most lobbies are idle.
+            *self = Unanswered::default();
+        }
         Some(waiting)
     }
 
