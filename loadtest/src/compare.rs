@@ -138,7 +138,7 @@ fn phase_rows(before: &Phase, after: &Phase, rows: &mut Vec<Row>) {
         let better = if matches!(what, "retries" | "not sent") { Better::Unjudged } else { Better::Less };
         rows.push(Row { name, before, after, better });
     }
-    let rate = |phase: &Phase| phase.per_second(phase.counts.deliveries + phase.counts.caught_up);
+    let rate = |phase: &Phase| phase.per_second(|counts| counts.deliveries + counts.caught_up);
     if rate(before) > 0.0 {
         let name = format!("{name}: deliveries a second");
         rows.push(Row { name, before: rate(before), after: rate(after), better: Better::More });

@@ -211,13 +211,13 @@ impl Engine {
             timers,
             steps: steps.into_iter(),
             next_step: None,
+            measure: Measure::new(plan.phases.iter().map(|phase| phase.from).collect()),
             phases: plan.phases,
             phase: 0,
             clients,
             lobbies,
             degraded: Degraded::default(),
             places,
-            measure: Measure::new(),
             result: PartResult::default(),
             in_flight: 0,
             dials: Default::default(),
@@ -256,6 +256,7 @@ impl Engine {
             self.turn_phase();
             if !self.is_over && (self.now >= end || self.shared.stop.load(Ordering::Relaxed)) {
                 self.is_over = true;
+                self.measure.over();
                 self.result.over_at = self.now;
                 self.shared.settling.fetch_add(1, Ordering::Relaxed);
                 let patience = if self.now >= end {
@@ -339,10 +340,8 @@ impl Engine {
             Tick::SlowRead { connection } => self.slow_read(whose, connection),
             Tick::Game => self.play(whose),
             Tick::Action { round } => self.action(due, whose, round),
-            Tick::Move { connection, it } if self.clients[whose].connection == connection => {
-                self.make_move(whose, it)
-            }
-            Tick::Move { it, .. } => self.clients[whose].moves.push(it),
+            // On another connection than the one that it was refused on, too: its nonce makes it one move.
+            Tick::Move { it } => self.make_move(whose, it),
         }
     }
 

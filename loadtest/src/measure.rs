@@ -55,10 +55,6 @@ impl Times {
     fn pairs(&self) -> Vec<(u64, u64)> {
         self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
     }
-
-    fn clear(&mut self) {
-        self.0.reset();
-    }
 }
 
 /// Pairs of value and count.
@@ -110,6 +106,27 @@ impl Counts {
         (owed > 0.0).then(|| (100.0 * self.ephemeral_arrived as f64 / owed).min(100.0))
     }
 
+    /// What was counted beyond an earlier state of the same counters.
+    pub(crate) fn since(&self, before: &Counts) -> Counts {
+        Counts {
+            sent: self.sent - before.sent,
+            ok: self.ok - before.ok,
+            deliveries: self.deliveries - before.deliveries,
+            caught_up: self.caught_up - before.caught_up,
+            joins: self.joins - before.joins,
+            errors: self.errors - before.errors,
+            retries: self.retries - before.retries,
+            connect_failures: self.connect_failures - before.connect_failures,
+            lost_connections: self.lost_connections - before.lost_connections,
+            dropped: self.dropped - before.dropped,
+            unsent: self.unsent - before.unsent,
+            ephemeral_owed: self.ephemeral_owed - before.ephemeral_owed,
+            ephemeral_arrived: self.ephemeral_arrived - before.ephemeral_arrived,
+            bytes_in: self.bytes_in - before.bytes_in,
+            bytes_out: self.bytes_out - before.bytes_out,
+        }
+    }
+
     fn add(&mut self, other: &Counts) {
         let Counts {
             sent,
@@ -149,6 +166,9 @@ impl Counts {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PhaseMeasure {
     pub(crate) counts: Counts,
+    /// Of them, what came behind the run's planned end, while all settled: no rate counts it.
+    #[serde(default)]
+    pub(crate) late: Counts,
     pub(crate) times: BTreeMap<Latency, Times>,
     /// Errors by code, refused handshakes and closes by number.
     pub(crate) reasons: BTreeMap<String, u64>,
@@ -157,6 +177,7 @@ pub(crate) struct PhaseMeasure {
 impl PhaseMeasure {
     pub(crate) fn merge(&mut self, other: &PhaseMeasure) {
         self.counts.add(&other.counts);
+        self.late.add(&other.late);
         for (latency, times) in &other.times {
             self.times.entry(*latency).or_default().merge(times);
         }
@@ -205,10 +226,15 @@ impl Times1 {
 /// Everything a part measures while it runs.
 #[derive(Debug)]
 pub(crate) struct Measure {
-    pub(crate) phases: Vec<PhaseMeasure>,
+    /// When each phase begins.
+    begins: Vec<Micros>,
+    /// Those that have ended, without their times.
+    phases: Vec<PhaseMeasure>,
     pub(crate) seconds: Vec<Second>,
-    /// Of the phase under way; they are put into the maps at its end.
-    times: [Times; Latency::ALL.len()],
+    /// Of the phases that have begun: what begins in one may end in any later one.
+    times: Vec<[Times; Latency::ALL.len()]>,
+    /// The phase in which the run was over, and the counts then.
+    over: Option<(usize, Counts)>,
     second_times: Histogram<u64>,
     before: Counts,
     pub(crate) counts: Counts,
@@ -218,11 +244,13 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    pub(crate) fn new() -> Measure {
+    pub(crate) fn new(begins: Vec<Micros>) -> Measure {
         Measure {
+            begins,
             phases: Vec::new(),
             seconds: Vec::new(),
-            times: Default::default(),
+            times: vec![Default::default()],
+            over: None,
             second_times: Histogram::new_with_bounds(1, MICROS_MAX, 2).expect("the bounds are sound"),
             before: Counts::default(),
             counts: Counts::default(),
@@ -232,8 +260,15 @@ impl Measure {
         }
     }
 
-    pub(crate) fn time(&mut self, latency: Latency, micros: Micros) {
-        self.times[latency as usize].add(micros);
+    /// Something that began then is through. It counts in the phase in which it began: one that stalls shows in the
+    /// phase that it stalled in, not in the one after, whose bound may be another.
+    pub(crate) fn time(&mut self, latency: Latency, began: Micros, now: Micros) {
+        let mut phase = self.phases.len();
+        while phase > 0 && self.begins.get(phase).is_some_and(|begin| *begin > began) {
+            phase -= 1;
+        }
+        let micros = now.saturating_sub(began);
+        self.times[phase][latency as usize].add(micros);
         if latency == Latency::Delivery {
             self.second_times.saturating_record(micros.max(1));
         }
@@ -247,7 +282,7 @@ impl Measure {
 
     pub(crate) fn lag(&mut self, micros: Micros) {
         self.lag_max = self.lag_max.max(micros);
-        self.time(Latency::Lag, micros);
+        self.times[self.phases.len()][Latency::Lag as usize].add(micros);
     }
 
     /// A look at the clock that was due `micros` ago, and those that were due every `interval` meanwhile: a generator
@@ -267,47 +302,40 @@ impl Measure {
         let times = self.second_times.iter_recorded();
         let delivery = Times1(times.map(|step| (step.value_iterated_to(), step.count_at_value())).collect());
         self.second_times.reset();
-        let counts = difference(&self.counts, &self.second_before);
+        let counts = self.counts.since(&self.second_before);
         self.second_before = self.counts;
         let lag_max = std::mem::take(&mut self.lag_max);
         self.seconds.push(Second { counts, joined, delivery, lag_max });
         seen
     }
 
+    /// The run is over: what comes now comes late.
+    pub(crate) fn over(&mut self) {
+        self.over = Some((self.phases.len(), self.counts));
+    }
+
     pub(crate) fn end_phase(&mut self) {
-        let mut phase = PhaseMeasure {
-            counts: difference(&self.counts, &self.before),
+        let late = self.over.map(|(phase, then)| match phase == self.phases.len() {
+            true => self.counts.since(&then),
+            false => self.counts.since(&self.before),
+        });
+        self.phases.push(PhaseMeasure {
+            counts: self.counts.since(&self.before),
+            late: late.unwrap_or_default(),
             times: BTreeMap::new(),
             reasons: std::mem::take(&mut self.reasons),
-        };
+        });
         self.before = self.counts;
-        for (latency, times) in Latency::ALL.into_iter().zip(&mut self.times) {
-            if times.count() > 0 {
-                phase.times.insert(latency, times.clone());
-                times.clear();
-            }
-        }
-        self.phases.push(phase);
+        self.times.push(Default::default());
     }
-}
 
-fn difference(now: &Counts, before: &Counts) -> Counts {
-    Counts {
-        sent: now.sent - before.sent,
-        ok: now.ok - before.ok,
-        deliveries: now.deliveries - before.deliveries,
-        caught_up: now.caught_up - before.caught_up,
-        joins: now.joins - before.joins,
-        errors: now.errors - before.errors,
-        retries: now.retries - before.retries,
-        connect_failures: now.connect_failures - before.connect_failures,
-        lost_connections: now.lost_connections - before.lost_connections,
-        dropped: now.dropped - before.dropped,
-        unsent: now.unsent - before.unsent,
-        ephemeral_owed: now.ephemeral_owed - before.ephemeral_owed,
-        ephemeral_arrived: now.ephemeral_arrived - before.ephemeral_arrived,
-        bytes_in: now.bytes_in - before.bytes_in,
-        bytes_out: now.bytes_out - before.bytes_out,
+    /// All phases, of which the last has ended, and the seconds.
+    pub(crate) fn finish(mut self) -> (Vec<PhaseMeasure>, Vec<Second>) {
+        for (phase, all) in self.phases.iter_mut().zip(self.times) {
+            let measured = Latency::ALL.into_iter().zip(all).filter(|(_, times)| times.count() > 0);
+            phase.times.extend(measured);
+        }
+        (self.phases, self.seconds)
     }
 }
 
@@ -342,32 +370,55 @@ mod tests {
 
     #[test]
     fn a_generator_that_stood_still_was_late_all_the_time() {
-        let mut measure = Measure::new();
+        let mut measure = Measure::new(vec![0]);
         (0..99).for_each(|_| measure.lag_since(50, 10_000));
         measure.lag_since(1_000_000, 10_000);
         measure.end_phase();
-        let lag = &measure.phases[0].times[&Latency::Lag];
+        let (phases, _) = measure.finish();
+        let lag = &phases[0].times[&Latency::Lag];
         let p90 = lag.percentile(90.0).unwrap();
         assert!(lag.count() == 199 && (795.0..815.0).contains(&p90), "{} {p90}", lag.count());
     }
 
     #[test]
     fn phases_and_seconds_hold_what_happened_in_them() {
-        let mut measure = Measure::new();
+        let mut measure = Measure::new(vec![0, 1_000_000]);
         measure.counts.sent = 3;
-        measure.time(Latency::Delivery, 2_000);
+        measure.time(Latency::Delivery, 1_000, 3_000);
         measure.end_second(5);
         measure.counts.sent = 4;
         measure.end_second(6);
         measure.end_phase();
         measure.counts.sent = 10;
         measure.end_phase();
-        assert_eq!(measure.phases.iter().map(|phase| phase.counts.sent).collect::<Vec<_>>(), [4, 6]);
-        assert!(measure.phases[1].times.is_empty());
-        let mut merged = measure.seconds.clone();
-        merge_seconds(&mut merged, &measure.seconds);
+        let (phases, seconds) = measure.finish();
+        assert_eq!(phases.iter().map(|phase| phase.counts.sent).collect::<Vec<_>>(), [4, 6]);
+        assert!(phases[1].times.is_empty());
+        let mut merged = seconds.clone();
+        merge_seconds(&mut merged, &seconds);
         assert_eq!((merged[0].counts.sent, merged[1].counts.sent, merged[1].joined), (6, 2, 12));
         let p50 = merged[0].delivery.percentile(50.0).unwrap();
         assert!((1.9..2.1).contains(&p50), "{p50}");
+    }
+
+    #[test]
+    fn a_time_counts_in_the_phase_in_which_it_began_and_no_rate_counts_what_came_late() {
+        let mut measure = Measure::new(vec![0, 10_000_000, 20_000_000]);
+        measure.end_phase();
+        measure.end_phase();
+        // Twelve seconds away, from the first second on: not for the phase that it comes back in.
+        measure.time(Latency::Outage, 1_000_000, 13_000_000);
+        measure.time(Latency::Outage, 20_000_000, 20_001_000);
+        measure.counts.deliveries = 70;
+        measure.over();
+        measure.counts.deliveries = 100;
+        measure.end_phase();
+        let (phases, _) = measure.finish();
+        let longest = |phase: usize| phases[phase].times.get(&Latency::Outage)?.percentile(100.0);
+        assert!(longest(0).is_some_and(|ms| (11_900.0..12_100.0).contains(&ms)), "{:?}", longest(0));
+        assert_eq!(longest(1), None);
+        assert!(longest(2).is_some_and(|ms| ms < 1.1));
+        assert_eq!((phases[2].counts.deliveries, phases[2].late.deliveries), (100, 30));
+        assert_eq!(phases[1].late, Counts::default());
     }
 }

@@ -57,6 +57,12 @@ pub(crate) struct Phase {
     pub(crate) from: f64,
     pub(crate) to: f64,
     pub(crate) counts: Counts,
+    /// Of them, what came behind the planned end.
+    #[serde(default)]
+    pub(crate) late: Counts,
+    /// Of the part of the load test that was late most.
+    #[serde(default)]
+    pub(crate) lag_p99_ms: f64,
     pub(crate) times: BTreeMap<Latency, Summary>,
     pub(crate) reasons: BTreeMap<String, u64>,
     pub(crate) server_cpu_us_per_delivery: Option<f64>,
@@ -67,8 +73,9 @@ impl Phase {
         (self.to - self.from).max(1e-3)
     }
 
-    pub(crate) fn per_second(&self, count: u64) -> f64 {
-        count as f64 / self.seconds()
+    /// How many of these came a second, in the planned time.
+    pub(crate) fn per_second(&self, of: impl Fn(&Counts) -> u64) -> f64 {
+        of(&self.counts.since(&self.late)) as f64 / self.seconds()
     }
 }
 
@@ -214,12 +221,17 @@ impl Outcome {
         let ended = parts.iter().map(|part| part.ended_at).max().unwrap_or(0);
         let over = parts.iter().map(|part| part.over_at).max().unwrap_or(0);
         let mut merged: Vec<PhaseMeasure> = Vec::new();
+        let mut lags: Vec<f64> = Vec::new();
         let mut total = PhaseMeasure::default();
         let mut seconds = Vec::new();
         let mut faults = Faults::default();
         for part in &parts {
             merged.resize(merged.len().max(part.phases.len()), PhaseMeasure::default());
-            for (into, phase) in merged.iter_mut().zip(&part.phases) {
+            lags.resize(merged.len(), 0.0);
+            for ((into, lag), phase) in merged.iter_mut().zip(&mut lags).zip(&part.phases) {
+                // Judged by itself: beside a part that sends much, one that is always late would not be seen.
+                let own = phase.times.get(&Latency::Lag).and_then(|times| times.percentile(99.0));
+                *lag = lag.max(own.unwrap_or(0.0));
                 into.merge(phase);
                 total.merge(phase);
             }
@@ -234,11 +246,13 @@ impl Outcome {
             .map(|((index, plan), measured)| {
                 // The last one lasts until everything has settled; rates count the planned time.
                 let to = if index + 1 == merged.len() { plan.to.min(over) } else { plan.to };
-                phase(&plan.name, plan.from, to.max(plan.from), measured, &looks, &asked)
+                let phase = phase(&plan.name, plan.from, to.max(plan.from), measured, &looks, &asked);
+                Phase { lag_p99_ms: lags[index], ..phase }
             })
             .collect();
         let end = phases.last().map_or(0.0, |phase| phase.to);
         let total = phase("all", 0, (end * 1e6) as Micros, &total, &looks, &asked);
+        let total = Phase { lag_p99_ms: lags.iter().copied().fold(0.0, f64::max), ..total };
         let sum = |of: fn(&PartResult) -> u64| parts.iter().map(of).sum::<u64>();
         let deliveries = total.counts.deliveries + total.counts.caught_up;
         let cpu_seconds: f64 = parts.iter().map(|part| part.cpu_seconds).sum();
@@ -273,7 +287,7 @@ impl Outcome {
                 lost,
                 cpu_seconds,
                 cpu_us_per_delivery: each(cpu_seconds),
-                lag_p99_ms: lag.p99,
+                lag_p99_ms: total.lag_p99_ms,
                 lag_max_ms: lag.max,
                 checked_bytes: sum(|part| part.checked_bytes),
             },
@@ -292,7 +306,9 @@ fn phase(
     looks: &[Look],
     asked: &[f64],
 ) -> Phase {
-    let deliveries = measured.counts.deliveries + measured.counts.caught_up;
+    // What came late cost its time behind the last look.
+    let in_time = measured.counts.since(&measured.late);
+    let deliveries = in_time.deliveries + in_time.caught_up;
     let near = |at: Micros| looks.iter().min_by_key(|look| look.at.abs_diff(at));
     let cpu = near(from).zip(near(to)).map(|(first, last)| last.usage.cpu_seconds - first.usage.cpu_seconds);
     Phase {
@@ -300,6 +316,8 @@ fn phase(
         from: from as f64 / 1e6,
         to: to as f64 / 1e6,
         counts: measured.counts,
+        late: measured.late,
+        lag_p99_ms: 0.0,
         times: measured.times.iter().map(|(latency, times)| (*latency, Summary::of(times, asked))).collect(),
         reasons: measured.reasons.clone(),
         server_cpu_us_per_delivery: cpu

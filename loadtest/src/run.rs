@@ -29,6 +29,9 @@ const HEAD_START: Duration = Duration::from_millis(200);
 const REACH_WITHIN: Duration = Duration::from_secs(5);
 const REACH_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a command of the tester's may go on when the run is over.
+const FAULT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -206,6 +209,7 @@ async fn watch(
     waiting.sort_by(|one, other| one.at.total_cmp(&other.at));
     let mut waiting = waiting.into_iter().peekable();
     let mut under_way = tokio::task::JoinSet::new();
+    let (over, is_over) = tokio::sync::watch::channel(false);
     let mut interrupted = false;
     let mut looks = Looks::new(servers, first_look);
     let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -224,7 +228,7 @@ async fn watch(
             _ = interval.tick() => {}
             () = fault => {
                 if let Some(chaos) = waiting.next_if(|_| !interrupted) {
-                    under_way.spawn(chaos::inflict(chaos, start.elapsed().as_secs_f64()));
+                    under_way.spawn(chaos::inflict(chaos, start.elapsed().as_secs_f64(), is_over.clone()));
                 }
                 continue;
             }
@@ -246,8 +250,18 @@ async fn watch(
     live.finish();
     let looks = looks.finish(start.elapsed()).await?;
     let mut chaos = Vec::new();
-    while let Some(done) = under_way.join_next().await {
-        chaos.push(done.context("a fault")?);
+    let patience = tokio::time::sleep(if interrupted { Duration::ZERO } else { FAULT_PATIENCE });
+    tokio::pin!(patience);
+    loop {
+        tokio::select! {
+            done = under_way.join_next() => match done {
+                Some(done) => chaos.push(done.context("a fault")?),
+                None => break,
+            },
+            () = &mut patience, if !*over.borrow() => drop(over.send_replace(true)),
+            _ = interrupts.recv() => drop(over.send_replace(true)),
+            _ = terminations.recv() => drop(over.send_replace(true)),
+        }
     }
     chaos.sort_by(|one: &Done, other| one.at.total_cmp(&other.at));
     let (mut parts, mut lost) = (Vec::new(), Vec::new());

@@ -114,6 +114,11 @@ impl Sources {
                 None => addresses.push(text.parse().with_context(|| format!("{text} is no address"))?),
             }
         }
+        ensure!(
+            addresses.iter().all(|source: &IpAddr| source.is_ipv4() == target.address.is_ipv4()),
+            "{} cannot be reached from all of the source addresses: both are IPv4, or both IPv6",
+            target.address
+        );
         if addresses.is_empty() && target.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
             let first = u32::from(Ipv4Addr::LOCALHOST);
             let count = clients.div_ceil(PER_LOOPBACK_ADDRESS).min(60_000);

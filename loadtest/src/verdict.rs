@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, Phase};
 use crate::plan::Plan;
-use crate::scenario::{Check, Latency, Threshold};
+use crate::scenario::{Check, Threshold};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -93,9 +93,8 @@ fn rules(outcome: &Outcome) -> Tested {
 fn void(outcome: &Outcome) -> Vec<String> {
     let bound = outcome.scenario.generator.lag_p99_ms;
     let late = |phase: &Phase| {
-        let lag = phase.times.get(&Latency::Lag)?;
-        (lag.p99 > bound).then(|| {
-            let (name, p99) = (&phase.name, lag.p99);
+        let (name, p99) = (&phase.name, phase.lag_p99_ms);
+        (p99 > bound).then(|| {
             format!("phase {name}: the generator was {p99:.1} ms late at the 99th percentile; more than {bound} ms makes a run void")
         })
     };
@@ -141,10 +140,10 @@ fn value(check: Check, phase: &Phase, outcome: &Outcome) -> Option<f64> {
             "unsent" => counts.unsent as f64,
             "retries" => counts.retries as f64,
             "ephemeral_arrived_percent" => counts.ephemeral_percent()?,
-            "sent_per_s" => phase.per_second(counts.sent),
-            "ok_per_s" => phase.per_second(counts.ok),
-            "deliveries_per_s" => phase.per_second(counts.deliveries + counts.caught_up),
-            "joins_per_s" => phase.per_second(counts.joins),
+            "sent_per_s" => phase.per_second(|counts| counts.sent),
+            "ok_per_s" => phase.per_second(|counts| counts.ok),
+            "deliveries_per_s" => phase.per_second(|counts| counts.deliveries + counts.caught_up),
+            "joins_per_s" => phase.per_second(|counts| counts.joins),
             "achievements_missing" => outcome.achievements_missing as f64,
             "games_finished" => outcome.games_finished as f64,
             "games_missing" => games_missing(outcome)?,

@@ -55,7 +55,7 @@ impl Engine {
             }
             (What::Game(it), refusal) => self.moved(place, it, refusal.as_ref()),
             (What::Join | What::Resume, Some(error)) => {
-                self.join_refused(place, &told(&error), error["retry_ms"].as_u64());
+                self.join_refused(place, begun, &told(&error), error["retry_ms"].as_u64());
             }
             (What::Leave, Some(error)) => {
                 self.clients[place].stage = Stage::In;
@@ -79,7 +79,7 @@ impl Engine {
             // It fell asleep or was closed meanwhile: join it anew.
             return match &*code {
                 "not_found" | "lobby_closed" | "not_member" => self.join(place),
-                _ => self.join_refused(place, &code, answer["err"]["retry_ms"].as_u64()),
+                _ => self.join_refused(place, begun, &code, answer["err"]["retry_ms"].as_u64()),
             };
         }
         let status = answer["status"].as_str().unwrap_or("?").to_owned();
@@ -95,7 +95,7 @@ impl Engine {
         let lobby = self.clients[place].lobby;
         let Some(error) = refusal else {
             self.measure.counts.ok += 1;
-            self.measure.time(Latency::Ok, self.now.saturating_sub(message.intended));
+            self.measure.time(Latency::Ok, message.intended, self.now);
             match class {
                 Class::Durable => self.acknowledged(place, message, frame.ok.unwrap_or_default()),
                 Class::Ordered => self.lobbies[lobby].ordered_ok(message.key(), message.index),
@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// A join got an error. It is tried again when that can help, and now and then when not.
-    pub(super) fn join_refused(&mut self, place: usize, code: &str, retry_ms: Option<u64>) {
+    pub(super) fn join_refused(&mut self, place: usize, begun: u64, code: &str, retry_ms: Option<u64>) {
         self.measure.reason(format!("join {code}"));
         match retry_ms {
             Some(_) => self.measure.counts.retries += 1,
@@ -185,6 +185,7 @@ impl Engine {
         }
         let client = &mut self.clients[place];
         client.stage = Stage::Out;
+        client.entering_since.get_or_insert(begun);
         let connection = client.connection;
         let wait = 1_000 * retry_ms.unwrap_or(2_000) + self.rng.below(100_000);
         self.arm(self.now + wait, place, Tick::Rejoin { connection });

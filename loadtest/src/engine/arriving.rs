@@ -81,7 +81,7 @@ impl Engine {
         }
         counts.ephemeral_arrived += u64::from(class == Class::Ephemeral);
         if is_live && !client.is_slow {
-            self.measure.time(Latency::Delivery, self.now.saturating_sub(message.intended));
+            self.measure.time(Latency::Delivery, message.intended, self.now);
         }
         let bytes = match stream {
             Some(sender) => sender.bytes.range(),
@@ -185,7 +185,7 @@ impl Engine {
             return self.broken(place, "welcome came twice");
         }
         client.heartbeat = value["heartbeat_ms"].as_u64().unwrap_or(0) * 1_000;
-        self.measure.time(Latency::Connect, self.now.saturating_sub(client.begun));
+        self.measure.time(Latency::Connect, client.begun, self.now);
         self.result.ever_connected += 1;
         let by_lobby = self.scenario.clients.enter == crate::scenario::Enter::Lobby && !client.has_come;
         if by_lobby && client.member.chain.chain().position().is_none() {
@@ -226,7 +226,8 @@ impl Engine {
         let value: Value = serde_json::from_slice(payload).unwrap_or_default();
         let code = told(&value);
         if matches!(self.clients[place].stage, Stage::Entering) {
-            self.join_refused(place, &code, value["retry_ms"].as_u64());
+            let begun = self.clients[place].begun;
+            self.join_refused(place, begun, &code, value["retry_ms"].as_u64());
         } else {
             self.measure.counts.errors += 1;
             self.measure.reason(code);

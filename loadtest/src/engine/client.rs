@@ -112,6 +112,8 @@ pub(crate) struct Client {
     pub(crate) begun: Micros,
     pub(crate) attempts: u32,
     pub(crate) lost_at: Option<Micros>,
+    /// When the first of its joins that were refused began, until one is not.
+    pub(crate) entering_since: Option<Micros>,
     /// When its leave got its ok: what was under way then may still come, what was sent later may not.
     pub(crate) left_at: Option<Micros>,
     /// What the server said before it closed: least and most wait, in milliseconds.

@@ -35,7 +35,9 @@ impl Engine {
 
     /// The plan sends a client home.
     pub(super) fn go(&mut self, place: usize) {
-        self.clients[place].is_wanted = false;
+        let client = &mut self.clients[place];
+        client.is_wanted = false;
+        client.entering_since = None;
         self.close(place, 1000);
     }
 
@@ -67,7 +69,8 @@ impl Engine {
     /// Opens the connection, or waits until another handshake is through.
     pub(super) fn dial(&mut self, place: usize, connection: u32) {
         let client = &self.clients[place];
-        if client.connection != connection || !client.is_wanted || !matches!(client.stage, Stage::Off) {
+        let is_wanted = client.is_wanted && !client.is_refused;
+        if client.connection != connection || !is_wanted || !matches!(client.stage, Stage::Off) {
             return;
         }
         if self.in_flight >= self.generator.connects_in_flight {
@@ -373,11 +376,13 @@ impl Engine {
         self.joined += 1;
         lobby.present += 1;
         self.measure.counts.joins += 1;
-        if let Some(begun) = join_begun {
-            self.measure.time(Latency::Join, self.now.saturating_sub(begun));
+        // What was refused first began then.
+        let refused = client.entering_since.take();
+        if let Some(begun) = refused.or(join_begun) {
+            self.measure.time(Latency::Join, begun, self.now);
         }
         if let Some(lost_at) = client.lost_at.take() {
-            self.measure.time(Latency::Outage, self.now.saturating_sub(lost_at));
+            self.measure.time(Latency::Outage, lost_at, self.now);
             self.result.outages.push((lost_at, Some(self.now)));
         }
         let first = !std::mem::replace(&mut client.has_come, true);

@@ -140,9 +140,8 @@ impl Engine {
         if let Some(error) = refusal {
             self.refused(name(it), error);
             if let Some(retry_ms) = error["retry_ms"].as_u64() {
-                let connection = self.clients[place].connection;
                 let wait = 1_000 * retry_ms.max(1) + self.rng.below(20_000);
-                self.arm(self.now + wait, place, Tick::Move { connection, it });
+                self.arm(self.now + wait, place, Tick::Move { it });
             } else {
                 self.lobbies[lobby].round.progress = Progress::Over;
             }

@@ -99,8 +99,7 @@ impl Engine {
             self.close(place, 1000);
         }
         let mut result = self.result;
-        result.phases = self.measure.phases;
-        result.seconds = self.measure.seconds;
+        (result.phases, result.seconds) = self.measure.finish();
         result.cpu_seconds = thread_cpu() - begun_cpu;
         result.ended_at = self.now;
         result

@@ -47,7 +47,6 @@ pub(super) enum Tick {
         round: u32,
     },
     Move {
-        connection: u32,
         it: Move,
     },
 }

@@ -55,7 +55,7 @@ fn header(outcome: &Outcome) -> Markup {
     let tiles = [
         ("clients", short(f64::from(outcome.scenario.clients.count))),
         ("deliveries, all checked", short((total.counts.deliveries + total.counts.caught_up) as f64)),
-        ("deliveries a second", short(total.per_second(total.counts.deliveries + total.counts.caught_up))),
+        ("deliveries a second", short(total.per_second(|counts| counts.deliveries + counts.caught_up))),
         ("delivery p50", delivery.map_or("–".to_owned(), |times| format!("{} ms", short(times.p50)))),
         ("delivery p99", delivery.map_or("–".to_owned(), |times| format!("{} ms", short(times.p99)))),
         ("rules broken", short(outcome.faults.total() as f64)),
@@ -239,7 +239,7 @@ fn phase_rows(phase: &Phase) -> Markup {
                 th { (phase.name) }
                 td colspan="7" {
                     (short(phase.from)) "–" (short(phase.to)) " s: " (counts.joins) " joined, " (counts.sent) " sent, "
-                    (deliveries) " delivered (" (short(phase.per_second(deliveries))) "/s), " (counts.errors) " errors, "
+                    (deliveries) " delivered (" (short(phase.per_second(|counts| counts.deliveries + counts.caught_up))) "/s), " (counts.errors) " errors, "
                     (counts.retries) " retries, " (counts.connect_failures) " failed connects, "
                     (counts.lost_connections) " lost connections"
                     @if counts.unsent > 0 { ", " (counts.unsent) " not sent while disconnected" }
