@@ -21,7 +21,7 @@ export function aims(page) {
     return Number(row[column]);
   };
   const floors = (it, peer = 'direct') => cell(it, peer, 3);
-  const over = (one, other) => all.map((it) => cell(it, one, 2) / cell(it, other, 2));
+  const over = (one, other) => all.map((it) => cell(it, `${one} / ${other}`, 2));
   const row = (part, name) => rowsOf(page, part).find(([first]) => first === name);
   const number = (part, name, column) => Number.parseFloat(row(part, name)[column]);
 

@@ -38,6 +38,8 @@ fn main() -> anyhow::Result<()> {
     let port: u16 = arguments.next().context("floor PORT [--gathered]")?.parse()?;
     let is_gathered = arguments.next().as_deref() == Some("--gathered");
     let mut listener = TcpListener::bind(([127, 0, 0, 1], port).into())?;
+    // As many connections may wait as at the service: else a storm loses its first packets.
+    rustix::net::listen(&listener, 16_384)?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let (sessions, lobbies, names, touched) = Default::default();
