@@ -93,8 +93,11 @@ fn a_damaged_entry_of_a_resume_is_no_part_of_what_is_written_again() {
     for broken in [r#"{"lobby":"arena"}"#, r#"{"lobby":"arena","epoch":"x","seq":1}"#] {
         for list in [format!("{entry},{broken}"), format!("{broken},{entry}"), broken.to_owned()] {
             let frame = format!(r#"{{"op":"resume","lobbies":[{list}]}}"#);
-            let read = Request::decode(Encoding::Json, frame.as_bytes()).expect("each entry counts for itself");
-            assert!(matches!(&read.command, Command::ResumePartly(points) if points.iter().any(Result::is_err)));
+            let read =
+                Request::decode(Encoding::Json, frame.as_bytes()).expect("each entry counts for itself");
+            assert!(
+                matches!(&read.command, Command::ResumePartly(points) if points.iter().any(Result::is_err))
+            );
             read_both_ways(Encoding::Json, frame.as_bytes());
         }
     }
