@@ -38,7 +38,8 @@ pub struct HttpOptions {
     pub header_bytes_max: usize,
     /// Header lines of a request; beyond it the answer is 431.
     pub header_lines_max: usize,
-    /// Connections at once, upgraded ones as long as their `Held` lives; one more is told 503.
+    /// Connections at once, upgraded ones as long as their `Held` lives, and what comes within them and has a `Held` of
+    /// its own; one more is told 503.
     pub connections_max: usize,
 }
 
@@ -61,12 +62,26 @@ pub struct PeerAddr(pub SocketAddr);
 /// that keeps a clone goes on counting after the HTTP part has ended.
 #[derive(Clone)]
 pub struct Held {
-    _place: Arc<Place>,
+    place: Arc<Place>,
 }
 
 struct Place {
     open: IntGauge,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Held {
+    fn new(open: IntGauge, permit: OwnedSemaphorePermit) -> Held {
+        open.inc();
+        Held { place: Arc::new(Place { open, permit }) }
+    }
+
+    /// A place for one that comes within this connection, and counts like a connection. `None`: all are taken.
+    #[must_use]
+    pub fn one_more(&self) -> Option<Held> {
+        let permit = Arc::clone(self.place.permit.semaphore()).try_acquire_owned().ok()?;
+        Some(Held::new(self.place.open.clone(), permit))
+    }
 }
 
 impl Drop for Place {
@@ -161,8 +176,7 @@ pub async fn serve<S, F, B>(
             continue;
         };
         metrics.accepted.inc();
-        metrics.open.inc();
-        let held = Held { _place: Arc::new(Place { open: metrics.open.clone(), _permit: permit }) };
+        let held = Held::new(metrics.open.clone(), permit);
         // Small frames must not wait for the acknowledgement of earlier ones.
         let _ = stream.set_nodelay(true);
         connections.spawn(connection(

@@ -15,6 +15,7 @@ pub mod saturation;
 pub mod shutdown;
 pub mod statsd;
 pub mod trace;
+pub mod trunk;
 mod web;
 
 #[cfg(test)]

@@ -1,0 +1,254 @@
+//! What a side of a trunk has to say and nobody has written yet. Whoever has something appends it, from any thread; the
+//! trunk's task takes all of it at once and writes it.
+
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::frame::{self, Kind, STREAMS_MAX};
+
+/// Bytes that may be gathered while the connection takes nothing. Beyond them no stream may add data.
+const ROOM: usize = 1024 * 1024;
+
+#[derive(Default)]
+pub(super) struct Outgoing(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    gathered: Vec<u8>,
+    /// The frame at the end that can get more streams.
+    last: Option<Last>,
+    /// The trunk's task, while it has nothing to write.
+    writer: Option<Waker>,
+    /// Tasks with data for which there was no room.
+    waiting: Vec<Waker>,
+    /// How often all was taken, so that each waits in that list once.
+    turns: u64,
+    /// No more will be appended: what is gathered is the last.
+    is_ending: bool,
+    /// The connection is gone.
+    is_over: bool,
+}
+
+/// A frame of data for several streams. The same bytes by their place in memory: they are held, so the place is theirs.
+struct Last {
+    payload: Bytes,
+    start: usize,
+    streams: usize,
+}
+
+/// What became of data.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gathered {
+    Taken,
+    Full,
+    Over,
+}
+
+impl Outgoing {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no holder of a trunk's frames panics")
+    }
+
+    /// Appends what is about a stream. There is always room: each stream says little of this kind.
+    pub(super) fn tell(&self, kind: Kind, stream: u32, payload: &[u8]) {
+        let mut state = self.lock();
+        if state.is_over {
+            return;
+        }
+        state.last = None;
+        frame::append(&mut state.gathered, kind, stream, payload);
+        state.wake_writer();
+    }
+
+    /// Appends data for a stream.
+    pub(super) fn data(&self, stream: u32, bytes: &[u8]) -> Gathered {
+        let mut state = self.lock();
+        match state.room() {
+            Gathered::Taken => {
+                state.last = None;
+                frame::append(&mut state.gathered, Kind::Data, stream, bytes);
+                state.wake_writer();
+                Gathered::Taken
+            }
+            other => other,
+        }
+    }
+
+    /// Appends data for a stream. Streams that get the same bytes one after the other share a frame: what a lobby says to
+    /// its members crosses the trunk once.
+    pub(super) fn shared(&self, stream: u32, bytes: &Bytes) -> Gathered {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if let Some(last) = &mut state.last
+            && last.streams < STREAMS_MAX
+            && last.payload.as_ptr() == bytes.as_ptr()
+            && last.payload.len() == bytes.len()
+        {
+            last.streams += 1;
+            frame::extend(&mut state.gathered, last.start, last.streams, stream);
+            return Gathered::Taken;
+        }
+        match state.room() {
+            Gathered::Taken => {
+                let start = state.gathered.len();
+                frame::append(&mut state.gathered, Kind::Data, stream, bytes);
+                state.last = Some(Last { payload: bytes.clone(), start, streams: 1 });
+                state.wake_writer();
+                Gathered::Taken
+            }
+            other => other,
+        }
+    }
+
+    /// Whether data would be taken; if not, the task is woken when it may be. `asked` is the caller's own, to know when it
+    /// asked last.
+    pub(super) fn poll_room(&self, cx: &Context<'_>, asked: &mut Option<u64>) -> Poll<Gathered> {
+        let mut state = self.lock();
+        match state.room() {
+            Gathered::Full => {
+                if asked.replace(state.turns) != Some(state.turns) {
+                    state.waiting.push(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    /// Takes all that is gathered into an empty buffer, and leaves that one for what comes. `false`: nothing will come.
+    pub(super) fn poll_take(&self, cx: &Context<'_>, buffer: &mut Vec<u8>) -> Poll<bool> {
+        let mut state = self.lock();
+        if state.gathered.is_empty() {
+            if state.is_ending || state.is_over {
+                return Poll::Ready(false);
+            }
+            if state.writer.as_ref().is_none_or(|writer| !writer.will_wake(cx.waker())) {
+                state.writer = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        state.last = None;
+        state.turns += 1;
+        std::mem::swap(&mut state.gathered, buffer);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        Poll::Ready(true)
+    }
+
+    /// What is gathered is the last.
+    pub(super) fn finish(&self) {
+        let mut state = self.lock();
+        state.is_ending = true;
+        state.wake_writer();
+    }
+
+    /// The connection is gone.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        let writer = state.writer.take();
+        let waiting = std::mem::take(&mut state.waiting);
+        *state = State { is_over: true, ..State::default() };
+        drop(state);
+        waiting.into_iter().chain(writer).for_each(Waker::wake);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+}
+
+impl State {
+    fn room(&self) -> Gathered {
+        if self.is_over {
+            Gathered::Over
+        } else if self.gathered.len() >= ROOM {
+            Gathered::Full
+        } else {
+            Gathered::Taken
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::Frame;
+    use super::*;
+
+    fn take(outgoing: &Outgoing) -> Vec<(Kind, Vec<u8>, Vec<u32>)> {
+        let mut bytes = Vec::new();
+        let _ = outgoing.poll_take(&Context::from_waker(Waker::noop()), &mut bytes);
+        let (mut frames, mut rest) = (Vec::new(), &bytes[..]);
+        while let Some((frame, length)) = Frame::read(rest).unwrap() {
+            frames.push((frame.kind, frame.payload.to_vec(), frame.streams().collect()));
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty());
+        frames
+    }
+
+    #[test]
+    fn the_same_bytes_for_many_streams_cross_once_and_nothing_is_overtaken() {
+        let outgoing = Outgoing::default();
+        let (hello, other) = (Bytes::from(vec![1; 5]), Bytes::from(vec![1; 5]));
+        for stream in [3, 1, 2] {
+            assert_eq!(outgoing.shared(stream, &hello), Gathered::Taken);
+        }
+        outgoing.shared(1, &other);
+        outgoing.tell(Kind::End, 1, &[]);
+        outgoing.shared(2, &other);
+        outgoing.shared(3, &other.slice(..2));
+        let data = |length: usize, streams: &[u32]| (Kind::Data, vec![1; length], streams.to_vec());
+        let expected =
+            [data(5, &[3, 1, 2]), data(5, &[1]), (Kind::End, vec![], vec![1]), data(5, &[2]), data(2, &[3])];
+        assert_eq!(take(&outgoing), expected);
+        outgoing.shared(1, &hello);
+        assert_eq!(take(&outgoing), [data(5, &[1])], "what was taken is not added to");
+    }
+
+    #[test]
+    fn a_frame_is_for_so_many_streams_and_no_more() {
+        let outgoing = Outgoing::default();
+        let bytes = Bytes::from_static(b"all");
+        for stream in 0..1_000 {
+            outgoing.shared(stream, &bytes);
+        }
+        let frames = take(&outgoing);
+        assert_eq!(frames.iter().map(|(_, _, streams)| streams.len()).collect::<Vec<_>>(), [512, 488]);
+        assert!(frames.iter().flat_map(|(_, _, streams)| streams).copied().eq(0..1_000));
+    }
+
+    #[test]
+    fn data_waits_for_room_and_words_do_not() {
+        let outgoing = Outgoing::default();
+        let cx = Context::from_waker(Waker::noop());
+        let block = vec![0; 64 * 1024];
+        let taken = (0..100).take_while(|_| outgoing.data(1, &block) == Gathered::Taken).count();
+        assert_eq!(taken, 16, "up to the bound, and the one that reaches it");
+        assert_eq!(outgoing.shared(2, &Bytes::from_static(b"x")), Gathered::Full);
+        let mut asked = None;
+        for _ in 0..3 {
+            assert_eq!(outgoing.poll_room(&cx, &mut asked), Poll::Pending);
+        }
+        assert_eq!(outgoing.lock().waiting.len(), 1);
+        outgoing.tell(Kind::Close, 1, &[]);
+        assert_eq!(take(&outgoing).len(), 17);
+        assert_eq!(outgoing.poll_room(&cx, &mut asked), Poll::Ready(Gathered::Taken));
+        outgoing.finish();
+        outgoing.data(1, b"last");
+        let mut bytes = Vec::new();
+        assert_eq!(outgoing.poll_take(&cx, &mut bytes), Poll::Ready(true));
+        bytes.clear();
+        assert_eq!(outgoing.poll_take(&cx, &mut bytes), Poll::Ready(false));
+        outgoing.end();
+        assert_eq!(outgoing.data(1, b"late"), Gathered::Over);
+    }
+}

@@ -1,0 +1,354 @@
+//! Two sides of a trunk, on real connections.
+
+use std::io;
+use std::task::{Context, Waker};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Longest wait for anything that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection's two ends.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (ours.unwrap(), theirs.unwrap().0)
+}
+
+type Outcome = JoinHandle<Result<(), Broken>>;
+
+/// A side that takes every stream whose request is not "no", and gives it to whoever tests it.
+fn accepting(socket: TcpStream) -> (Trunk, mpsc::Receiver<Stream>, Outcome, CancellationToken) {
+    let (give, given) = mpsc::channel(10_000);
+    let (trunk, stop) = (Trunk::new(None), CancellationToken::new());
+    let (side, stopped) = (trunk.clone(), stop.clone());
+    let opened = move |opening: Opening| match &opening.request[..] {
+        b"no" => opening.refuse(403),
+        b"forget" => drop(opening),
+        _ => give.try_send(opening.accept()).unwrap(),
+    };
+    let run = tokio::spawn(async move { side.run(socket, Bytes::new(), opened, stopped).await });
+    (trunk, given, run, stop)
+}
+
+fn opening(socket: TcpStream) -> (Trunk, Outcome) {
+    let trunk = Trunk::new(None);
+    let side = trunk.clone();
+    let never = CancellationToken::new();
+    let run =
+        tokio::spawn(
+            async move { side.run(socket, Bytes::new(), |opening| opening.refuse(400), never).await },
+        );
+    (trunk, run)
+}
+
+struct Pair {
+    opener: Trunk,
+    acceptor: Trunk,
+    accepted: mpsc::Receiver<Stream>,
+    runs: [Outcome; 2],
+    stop: CancellationToken,
+}
+
+impl Pair {
+    async fn new() -> Pair {
+        let (ours, theirs) = connection().await;
+        let (acceptor, accepted, theirs, stop) = accepting(theirs);
+        let (opener, ours) = opening(ours);
+        Pair { opener, acceptor, accepted, runs: [ours, theirs], stop }
+    }
+
+    async fn stream(&mut self) -> (Stream, Stream) {
+        let ours = self.opener.open(b"yes").await.unwrap();
+        (ours, self.accepted.recv().await.unwrap())
+    }
+
+    async fn until_empty(&self) {
+        let empty = async {
+            while self.opener.streams() + self.acceptor.streams() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, empty).await.expect("both sides forget what is closed");
+    }
+}
+
+async fn write_all(stream: &Stream, mut bytes: Bytes) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::future::poll_fn(|cx| stream.poll_write(cx, &bytes)).await?;
+        bytes.advance(written);
+    }
+    Ok(())
+}
+
+async fn read(stream: &Stream, most: usize) -> Vec<u8> {
+    let mut space = vec![0; most];
+    let mut buf = tokio::io::ReadBuf::new(&mut space);
+    std::future::poll_fn(|cx| stream.poll_read(cx, &mut buf)).await;
+    buf.filled().to_vec()
+}
+
+async fn read_to_end(stream: &Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let part = tokio::time::timeout(PATIENCE, read(stream, 3_000)).await.expect("something comes");
+        if part.is_empty() {
+            return all;
+        }
+        all.extend(part);
+    }
+}
+
+/// Bytes that tell their stream and their place.
+fn noise(length: usize, seed: usize) -> Bytes {
+    (0..length).map(|place| (place.wrapping_mul(31) ^ (place >> 7) ^ seed) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_carry_their_own_bytes_both_ways_and_are_forgotten() {
+    let mut pair = Pair::new().await;
+    let mut talks = Vec::new();
+    for number in 0..40 {
+        let (ours, theirs) = pair.stream().await;
+        for (end, seed, expected) in [(ours, number, number + 100), (theirs, number + 100, number)] {
+            talks.push(tokio::spawn(async move {
+                let bytes = noise(300_000 + seed * 1_000, seed);
+                let writing = async {
+                    write_all(&end, bytes).await.unwrap();
+                    end.end();
+                };
+                let ((), got) = tokio::join!(writing, read_to_end(&end));
+                assert!(got == noise(300_000 + expected * 1_000, expected), "stream {number}: {}", got.len());
+            }));
+        }
+    }
+    for talk in talks {
+        talk.await.unwrap();
+    }
+    pair.until_empty().await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_gets_a_window_and_holds_up_nobody() {
+    let mut pair = Pair::new().await;
+    let (slow, to_slow) = pair.stream().await;
+    let (quick, to_quick) = pair.stream().await;
+    let flood = noise(WINDOW as usize + 10, 1);
+    assert_eq!(to_slow.write(&flood).unwrap(), WINDOW as usize);
+    assert_eq!(to_slow.write(&flood).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+
+    // Far more than one window, while the other stream stands still.
+    let much = noise(10 * WINDOW as usize, 2);
+    let writing = async {
+        write_all(&to_quick, much.clone()).await.unwrap();
+        drop(to_quick);
+    };
+    let ((), got) = tokio::join!(writing, read_to_end(&quick));
+    assert!(got == much);
+
+    let rest = tokio::spawn(async move {
+        write_all(&to_slow, flood.slice(WINDOW as usize..)).await.unwrap();
+        to_slow
+    });
+    let got = read(&slow, WINDOW as usize).await;
+    assert!(got[..] == noise(got.len(), 1));
+    let _to_slow = rest.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_close_arrives_and_what_comes_back_is_refused() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    theirs.write(&Bytes::from_static(b"farewell")).unwrap();
+    drop(theirs);
+    assert_eq!(read_to_end(&ours).await, b"farewell");
+    assert_eq!(ours.write_slice(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    drop(ours);
+    pair.until_empty().await;
+
+    let (ours, theirs) = pair.stream().await;
+    ours.write_slice(b"question").unwrap();
+    ours.end();
+    assert_eq!(read_to_end(&theirs).await, b"question");
+    theirs.write_slice(b"answer").unwrap();
+    drop(theirs);
+    assert_eq!(read_to_end(&ours).await, b"answer");
+    drop(ours);
+    pair.until_empty().await;
+}
+
+#[tokio::test]
+async fn the_same_bytes_for_many_reach_all_their_sockets() {
+    const MEMBERS: usize = 700;
+    let mut pair = Pair::new().await;
+    let (mut members, mut carried) = (Vec::new(), Vec::new());
+    for _ in 0..MEMBERS {
+        let (ours, theirs) = pair.stream().await;
+        let (player, socket) = connection().await;
+        carried.push(tokio::spawn(async move {
+            let (from, to) = socket.into_split();
+            ours.deliver_to(to);
+            let outcome = std::future::poll_fn(|cx| ours.poll_delivered(cx)).await;
+            drop(from);
+            outcome
+        }));
+        members.push((theirs, player));
+    }
+    let frames: Vec<Bytes> = (0..50).map(|number| noise(200, number)).collect();
+    for frame in &frames {
+        for (stream, _) in &members {
+            assert_eq!(stream.write(frame).unwrap(), frame.len());
+        }
+    }
+    let expected = frames.concat();
+    for (stream, mut player) in members {
+        drop(stream);
+        let mut heard = Vec::new();
+        tokio::time::timeout(PATIENCE, player.read_to_end(&mut heard)).await.expect("all comes").unwrap();
+        assert!(heard == expected, "{} bytes", heard.len());
+    }
+    for carried in carried {
+        carried.await.unwrap().unwrap();
+    }
+    pair.until_empty().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_does_not_take_all_gets_the_rest_in_order() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    let (mut player, socket) = connection().await;
+    SockRef::from(&socket).set_send_buffer_size(128 * 1024).unwrap();
+    SockRef::from(&player).set_recv_buffer_size(256 * 1024).unwrap();
+    let (_from, to) = socket.into_split();
+    ours.deliver_to(to);
+    let much = noise(20 * WINDOW as usize, 3);
+    let writing = async {
+        write_all(&theirs, much.clone()).await.unwrap();
+        drop(theirs);
+    };
+    let delivering = std::future::poll_fn(|cx| ours.poll_delivered(cx));
+    let mut heard = Vec::new();
+    let ((), delivered, heard_all) = tokio::join!(writing, delivering, player.read_to_end(&mut heard));
+    delivered.unwrap();
+    heard_all.unwrap();
+    assert!(heard == much, "{} bytes", heard.len());
+}
+
+#[tokio::test]
+async fn a_socket_that_is_gone_ends_its_stream_alone() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    let (player, socket) = connection().await;
+    SockRef::from(&player).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(player);
+    let (_from, to) = socket.into_split();
+    ours.deliver_to(to);
+    let failing = tokio::spawn(async move { std::future::poll_fn(|cx| ours.poll_delivered(cx)).await });
+    // The first write may still go out before the kernel knows.
+    while write_all(&theirs, noise(1_000, 4)).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    failing.await.unwrap().unwrap_err();
+
+    let (ours, theirs) = pair.stream().await;
+    theirs.write_slice(b"hello").unwrap();
+    assert_eq!(read(&ours, 5).await, b"hello");
+}
+
+#[tokio::test]
+async fn openings_are_refused_with_a_status_and_may_be_given_up() {
+    let mut pair = Pair::new().await;
+    assert_eq!(pair.opener.open(b"no").await.unwrap_err(), Unopened::Refused(403));
+    assert_eq!(pair.opener.open(b"forget").await.unwrap_err(), Unopened::Refused(DROPPED));
+    pair.until_empty().await;
+
+    let mut given_up = Box::pin(pair.opener.open(b"yes"));
+    assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(given_up);
+    let late = pair.accepted.recv().await.unwrap();
+    assert_eq!(read_to_end(&late).await, b"");
+    drop(late);
+    pair.until_empty().await;
+}
+
+#[tokio::test]
+async fn all_streams_end_with_the_connection_and_none_begins_after_it() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    let [run, theirs_run] = pair.runs;
+    run.abort();
+    assert_eq!(theirs_run.await.unwrap(), Ok(()));
+    assert!(run.await.unwrap_err().is_cancelled());
+    for end in [&ours, &theirs] {
+        assert_eq!(read_to_end(end).await, b"");
+        assert_eq!(end.write_slice(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+    assert!(pair.opener.is_over());
+    assert_eq!(pair.opener.open(b"yes").await.unwrap_err(), Unopened::Over);
+    assert_eq!((pair.opener.streams(), pair.acceptor.streams()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_side_that_stops_says_what_it_had_to_say() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    theirs.write_slice(b"the last word").unwrap();
+    drop(theirs);
+    pair.stop.cancel();
+    assert_eq!(read_to_end(&ours).await, b"the last word");
+    let [ours_run, theirs_run] = pair.runs;
+    assert_eq!((ours_run.await.unwrap(), theirs_run.await.unwrap()), (Ok(()), Ok(())));
+}
+
+/// What becomes of a side that is told these bytes.
+async fn told(bytes: &[u8]) -> Result<(), Broken> {
+    let (mut ours, theirs) = connection().await;
+    let (_, _accepted, run, _) = accepting(theirs);
+    ours.write_all(bytes).await.unwrap();
+    ours.shutdown().await.unwrap();
+    tokio::time::timeout(PATIENCE, run).await.expect("it ends").unwrap()
+}
+
+fn frames(all: &[(Kind, u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, stream, payload) in all {
+        frame::append(&mut bytes, *kind, *stream, payload);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_side_that_breaks_the_format_is_not_listened_to_any_more() {
+    let full = vec![0; WINDOW as usize];
+    let open = (Kind::Open, 1, &b"yes"[..]);
+    let broken = [
+        vec![0; 9],
+        frames(&[open, open]),
+        frames(&[open, (Kind::Data, 1, &full), (Kind::Data, 1, b"x")]),
+        frames(&[open, (Kind::Window, 1, &1_u32.to_be_bytes())]),
+        frames(&[open, (Kind::Window, 1, b"abc")]),
+        frames(&[(Kind::Refuse, 1, &u32::MAX.to_be_bytes())]),
+    ];
+    for bytes in broken {
+        assert!(told(&bytes).await.is_err(), "{:?}", &bytes[..9]);
+    }
+    // Of streams that are gone, or never were, words may still be under way.
+    let late = frames(&[
+        (Kind::Data, 7, b"late"),
+        (Kind::Window, 7, &1_u32.to_be_bytes()),
+        (Kind::End, 7, b""),
+        (Kind::Close, 7, b""),
+        (Kind::Accept, 7, b""),
+        open,
+        (Kind::Close, 1, b""),
+        (Kind::Data, 1, b"late"),
+    ]);
+    assert_eq!(told(&late).await, Ok(()));
+    assert_eq!(told(&frames(&[open])[..5]).await, Ok(()), "cut off in the middle of a frame");
+}
