@@ -129,13 +129,18 @@ fn phase_rows(before: &Phase, after: &Phase, rows: &mut Vec<Row>) {
         ("errors", before.counts.errors, after.counts.errors),
         ("failed connects", before.counts.connect_failures, after.counts.connect_failures),
         ("lost connections", before.counts.lost_connections, after.counts.lost_connections),
+        ("asked to come again", before.counts.moved_connections, after.counts.moved_connections),
         ("retries", before.counts.retries, after.counts.retries),
         ("not sent", before.counts.unsent, after.counts.unsent),
     ];
     for (what, before, after) in counts.into_iter().filter(|(_, before, after)| before + after > 0) {
         let (name, before, after) = (format!("{name}: {what}"), before as f64, after as f64);
         // A good client's repetitions are a matter of chance; what they cost is in the times.
-        let better = if matches!(what, "retries" | "not sent") { Better::Unjudged } else { Better::Less };
+        let better = if matches!(what, "retries" | "not sent" | "asked to come again") {
+            Better::Unjudged
+        } else {
+            Better::Less
+        };
         rows.push(Row { name, before, after, better });
     }
     let rate = |phase: &Phase| phase.per_second(|counts| counts.deliveries + counts.caught_up);

@@ -89,6 +89,8 @@ pub(crate) struct Counts {
     pub(crate) connect_failures: u64,
     /// Ended by the server or the network, where no plan wanted it.
     pub(crate) lost_connections: u64,
+    /// Ended by the server, which had asked the client to come again elsewhere.
+    pub(crate) moved_connections: u64,
     pub(crate) dropped: u64,
     /// Due while their senders had lost their connections, and not sent later either.
     pub(crate) unsent: u64,
@@ -118,6 +120,7 @@ impl Counts {
             retries: self.retries - before.retries,
             connect_failures: self.connect_failures - before.connect_failures,
             lost_connections: self.lost_connections - before.lost_connections,
+            moved_connections: self.moved_connections - before.moved_connections,
             dropped: self.dropped - before.dropped,
             unsent: self.unsent - before.unsent,
             ephemeral_owed: self.ephemeral_owed - before.ephemeral_owed,
@@ -138,6 +141,7 @@ impl Counts {
             retries,
             connect_failures,
             lost_connections,
+            moved_connections,
             dropped,
             unsent,
             ephemeral_owed,
@@ -154,6 +158,7 @@ impl Counts {
         self.retries += retries;
         self.connect_failures += connect_failures;
         self.lost_connections += lost_connections;
+        self.moved_connections += moved_connections;
         self.dropped += dropped;
         self.unsent += unsent;
         self.ephemeral_owed += ephemeral_owed;

@@ -171,7 +171,7 @@ fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
     let counts = &phase.counts;
     writeln!(
         out,
-        "{} ({:.0} to {:.0} s): {} joined, {} sent ({:.0}/s), {} delivered ({:.0}/s), {} errors, {} failed connects, {} lost connections, {} not sent",
+        "{} ({:.0} to {:.0} s): {} joined, {} sent ({:.0}/s), {} delivered ({:.0}/s), {} errors, {} failed connects, {} lost connections, {} asked to come again, {} not sent",
         phase.name,
         phase.from,
         phase.to,
@@ -183,6 +183,7 @@ fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
         counts.errors,
         counts.connect_failures,
         counts.lost_connections,
+        counts.moved_connections,
         counts.unsent
     )?;
     for (latency, times) in phase.times.iter().filter(|(latency, _)| **latency != Latency::Lag) {

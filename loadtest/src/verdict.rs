@@ -136,6 +136,7 @@ fn value(check: Check, phase: &Phase, outcome: &Outcome) -> Option<f64> {
             "errors" => counts.errors as f64,
             "connect_failures" => counts.connect_failures as f64,
             "lost_connections" => counts.lost_connections as f64,
+            "moved_connections" => counts.moved_connections as f64,
             "dropped" => counts.dropped as f64,
             "unsent" => counts.unsent as f64,
             "retries" => counts.retries as f64,

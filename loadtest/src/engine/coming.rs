@@ -322,7 +322,10 @@ impl Engine {
         self.measure.reason(reason.to_owned());
         // A slow reader is closed for good reason.
         let is_expected = self.clients[place].is_slow && reason == "close 4002";
-        if !is_expected {
+        let is_moved = self.clients[place].bye.is_some() && matches!(reason, "close 4000" | "close 4001");
+        if is_moved {
+            self.measure.counts.moved_connections += 1;
+        } else if !is_expected {
             self.measure.counts.lost_connections += 1;
         }
         self.drop_connection(place);

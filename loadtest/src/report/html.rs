@@ -242,6 +242,7 @@ fn phase_rows(phase: &Phase) -> Markup {
                     (deliveries) " delivered (" (short(phase.per_second(|counts| counts.deliveries + counts.caught_up))) "/s), " (counts.errors) " errors, "
                     (counts.retries) " retries, " (counts.connect_failures) " failed connects, "
                     (counts.lost_connections) " lost connections"
+                    @if counts.moved_connections > 0 { ", " (counts.moved_connections) " asked to come again" }
                     @if counts.unsent > 0 { ", " (counts.unsent) " not sent while disconnected" }
                     @if counts.dropped > 0 { ", " (counts.dropped) " dropped" }
                     @if let Some(percent) = counts.ephemeral_percent() { ", " (format!("{percent:.1}")) " % of the ephemeral ones arrived" }

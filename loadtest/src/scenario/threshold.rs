@@ -49,10 +49,11 @@ pub(crate) enum Check {
 }
 
 /// Counts and rates, as thresholds name them.
-const COUNTS: [&str; 16] = [
+const COUNTS: [&str; 17] = [
     "errors",
     "connect_failures",
     "lost_connections",
+    "moved_connections",
     "dropped",
     "unsent",
     "retries",

@@ -86,6 +86,14 @@ fn a_drain_is_followed_and_a_fault_that_fails_is_told() {
     ran.expect(2);
     assert!(ran.broken().is_empty(), "{}", ran.text);
     assert_eq!(ran.result["total"]["reasons"]["close 4000"], 20, "{}", ran.text);
+    let counts = &ran.result["total"]["counts"];
+    let (moved, lost) = (&counts["moved_connections"], &counts["lost_connections"]);
+    assert_eq!(
+        (moved, lost),
+        (&20.into(), &0.into()),
+        "who is asked to come again has lost nothing: {}",
+        ran.text
+    );
     assert!(ran.text.contains("MISSED chaos: command exit 7"), "{}", ran.text);
 }
 
