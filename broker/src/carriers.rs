@@ -1,6 +1,6 @@
-//! The threads that carry tunnels, one a processor, each with an event loop of its own. A tunnel stays on its thread
-//! for as long as it lasts: two loops that steal from each other cost a fifth more for each message than two that do
-//! not. The broker starts them and stops them when its tunnels have ended; handshakes and REST never run here.
+//! The threads that carry tunnels, one a processor, each with an event loop and trunks of its own. A tunnel stays on its
+//! thread for as long as it lasts: two loops that steal from each other cost a fifth more for each message than two that
+//! do not. The broker starts them and stops them when its tunnels have ended; handshakes and REST never run here.
 
 use std::io;
 use std::num::NonZero;
@@ -11,12 +11,22 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
+use crate::trunks::Trunks;
+
 /// The ways to the threads.
 pub(crate) struct Carriers {
-    loops: Vec<Handle>,
+    loops: Vec<Carrier>,
     /// Tunnels so far: the next one goes to the thread whose turn it is.
     given: AtomicUsize,
     stop: CancellationToken,
+}
+
+/// The way to one thread.
+pub(crate) struct Carrier {
+    /// Its event loop.
+    pub(crate) runtime: Handle,
+    pub(crate) trunks: Trunks,
 }
 
 /// The threads themselves.
@@ -27,13 +37,14 @@ impl Carriers {
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub(crate) fn start() -> io::Result<(Carriers, CarrierThreads)> {
+    pub(crate) fn start(metrics: &Metrics) -> io::Result<(Carriers, CarrierThreads)> {
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let stop = CancellationToken::new();
         let (mut loops, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            loops.push(runtime.handle().clone());
+            let trunks = Trunks::new(runtime.handle().clone(), metrics, stop.clone());
+            loops.push(Carrier { runtime: runtime.handle().clone(), trunks });
             let stopped = stop.clone();
             let thread = std::thread::Builder::new().name(format!("tunnels-{number}"));
             threads.push(thread.spawn(move || {
@@ -45,8 +56,8 @@ impl Carriers {
         Ok((Carriers { loops, given: AtomicUsize::new(0), stop }, CarrierThreads(threads)))
     }
 
-    /// The event loop of the next tunnel.
-    pub(crate) fn next(&self) -> &Handle {
+    /// The thread of the next tunnel.
+    pub(crate) fn next(&self) -> &Carrier {
         &self.loops[self.given.fetch_add(1, Ordering::Relaxed) % self.loops.len()]
     }
 

@@ -24,6 +24,7 @@ mod seam;
 mod sessions;
 mod socket;
 mod trace;
+mod trunks;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -107,7 +108,8 @@ impl Broker {
         nodes.report(&self.directory.view());
         let listener_metrics = ListenerMetrics::new(&self.registry, "public");
         let bans = BanList::default();
-        let (carriers, threads) = Carriers::start()?;
+        let metrics = Metrics::new(&self.registry);
+        let (carriers, threads) = Carriers::start(&metrics)?;
         let edge = Arc::new(Edge {
             bans,
             carriers,
@@ -119,7 +121,7 @@ impl Broker {
             keys: self.keys,
             health: self.health,
             readiness: self.readiness,
-            metrics: Metrics::new(&self.registry),
+            metrics,
             places: Places::new(self.config.connections_per_address_max),
             guest_rate: GuestRate::new(self.config.guests_per_minute),
             created: Created::default(),

@@ -12,6 +12,7 @@ use crate::tunnel::Ending;
 #[derive(Clone)]
 pub(crate) struct Metrics {
     connections: IntGauge,
+    trunks: IntGauge,
     handshakes: IntCounterVec,
     handshake_seconds: Histogram,
     node_failures: IntCounterVec,
@@ -96,10 +97,17 @@ pub(crate) enum ByeOutcome {
     Failed,
 }
 
-/// Holds the gauge of open tunnels up while it lives.
-pub(crate) struct OpenTunnel(IntGauge);
+/// Holds a gauge up while it lives.
+pub(crate) struct Open(IntGauge);
 
-impl Drop for OpenTunnel {
+impl Open {
+    fn new(gauge: &IntGauge) -> Open {
+        gauge.inc();
+        Open(gauge.clone())
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -126,6 +134,10 @@ impl Metrics {
             connections: register(
                 registry,
                 IntGauge::new("mlms_broker_connections", "Tunnels open between players and nodes."),
+            ),
+            trunks: register(
+                registry,
+                IntGauge::new("mlms_broker_trunks", "Connections to nodes that carry many tunnels each."),
             ),
             handshakes: counters(
                 "mlms_broker_handshakes_total",
@@ -175,9 +187,12 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn tunnel_opened(&self) -> OpenTunnel {
-        self.connections.inc();
-        OpenTunnel(self.connections.clone())
+    pub(crate) fn tunnel_opened(&self) -> Open {
+        Open::new(&self.connections)
+    }
+
+    pub(crate) fn trunk_opened(&self) -> Open {
+        Open::new(&self.trunks)
     }
 
     pub(crate) fn tunnel_ended(&self, ending: Ending) {

@@ -1,15 +1,18 @@
-//! The way to a lobby node: opens a session with a ticket, and tells a node which sessions are leaving. A request
-//! to a node is built from parsed fields only; nothing a client sent is passed on as it came.
+//! The way to a lobby node: opens a trunk, or a session with a ticket, and tells a node which sessions are leaving. A
+//! request to a node is built from parsed fields only; nothing a client sent is passed on as it came.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use mlms_protocol::ticket::ClusterKeys;
+use mlms_process::trunk::{self, Stream, Trunk};
+use mlms_protocol::ticket::{Boarding, ClusterKeys};
 use mlms_protocol::trace::TRACEPARENT;
 use mlms_protocol::{CloseCode, SessionId};
 use serde::Serialize;
@@ -37,10 +40,10 @@ const SIGNATURE_TTL_S: u64 = 60;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Why a node did not take a session.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum NodeRefusal {
     #[error("cannot connect: {0}")]
-    Connect(std::io::Error),
+    Connect(Arc<std::io::Error>),
     #[error("does not accept the connection in time")]
     ConnectTimeout,
     #[error("does not answer in time")]
@@ -74,6 +77,33 @@ impl NodeRefusal {
             NodeRefusal::Forbidden => "forbidden",
             NodeRefusal::Limited => "limited",
             NodeRefusal::Status(_) => "status",
+        }
+    }
+
+    /// What an answer other than yes means.
+    pub(crate) fn of_status(status: StatusCode) -> NodeRefusal {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => NodeRefusal::Unavailable,
+            StatusCode::UNAUTHORIZED => NodeRefusal::Ticket,
+            StatusCode::FORBIDDEN => NodeRefusal::Forbidden,
+            StatusCode::TOO_MANY_REQUESTS => NodeRefusal::Limited,
+            other => NodeRefusal::Status(other),
+        }
+    }
+
+    fn connect(error: std::io::Error) -> NodeRefusal {
+        NodeRefusal::Connect(Arc::new(error))
+    }
+}
+
+impl From<trunk::Unopened> for NodeRefusal {
+    fn from(unopened: trunk::Unopened) -> NodeRefusal {
+        match unopened {
+            trunk::Unopened::Refused(status) => match StatusCode::from_u16(status) {
+                Ok(status) => NodeRefusal::of_status(status),
+                Err(_) => NodeRefusal::Broken("its status is none"),
+            },
+            trunk::Unopened::Over => NodeRefusal::Broken("the trunk has ended"),
         }
     }
 }
@@ -110,13 +140,8 @@ pub(crate) async fn open_session(
 }
 
 fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), NodeRefusal> {
-    match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS => {}
-        StatusCode::SERVICE_UNAVAILABLE => return Err(NodeRefusal::Unavailable),
-        StatusCode::UNAUTHORIZED => return Err(NodeRefusal::Ticket),
-        StatusCode::FORBIDDEN => return Err(NodeRefusal::Forbidden),
-        StatusCode::TOO_MANY_REQUESTS => return Err(NodeRefusal::Limited),
-        other => return Err(NodeRefusal::Status(other)),
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(NodeRefusal::of_status(response.status()));
     }
     let headers: &HeaderMap = response.headers();
     if headers.get(header::SEC_WEBSOCKET_ACCEPT).is_none_or(|accept| *accept != handshake.accept()) {
@@ -132,6 +157,58 @@ fn check_answer(response: &Response<()>, handshake: &Handshake) -> Result<(), No
     Ok(())
 }
 
+/// What a node says to a trunk.
+pub(crate) enum TrunkAnswer {
+    Taken(End),
+    /// It knows of none: it is of the release before.
+    Unknown,
+}
+
+/// Opens a trunk.
+///
+/// # Errors
+/// See [`NodeRefusal`].
+pub(crate) async fn open_trunk(address: &str, keys: &ClusterKeys) -> Result<TrunkAnswer, NodeRefusal> {
+    let stream = connect(address).await?;
+    let request = signed(address, keys, Purpose::Trunk)
+        .method("GET")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, trunk::PROTOCOL)
+        .body(Full::default())
+        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
+    let answer = async {
+        let response = exchange(stream, request, async |response| Ok(response.map(drop))).await?;
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            StatusCode::NOT_FOUND | StatusCode::UPGRADE_REQUIRED => return Ok(TrunkAnswer::Unknown),
+            other => return Err(NodeRefusal::of_status(other)),
+        }
+        let upgrade = hyper::upgrade::on(response);
+        let end = handshake::raw(upgrade).await;
+        end.map(TrunkAnswer::Taken).ok_or(NodeRefusal::Broken("the connection ended at the 101"))
+    };
+    tokio::time::timeout(ANSWER_PATIENCE, answer).await.unwrap_or(Err(NodeRefusal::AnswerTimeout))
+}
+
+/// Opens a session on a trunk.
+///
+/// # Errors
+/// See [`NodeRefusal`]. Cancel safe: a dropped attempt closes the stream, and the ticket is spent or expires.
+pub(crate) async fn open_stream(
+    trunk: &Trunk,
+    ticket: &str,
+    handshake: &Handshake,
+) -> Result<Stream, NodeRefusal> {
+    let subprotocol = match handshake.subprotocol {
+        Subprotocol::Spoken(name) => Some(name.to_owned()),
+        _ => None,
+    };
+    let boarding = Boarding { ticket: ticket.to_owned(), subprotocol, traceparent: trace::context() };
+    let request = serde_json::to_vec(&boarding).expect("texts serialize");
+    let opened = tokio::time::timeout(ANSWER_PATIENCE, trunk.open(&request)).await;
+    Ok(opened.map_err(|_| NodeRefusal::AnswerTimeout)??)
+}
+
 /// What a broker asks a node to do, as its signature says.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
@@ -143,6 +220,8 @@ pub(crate) enum Purpose {
     Disconnect,
     /// How the node and the services behind it are.
     Health,
+    /// A connection for many sessions.
+    Trunk,
 }
 
 impl Purpose {
@@ -152,6 +231,7 @@ impl Purpose {
             Purpose::Command => "command",
             Purpose::Disconnect => "disconnect",
             Purpose::Health => "health",
+            Purpose::Trunk => "trunk",
         }
     }
 }
@@ -168,6 +248,20 @@ pub(crate) async fn post(
     patience: Duration,
     answer_bytes_max: usize,
 ) -> Result<(StatusCode, Bytes), NodeRefusal> {
+    let stream = connect(address).await?;
+    let request = signed(address, keys, purpose)
+        .method("POST")
+        .header(header::CONNECTION, "close")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
+    let answer = exchange(stream, request, async |response| whole(response, answer_bytes_max).await);
+    let answer = tokio::time::timeout(patience, answer).await;
+    answer.unwrap_or(Err(NodeRefusal::AnswerTimeout))
+}
+
+/// The head of a request that is signed for its purpose.
+fn signed(address: &str, keys: &ClusterKeys, purpose: Purpose) -> request::Builder {
     #[derive(Serialize)]
     struct Claims {
         exp: u64,
@@ -176,19 +270,10 @@ pub(crate) async fn post(
     }
     let exp = unix_seconds() + SIGNATURE_TTL_S;
     let token = keys.sign(&Claims { exp, aud: "node", sub: purpose.name() });
-    let stream = connect(address).await?;
-    let request = Request::builder()
-        .method("POST")
+    Request::builder()
         .uri(format!("/internal/{}", purpose.name()))
         .header(header::HOST, address)
-        .header(header::CONNECTION, "close")
-        .header(header::CONTENT_TYPE, "application/json")
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Full::new(body))
-        .map_err(|_| NodeRefusal::Broken("its address is no host"))?;
-    let answer = exchange(stream, request, async |response| whole(response, answer_bytes_max).await);
-    let answer = tokio::time::timeout(patience, answer).await;
-    answer.unwrap_or(Err(NodeRefusal::AnswerTimeout))
 }
 
 /// Tells a node that these sessions are to leave this broker: it closes each with a `bye` of this code, and they come
@@ -219,11 +304,11 @@ pub(crate) async fn announce_leaving(
 
 async fn connect(address: &str) -> Result<TcpStream, NodeRefusal> {
     let connected = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
-    let stream = connected.map_err(|_| NodeRefusal::ConnectTimeout)?.map_err(NodeRefusal::Connect)?;
-    stream.set_nodelay(true).map_err(NodeRefusal::Connect)?;
+    let stream = connected.map_err(|_| NodeRefusal::ConnectTimeout)?.map_err(NodeRefusal::connect)?;
+    stream.set_nodelay(true).map_err(NodeRefusal::connect)?;
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(NodeRefusal::Connect)?;
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(NodeRefusal::connect)?;
     Ok(stream)
 }
 

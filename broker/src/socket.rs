@@ -10,9 +10,12 @@ use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use mlms_process::http;
+use mlms_process::trunk::Stream;
 use mlms_protocol::{LobbyId, NodeName, SessionId};
+use tokio::runtime::Handle;
 
 use crate::address::{AddressKey, Place};
+use crate::carriers::Carrier;
 use crate::credential;
 use crate::edge::{Body, Edge};
 use crate::handshake::{self, Handshake, PATIENCE, Subprotocol};
@@ -35,7 +38,14 @@ const PLACING_PATIENCE: Duration = Duration::from_secs(10);
 struct Opened {
     session: SessionId,
     node_address: String,
-    end: End,
+    way: Way,
+}
+
+/// How a session's bytes reach its node.
+enum Way {
+    Trunk(Stream),
+    /// Over a connection of its own: the node knows of no trunks.
+    Alone(End),
 }
 
 /// What a connection counts as until it ends.
@@ -87,10 +97,11 @@ async fn open(
         });
         return Ok((Outcome::UnsupportedSubprotocol, handshake.response()));
     }
+    let carrier = edge.carriers.next();
     let opened = {
         let turn = tokio::time::timeout(TURN_PATIENCE, edge.handshakes.acquire()).await;
         let _turn = turn.map_err(|_| Refusal::Busy)?.expect("the semaphore is never closed");
-        let placing = place_session(edge, passenger, address, lobby, &handshake);
+        let placing = place_session(edge, carrier, passenger, address, lobby, &handshake);
         tokio::time::timeout(PLACING_PATIENCE, placing).await.unwrap_or(Err(Refusal::NodesSlow))?
     };
     tracing::debug!(session = %opened.session, %address, node = opened.node_address, "a session opens");
@@ -101,7 +112,7 @@ async fn open(
     }
     let connection = head.extensions.remove::<http::Held>();
     let held = Held { _connection: connection, _place: place, listed };
-    edge.tunnels.spawn(run(edge.clone(), upgrade, opened.end, held));
+    edge.tunnels.spawn(run(edge.clone(), carrier.runtime.clone(), upgrade, opened.way, held));
     Ok((Outcome::Accepted, handshake.response()))
 }
 
@@ -120,6 +131,7 @@ async fn identify(edge: &Edge, head: &Parts, query: &Query) -> Result<Passenger,
 
 async fn place_session(
     edge: &Edge,
+    carrier: &Carrier,
     passenger: Passenger,
     address: IpAddr,
     lobby: Option<LobbyId>,
@@ -134,8 +146,8 @@ async fn place_session(
             for (name, node_address) in nodes.into_iter().take(TRIES_MAX) {
                 let ticket = passenger::ticket(&claims, address, lobby.clone(), name.clone());
                 let token = edge.keys.mint(&ticket);
-                match node::open_session(&node_address, &token, handshake).await {
-                    Ok(end) => return Ok(Opened { session: ticket.session, node_address, end }),
+                match open_session(edge, carrier, &node_address, &token, handshake).await {
+                    Ok(way) => return Ok(Opened { session: ticket.session, node_address, way }),
                     Err(refusal) => {
                         edge.metrics.node_failed(&refusal);
                         report(&name, &refusal);
@@ -151,8 +163,9 @@ async fn place_session(
             }
             let node_address = edge.address_of(&ticket.node).ok_or(Refusal::TicketNodeGone)?;
             // Minted again from the same fields: the same session, so the node still takes it once only.
-            let end = node::open_session(&node_address, &edge.keys.mint(&ticket), handshake).await;
-            end.map(|end| Opened { session: ticket.session.clone(), node_address, end }).map_err(|refusal| {
+            let token = edge.keys.mint(&ticket);
+            let way = open_session(edge, carrier, &node_address, &token, handshake).await;
+            way.map(|way| Opened { session: ticket.session.clone(), node_address, way }).map_err(|refusal| {
                 edge.metrics.node_failed(&refusal);
                 match refusal {
                     NodeRefusal::Ticket => Refusal::TicketUsed,
@@ -160,6 +173,20 @@ async fn place_session(
                 }
             })
         }
+    }
+}
+
+/// Opens a session on the node's trunk, if it has one.
+async fn open_session(
+    edge: &Edge,
+    carrier: &Carrier,
+    node_address: &str,
+    token: &str,
+    handshake: &Handshake,
+) -> Result<Way, NodeRefusal> {
+    match carrier.trunks.to(node_address, &edge.keys).await? {
+        Some(trunk) => Ok(Way::Trunk(node::open_stream(&trunk, token, handshake).await?)),
+        None => Ok(Way::Alone(node::open_session(node_address, token, handshake).await?)),
     }
 }
 
@@ -184,24 +211,33 @@ fn report(node: &NodeName, refusal: &NodeRefusal) {
 }
 
 /// Carries a session's bytes from the 101 to the end, on a thread of the carriers'.
-async fn run(edge: Arc<Edge>, upgrade: OnUpgrade, node: End, held: Held) {
+async fn run(edge: Arc<Edge>, by: Handle, upgrade: OnUpgrade, way: Way, held: Held) {
     let client = match tokio::time::timeout(PATIENCE, handshake::raw(upgrade)).await {
-        Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => client,
+        Ok(Some(client)) if client.stream.set_nodelay(true).is_ok() => client.taken_over(&by),
         _ => return end(&edge, Ending::NeverOpened, held),
     };
-    let by = edge.carriers.next().clone();
-    let (Ok(client), Ok(node)) = (client.taken_over(&by), node.taken_over(&by)) else {
-        return end(&edge, Ending::NeverOpened, held);
+    let way = match way {
+        Way::Alone(node) => node.taken_over(&by).map(Way::Alone),
+        on_trunk @ Way::Trunk(_) => Ok(on_trunk),
     };
-    let tunnel = carry(Arc::clone(&edge), client, node, held);
+    let (Ok(client), Ok(way)) = (client, way) else { return end(&edge, Ending::NeverOpened, held) };
+    let tunnel = carry(Arc::clone(&edge), client, way, held);
     edge.tunnels.spawn_on(tunnel, &by);
 }
 
-async fn carry(edge: Arc<Edge>, client: End, node: End, held: Held) {
-    let open = edge.metrics.tunnel_opened();
-    let ending = tunnel::carry(client, node, &edge.metrics, edge.cut.child_token()).await;
-    drop(open);
-    end(&edge, ending, held);
+#[expect(clippy::manual_async_fn, reason = "an async fn holds room for its arguments twice, for each player")]
+fn carry(edge: Arc<Edge>, client: End, way: Way, held: Held) -> impl Future<Output = ()> + Send {
+    async move {
+        let open = edge.metrics.tunnel_opened();
+        let cut = edge.cut.child_token();
+        let ending = match way {
+            Way::Trunk(node) => tunnel::carry_on_trunk(client, node, &edge.metrics, cut).await,
+            // Boxed: as large as it is, it would be room in every player's task.
+            Way::Alone(node) => Box::pin(tunnel::carry(client, node, &edge.metrics, cut)).await,
+        };
+        drop(open);
+        end(&edge, ending, held);
+    }
 }
 
 fn end(edge: &Edge, ending: Ending, held: Held) {

@@ -52,8 +52,12 @@ fn span_of(tracer: &Tracer, request: &Request<Incoming>) -> Option<Span> {
     tracer.sample(given).and_then(|parent| tracer.span(name, Kind::Server, &parent))
 }
 
-/// The header by which a node goes on with the trace of this task, if it is traced.
+/// What a node goes on from with the trace of this task, if it is traced.
+pub(crate) fn context() -> Option<String> {
+    CONTEXT.try_with(TraceParent::to_string).ok()
+}
+
+/// The same as a header.
 pub(crate) fn header() -> Option<HeaderValue> {
-    let context = CONTEXT.try_with(TraceParent::to_string).ok()?;
-    HeaderValue::try_from(context).ok()
+    HeaderValue::try_from(context()?).ok()
 }

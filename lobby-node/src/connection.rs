@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use mlms_process::trunk::Stream;
 use mlms_protocol::{CloseCode, Encoding};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,6 +30,8 @@ const FORBIDDEN_CODE: &str = "Protocol violation";
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),
+    /// A stream of a broker's trunk.
+    Trunk(Stream),
     /// An in-memory pipe, for tests under a paused clock.
     Pipe(DuplexStream),
 }
@@ -44,7 +47,7 @@ pub(crate) enum Incoming {
 
 /// A connection's frames, as its task reads them.
 pub(crate) struct Connection {
-    stream: WebSocketStream<Stream>,
+    stream: WebSocketStream<Bytestream>,
 }
 
 impl Connection {
@@ -60,10 +63,11 @@ impl Connection {
     ) -> io::Result<(Connection, Arc<Outbox>)> {
         let wire = match socket {
             Socket::Tcp(stream) => Wire::Tcp(Line::new(stream)?),
+            Socket::Trunk(stream) => Wire::Trunk(stream),
             Socket::Pipe(pipe) => Wire::Pipe(Mutex::new(pipe)),
         };
         let outbox = Arc::new(Outbox::new(encoding, outbox_bytes_max, wire, metrics));
-        let stream = Stream(Arc::clone(&outbox));
+        let stream = Bytestream(Arc::clone(&outbox));
         // The library's own buffers stay small: it reads commands, of which most are a chat or a move of a game, and
         // writes pongs and close frames only.
         let config = WebSocketConfig::default()
@@ -116,15 +120,15 @@ impl Connection {
 }
 
 /// The stream that the WebSocket library sees: what it writes goes to the outbox, whole and at once.
-struct Stream(Arc<Outbox>);
+struct Bytestream(Arc<Outbox>);
 
-impl AsyncRead for Stream {
+impl AsyncRead for Bytestream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Bytestream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.push_raw(bytes);
         Poll::Ready(Ok(bytes.len()))

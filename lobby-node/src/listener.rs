@@ -1,6 +1,8 @@
-//! The node's listener: sessions with a ticket, and the words of a leaving broker. Nothing else opens a door.
+//! The node's listener: sessions with a ticket, brokers' trunks, and the words of a leaving broker. Nothing else opens a
+//! door.
 
 mod handshake;
+mod trunk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::handshake::Subprotocol;
+pub(crate) use self::trunk::Trunks;
 use crate::connection::{Connection, Socket};
 use crate::node::{Node, Passenger};
 
@@ -31,6 +34,8 @@ const BYE_BYTES_MAX: usize = 1024 * 1024;
 const OWN_SERVICES: [&str; 6] = ["achievements", "amqp", "directory", "journal", "store", "workers"];
 /// 16 bytes in base64.
 const KEY_BYTES: usize = 24;
+/// Said to whoever says a broker's words and is none.
+const NO_BROKER: &str = "only a broker of this cluster may say that";
 /// How long a player whose subprotocol is not spoken may take to hear that.
 const TURN_AWAY_TIME: Duration = Duration::from_secs(2);
 
@@ -58,6 +63,7 @@ struct Bye {
 pub(crate) async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Reply {
     let outcome = match (request.method(), request.uri().path()) {
         (&Method::GET, "/ws") => open(&node, request),
+        (&Method::GET, "/internal/trunk") => trunk::open(&node, request),
         (&Method::POST, "/internal/bye") => bye(&node, request).await,
         (&Method::POST, "/internal/command") => command(&node, request).await,
         (&Method::POST, "/internal/disconnect") => disconnect(&node, request).await,
@@ -106,21 +112,9 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
     let Some(token) = handshake::ticket(headers) else {
         return Err(refuse(StatusCode::UNAUTHORIZED, "a ticket is needed", "no_ticket"));
     };
-    let unused =
-        open_ticket(node, token).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
     let lobby = handshake::lobby(request.uri().query());
-    if lobby.is_some_and(|lobby| unused.lobby.as_ref().is_none_or(|of_ticket| of_ticket.as_str() != lobby)) {
-        let text = "the ticket was made for another lobby";
-        return Err(refuse(StatusCode::BAD_REQUEST, text, "ticket_lobby"));
-    }
-    let ticket =
-        use_up(node, unused).map_err(|(text, reason)| refuse(StatusCode::UNAUTHORIZED, text, reason))?;
-    if node.bans.holds(&ticket.user, node.clock.now()) {
-        return Err(refuse(StatusCode::FORBIDDEN, "the user is banned from the service", "banned"));
-    }
-    if node.is_draining() {
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is leaving", "draining"));
-    }
+    let ticket = take_ticket(node, token, lobby)
+        .map_err(|Barred { status, text, reason }| refuse(status, text, reason))?;
     let subprotocol = Subprotocol::choose(headers);
     let trace = node.tracer.adopt(traceparent(request.headers()));
     let held = request.extensions_mut().remove::<Held>();
@@ -136,7 +130,7 @@ fn open(node: &Arc<Node>, mut request: Request<Incoming>) -> Result<Reply, Reply
                     Subprotocol::Unsupported => return turn_away(&task_node, socket).await,
                 };
                 let passenger = Passenger { trace, ..Passenger::from(ticket) };
-                task_node.admit(socket, parts.read_buf, encoding, passenger, held).await;
+                task_node.admit(socket, parts.read_buf, encoding, passenger, held);
             }
             Ok(Err(_)) => tracing::error!("an upgraded connection is not a TCP stream"),
             Err(error) => tracing::debug!(%error, "a connection ended before its upgrade"),
@@ -172,33 +166,58 @@ async fn turn_away(node: &Node, socket: Socket) {
     let _ = tokio::time::timeout(TURN_AWAY_TIME, farewell).await;
 }
 
-/// A ticket for this node.
-fn open_ticket(node: &Node, token: &str) -> Result<Ticket, (&'static str, &'static str)> {
+/// Why a ticket opens no session.
+struct Barred {
+    status: StatusCode,
+    text: &'static str,
+    /// The metric label.
+    reason: &'static str,
+}
+
+impl Barred {
+    fn ticket(text: &'static str, reason: &'static str) -> Barred {
+        Barred { status: StatusCode::UNAUTHORIZED, text, reason }
+    }
+}
+
+/// Uses a ticket up, which must be for this node and, if one is named, for this lobby.
+fn take_ticket(node: &Node, token: &str, lobby: Option<&str>) -> Result<Ticket, Barred> {
     let ticket = node.keys.open(token).map_err(|error| match error {
-        TicketError::Expired => ("the ticket has expired", "ticket_expired"),
-        TicketError::Invalid => ("the ticket is not of this cluster", "ticket_invalid"),
-        TicketError::Version(_) => ("the ticket is of another release", "ticket_version"),
+        TicketError::Expired => Barred::ticket("the ticket has expired", "ticket_expired"),
+        TicketError::Invalid => Barred::ticket("the ticket is not of this cluster", "ticket_invalid"),
+        TicketError::Version(_) => Barred::ticket("the ticket is of another release", "ticket_version"),
     })?;
     if ticket.node != node.name {
-        return Err(("the ticket is for another node", "ticket_misdirected"));
+        return Err(Barred::ticket("the ticket is for another node", "ticket_misdirected"));
+    }
+    if lobby.is_some_and(|lobby| ticket.lobby.as_ref().is_none_or(|of_ticket| of_ticket.as_str() != lobby)) {
+        let (status, text) = (StatusCode::BAD_REQUEST, "the ticket was made for another lobby");
+        return Err(Barred { status, text, reason: "ticket_lobby" });
+    }
+    if !node.use_ticket(&ticket) {
+        return Err(Barred::ticket("the ticket was used before", "ticket_used"));
+    }
+    if node.bans.holds(&ticket.user, node.clock.now()) {
+        let (status, text) = (StatusCode::FORBIDDEN, "the user is banned from the service");
+        return Err(Barred { status, text, reason: "banned" });
+    }
+    if node.is_draining() {
+        let (status, text) = (StatusCode::SERVICE_UNAVAILABLE, "the node is leaving");
+        return Err(Barred { status, text, reason: "draining" });
     }
     Ok(ticket)
 }
 
-/// A ticket is used once.
-fn use_up(node: &Node, ticket: Ticket) -> Result<Ticket, (&'static str, &'static str)> {
-    if !node.use_ticket(&ticket) {
-        return Err(("the ticket was used before", "ticket_used"));
-    }
-    Ok(ticket)
+/// Whether a broker of this cluster signed the request for this purpose.
+fn is_from_broker(node: &Node, headers: &HeaderMap, purpose: &str) -> bool {
+    let claims = handshake::bearer(headers).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
+    claims.is_some_and(|claims| claims.aud == "node" && claims.sub == purpose)
 }
 
 /// The body of a request that a broker of this cluster signed for this purpose.
 async fn from_broker(node: &Node, request: Request<Incoming>, purpose: &str) -> Result<Bytes, Reply> {
-    let claims =
-        handshake::bearer(request.headers()).and_then(|token| node.keys.verify::<BrokerClaims>(token).ok());
-    if claims.is_none_or(|claims| claims.aud != "node" || claims.sub != purpose) {
-        return Err(refusal(StatusCode::UNAUTHORIZED, "only a broker of this cluster may say that"));
+    if !is_from_broker(node, request.headers(), purpose) {
+        return Err(refusal(StatusCode::UNAUTHORIZED, NO_BROKER));
     }
     let body = Limited::new(request.into_body(), BYE_BYTES_MAX).collect().await;
     let body = body.map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))?;

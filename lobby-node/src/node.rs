@@ -41,6 +41,7 @@ use crate::condition::Conditions;
 use crate::connection::Socket;
 use crate::dial::Dial;
 use crate::limiter::Creates;
+use crate::listener::Trunks;
 use crate::lobby::Rules;
 use crate::metrics::Metrics;
 use crate::progress::Moves;
@@ -169,6 +170,7 @@ pub(crate) struct Node {
     pub(crate) bans: BanList,
     pub(crate) index: Index,
     pub(crate) handshakes: TaskTracker,
+    pub(crate) trunks: Trunks,
     /// Ends the workers, when everything is at rest.
     pub(crate) stop: CancellationToken,
     workers: Vec<WorkerHandle>,
@@ -229,6 +231,7 @@ impl LobbyNode {
             tracer: self.tracer.clone(),
             keys: self.keys.clone(),
             handshakes: TaskTracker::new(),
+            trunks: Trunks::default(),
             stop: CancellationToken::new(),
             workers,
             sessions: Mutex::default(),
@@ -250,8 +253,8 @@ impl LobbyNode {
 
 impl NodeHandle {
     /// Takes in an upgraded connection, as the listener does.
-    pub async fn admit(&self, socket: Socket, encoding: Encoding, passenger: Passenger) {
-        self.node.admit(socket, Bytes::new(), encoding, passenger, None).await;
+    pub fn admit(&self, socket: Socket, encoding: Encoding, passenger: Passenger) {
+        self.node.admit(socket, Bytes::new(), encoding, passenger, None);
     }
 
     #[must_use]
@@ -299,6 +302,7 @@ impl NodeHandle {
         self.task.abort();
         self.node.stop.cancel();
         self.node.links.stop();
+        self.node.trunks.stop();
         for session in self.node.lock_sessions().values() {
             session.outbox.break_off();
         }
@@ -362,6 +366,8 @@ async fn run(
     readiness.drain();
     drain::drain(&node, &config, &shutdown).await;
     stop_listener.cancel();
+    // What the sessions said last goes out before the threads end that carry it.
+    node.trunks.end().await;
     lease.abort();
     if node.directory.retire(&node.name, node.incarnation).await.is_err() {
         tracing::debug!("the lease could not be given back; it runs out by itself");

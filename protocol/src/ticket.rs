@@ -40,6 +40,19 @@ pub struct Ticket {
     pub node: NodeName,
 }
 
+/// What a broker says of a session that it opens on a trunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boarding {
+    /// The signed ticket.
+    pub ticket: String,
+    /// What the player and the node speak; none: JSON, and none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subprotocol: Option<String>,
+    /// The place in a trace (W3C Trace Context), if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
 /// Why a ticket was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {

@@ -7,14 +7,23 @@ use mlms_broker::BrokerConfig;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::node::Manner;
+use crate::node::{Manner, Release, on_nodes_of_both_releases};
 use crate::stage::Stage;
 
-#[tokio::test]
-async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last() {
-    let mut stage =
-        Stage::new(3, BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() }, true)
-            .await;
+on_nodes_of_both_releases!(
+    nodes_learn_who_leaves_and_the_broker_goes_with_the_last,
+    tunnels_of_nodes_that_cannot_be_told_are_cut_at_the_end,
+    a_hurry_ends_all_tunnels_at_once,
+);
+
+async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last(release: Release) {
+    let mut stage = Stage::new(
+        release,
+        3,
+        BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() },
+        true,
+    )
+    .await;
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push(stage.open(&format!("user-{number}")).await);
@@ -55,11 +64,14 @@ async fn nodes_learn_who_leaves_and_the_broker_goes_with_the_last() {
     assert_eq!(stage.metric("mlms_broker_tunnels_ended_total", "cut"), 0.0);
 }
 
-#[tokio::test]
-async fn tunnels_of_nodes_that_cannot_be_told_are_cut_at_the_end() {
-    let mut stage =
-        Stage::new(1, BrokerConfig { drain: Duration::from_millis(200), ..BrokerConfig::default() }, true)
-            .await;
+async fn tunnels_of_nodes_that_cannot_be_told_are_cut_at_the_end(release: Release) {
+    let mut stage = Stage::new(
+        release,
+        1,
+        BrokerConfig { drain: Duration::from_millis(200), ..BrokerConfig::default() },
+        true,
+    )
+    .await;
     let mut client = stage.open("ann").await;
     stage.nodes[0].set_manner(Manner::Status(500));
     stage.shutdown.signal();
@@ -69,11 +81,14 @@ async fn tunnels_of_nodes_that_cannot_be_told_are_cut_at_the_end() {
     assert_eq!(stage.metric("mlms_broker_bye_batches_total", "failed"), 1.0);
 }
 
-#[tokio::test]
-async fn a_hurry_ends_all_tunnels_at_once() {
-    let mut stage =
-        Stage::new(1, BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() }, true)
-            .await;
+async fn a_hurry_ends_all_tunnels_at_once(release: Release) {
+    let mut stage = Stage::new(
+        release,
+        1,
+        BrokerConfig { drain: Duration::from_secs(600), ..BrokerConfig::default() },
+        true,
+    )
+    .await;
     let mut client = stage.open("ann").await;
     stage.shutdown.signal();
     stage.nodes[0].bye().await;

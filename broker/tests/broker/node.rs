@@ -1,20 +1,23 @@
-//! A lobby node as the broker sees it: takes tickets, answers the handshake, and then echoes raw bytes.
+//! A lobby node as the broker sees it: takes tickets, on a trunk or with a handshake each, and then echoes raw bytes.
 
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mlms_process::http::{self, HttpOptions, ListenerMetrics};
+use mlms_process::trunk::{Opening, PROTOCOL, Stream, Trunk};
 use mlms_protocol::ticket::{ClusterKeys, Ticket};
 use mlms_protocol::{NodeName, SessionId};
 use prometheus::Registry;
 use serde::Deserialize;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -29,11 +32,39 @@ pub(crate) enum Manner {
     HandOver,
     /// Some other status.
     Status(u16),
-    /// 101 with an accept of another key.
-    WrongAccept,
+    /// Ends the trunk; without one, 101 with an accept of another key.
+    Broken,
     /// Takes the request and never answers.
     Frozen,
 }
+
+/// Of which release nodes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Release {
+    Present,
+    /// The one before: its nodes know of no trunks.
+    Before,
+}
+
+/// The same test on nodes of this release and of the one before.
+macro_rules! on_nodes_of_both_releases {
+    ($($test:ident),* $(,)?) => {
+        $(mod $test {
+            use crate::node::Release;
+
+            #[tokio::test]
+            async fn with_trunks() {
+                super::$test(Release::Present).await;
+            }
+
+            #[tokio::test]
+            async fn without() {
+                super::$test(Release::Before).await;
+            }
+        })*
+    };
+}
+pub(crate) use on_nodes_of_both_releases;
 
 pub(crate) struct Node {
     pub(crate) name: NodeName,
@@ -45,6 +76,7 @@ pub(crate) struct Node {
 
 struct Shared {
     keys: ClusterKeys,
+    release: Release,
     name: NodeName,
     manner: Mutex<Manner>,
     used: Mutex<HashSet<SessionId>>,
@@ -70,13 +102,14 @@ pub(crate) struct Leaving {
 }
 
 impl Node {
-    pub(crate) async fn start(name: &str, keys: ClusterKeys) -> Node {
+    pub(crate) async fn start(name: &str, keys: ClusterKeys, release: Release) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hand_over, handed_over) = mpsc::channel(16);
         let name = NodeName::new(name).unwrap();
         let shared = Arc::new(Shared {
             keys,
+            release,
             name: name.clone(),
             manner: Mutex::new(Manner::Echo),
             used: Mutex::default(),
@@ -130,6 +163,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("").to_owned();
     match request.uri().path() {
+        "/internal/trunk" if shared.release == Release::Before => status(404),
+        "/internal/trunk" => take_trunk(&shared, &token, request),
         "/internal/bye" => take_bye(&shared, &token, request).await,
         "/internal/health" => {
             let Manner::Status(number) = *shared.manner.lock().unwrap() else {
@@ -179,7 +214,7 @@ fn take_handshake(
         }
     });
     let key = match manner {
-        Manner::WrongAccept => "AAAAAAAAAAAAAAAAAAAAAA==".as_bytes(),
+        Manner::Broken => "AAAAAAAAAAAAAAAAAAAAAA==".as_bytes(),
         _ => request.headers()[header::SEC_WEBSOCKET_KEY].as_bytes(),
     };
     let mut response = status(101);
@@ -193,19 +228,117 @@ fn take_handshake(
     response
 }
 
-async fn take_bye(shared: &Shared, token: &str, request: Request<Incoming>) -> Response<Full<Bytes>> {
+/// Whether a broker signed this for its purpose.
+fn is_signed(shared: &Shared, token: &str, purpose: &str) -> bool {
     #[derive(Clone, Deserialize)]
     struct Claims {
         aud: String,
         sub: String,
     }
+    shared.keys.verify::<Claims>(token).is_ok_and(|claims| claims.aud == "node" && claims.sub == purpose)
+}
+
+fn take_trunk(shared: &Arc<Shared>, token: &str, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if !is_signed(shared, token, "trunk") || request.headers()[header::UPGRADE] != PROTOCOL {
+        return status(401);
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        let parts = upgrade.await.unwrap().downcast::<TokioIo<TcpStream>>().unwrap();
+        let broken = CancellationToken::new();
+        let breaking = broken.clone();
+        let opened = |opening: Opening| take_opening(&shared, opening, &breaking);
+        let trunk = Trunk::new(None);
+        let run = trunk.run(parts.io.into_inner(), parts.read_buf, opened, CancellationToken::new());
+        if let Some(outcome) = broken.run_until_cancelled(run).await {
+            outcome.unwrap();
+        }
+    });
+    let mut response = status(101);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
+}
+
+fn take_opening(shared: &Arc<Shared>, opening: Opening, broken: &CancellationToken) {
+    let request: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&opening.request).unwrap();
+    let ticket = shared.keys.open(request["ticket"].as_str().unwrap()).ok();
+    let Some(ticket) = ticket.filter(|ticket| ticket.node == shared.name) else { return opening.refuse(401) };
+    let headers = request.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
+    let seen =
+        Seen { target: "/internal/trunk".to_owned(), headers: headers.collect(), ticket: ticket.clone() };
+    shared.seen.send_modify(|all| all.push(seen));
+    let manner = *shared.manner.lock().unwrap();
+    match manner {
+        Manner::Status(number) => return opening.refuse(number),
+        Manner::Broken | Manner::Frozen => {
+            if manner == Manner::Broken {
+                broken.cancel();
+            }
+            // Never answered, for as long as the test lasts: dropped, it would be refused.
+            tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(opening);
+            });
+            return;
+        }
+        Manner::Echo | Manner::HandOver => {}
+    }
+    if !shared.used.lock().unwrap().insert(ticket.session) {
+        return opening.refuse(401);
+    }
+    let stream = opening.accept();
+    let hand_over = shared.hand_over.clone();
+    tokio::spawn(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let mut theirs = theirs.unwrap().0;
+        if manner == Manner::HandOver {
+            hand_over.send(theirs).await.unwrap();
+        } else {
+            tokio::spawn(async move {
+                let (mut from, mut to) = theirs.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
+        bridge(stream, ours.unwrap()).await;
+    });
+}
+
+/// Makes a stream of a trunk a connection.
+async fn bridge(stream: Stream, socket: TcpStream) {
+    let (mut from, to) = socket.into_split();
+    stream.deliver_to(to);
+    let up = async {
+        let mut space = vec![0; 1 << 16];
+        loop {
+            let length = from.read(&mut space).await.unwrap_or(0);
+            if length == 0 {
+                return stream.end();
+            }
+            let mut bytes = Bytes::copy_from_slice(&space[..length]);
+            while !bytes.is_empty() {
+                let Ok(written) = poll_fn(|cx| stream.poll_write(cx, &bytes)).await else { return };
+                bytes.advance(written);
+            }
+        }
+    };
+    let down = poll_fn(|cx| stream.poll_delivered(cx));
+    // Whichever way it ends, both ends are gone then.
+    let _ = tokio::join!(up, down);
+}
+
+async fn take_bye(shared: &Shared, token: &str, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let manner = *shared.manner.lock().unwrap();
     if let Manner::Status(number) = manner {
         return status(number);
     }
-    match shared.keys.verify::<Claims>(token) {
-        Ok(claims) if claims.aud == "node" && claims.sub == "bye" => {}
-        _ => return status(401),
+    if !is_signed(shared, token, "bye") {
+        return status(401);
     }
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let leaving: Leaving = serde_json::from_slice(&body).unwrap();

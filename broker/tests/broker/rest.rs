@@ -6,7 +6,7 @@ use mlms_process::config::AllowedOrigins;
 use mlms_protocol::lobby::Visibility;
 use mlms_protocol::{Incarnation, LobbyId, NodeName};
 
-use crate::node::Manner;
+use crate::node::{Manner, Release};
 use crate::stage::{PATIENCE, Stage};
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn guests_get_a_token_that_works_and_not_too_many() {
 
 #[tokio::test]
 async fn without_guests_the_path_does_not_exist() {
-    let stage = Stage::new(1, BrokerConfig::default(), false).await;
+    let stage = Stage::new(Release::Present, 1, BrokerConfig::default(), false).await;
     assert_eq!(stage.request("POST", "/v1/guests", &[], "{\"name\":\"Ann\"}").await.status, 404);
 }
 

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::node::{Manner, Node};
+use crate::node::{Manner, Node, Release};
 
 /// The users' secret; 32 bytes, so that `ClusterKeys` can sign what no minter would.
 pub(crate) const SECRET: &[u8; 32] = b"the users' secret has 32 bytes!!";
@@ -45,21 +45,25 @@ pub(crate) struct Stage {
 impl Stage {
     /// A broker with so many good nodes.
     pub(crate) async fn with_nodes(count: usize) -> Stage {
-        Stage::new(count, BrokerConfig::default(), true).await
+        Stage::with_nodes_of(Release::Present, count).await
+    }
+
+    pub(crate) async fn with_nodes_of(release: Release, count: usize) -> Stage {
+        Stage::new(release, count, BrokerConfig::default(), true).await
     }
 
     pub(crate) async fn with_config(config: BrokerConfig) -> Stage {
-        Stage::new(1, config, true).await
+        Stage::new(Release::Present, 1, config, true).await
     }
 
-    pub(crate) async fn new(count: usize, config: BrokerConfig, guests: bool) -> Stage {
+    pub(crate) async fn new(release: Release, count: usize, config: BrokerConfig, guests: bool) -> Stage {
         install_crypto_provider();
         let keys = ClusterKeys::random();
         let cluster = Embedded::in_memory(None);
         let directory = cluster.directory();
         let mut nodes = Vec::new();
         for number in 1..=count {
-            nodes.push(Node::start(&format!("node-{number}"), keys.clone()).await);
+            nodes.push(Node::start(&format!("node-{number}"), keys.clone(), release).await);
         }
         let records: Vec<NodeRecord> =
             nodes.iter().map(|node| record(&node.name, node.address, None)).collect();

@@ -11,12 +11,23 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::node::Manner;
+use crate::node::{Manner, Release, on_nodes_of_both_releases};
 use crate::stage::{PATIENCE, Stage};
 
-#[tokio::test]
-async fn a_websocket_client_talks_to_its_node() {
-    let stage = Stage::with_nodes(2).await;
+on_nodes_of_both_releases!(
+    a_websocket_client_talks_to_its_node,
+    nothing_that_a_client_claims_reaches_the_node,
+    megabytes_pass_both_ways_at_once_unharmed,
+    a_client_that_does_not_read_stops_its_node_and_nobody_else,
+    the_last_words_pass_after_one_side_has_ended,
+    a_session_goes_to_the_next_node_when_one_fails,
+    a_node_that_is_not_there_is_passed_over,
+    a_frozen_node_is_passed_over,
+    what_nodes_say_decides_what_the_client_hears,
+);
+
+async fn a_websocket_client_talks_to_its_node(release: Release) {
+    let stage = Stage::with_nodes_of(release, 2).await;
     let mut request = format!("ws://{}/ws?lobby=lounge", stage.address).into_client_request().unwrap();
     let protocols = format!("mlms.v1.msgpack, bearer.{}", stage.token("ann"));
     request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
@@ -39,9 +50,8 @@ async fn a_websocket_client_talks_to_its_node() {
     stage.until_metric("mlms_broker_carried_bytes_total", "client", 11.0).await;
 }
 
-#[tokio::test]
-async fn nothing_that_a_client_claims_reaches_the_node() {
-    let stage = Stage::with_nodes(1).await;
+async fn nothing_that_a_client_claims_reaches_the_node(release: Release) {
+    let stage = Stage::with_nodes_of(release, 1).await;
     let answer = stage
         .handshake(
             "/lobbies/lounge/ws?user=admin&session=x",
@@ -62,21 +72,30 @@ async fn nothing_that_a_client_claims_reaches_the_node() {
     assert_eq!(answer.header("sec-websocket-extensions"), None);
 
     let seen = &stage.nodes[0].seen()[0];
-    assert_eq!(seen.target, "/ws");
+    let value = |name: &str| seen.headers.iter().find(|(known, _)| known == name).unwrap().1.as_str();
     let names: HashSet<&str> = seen.headers.iter().map(|(name, _)| name.as_str()).collect();
-    let expected = [
-        "host",
-        "connection",
-        "upgrade",
-        "sec-websocket-version",
-        "sec-websocket-key",
-        "sec-websocket-protocol",
-        "authorization",
-    ];
-    assert_eq!(names, HashSet::from(expected));
-    let value = |name: &str| &seen.headers.iter().find(|(known, _)| known == name).unwrap().1;
-    assert_eq!(value("sec-websocket-protocol"), "mlms.v1.json");
-    assert_eq!(*value("host"), stage.nodes[0].address.to_string());
+    match release {
+        Release::Present => {
+            assert_eq!(seen.target, "/internal/trunk");
+            assert_eq!(names, HashSet::from(["ticket", "subprotocol"]));
+            assert_eq!(value("subprotocol"), "mlms.v1.json");
+        }
+        Release::Before => {
+            assert_eq!(seen.target, "/ws");
+            let expected = [
+                "host",
+                "connection",
+                "upgrade",
+                "sec-websocket-version",
+                "sec-websocket-key",
+                "sec-websocket-protocol",
+                "authorization",
+            ];
+            assert_eq!(names, HashSet::from(expected));
+            assert_eq!(value("sec-websocket-protocol"), "mlms.v1.json");
+            assert_eq!(value("host"), stage.nodes[0].address.to_string());
+        }
+    }
     assert_eq!((seen.ticket.user.as_str(), seen.ticket.address.as_str()), ("ann", "127.0.0.1"));
 }
 
@@ -100,9 +119,8 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-#[tokio::test]
-async fn megabytes_pass_both_ways_at_once_unharmed() {
-    let stage = Stage::with_nodes(1).await;
+async fn megabytes_pass_both_ways_at_once_unharmed(release: Release) {
+    let stage = Stage::with_nodes_of(release, 1).await;
     stage.nodes[0].set_manner(Manner::HandOver);
     let client = stage.open("ann").await;
     let node = stage.nodes[0].connection().await;
@@ -140,10 +158,9 @@ async fn megabytes_pass_both_ways_at_once_unharmed() {
     assert_eq!(stage.metric("mlms_broker_connections", ""), 0.0);
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_stops_its_node_and_nobody_else() {
+async fn a_client_that_does_not_read_stops_its_node_and_nobody_else(release: Release) {
     const FLOOD: usize = 128 << 20;
-    let stage = Stage::with_nodes(1).await;
+    let stage = Stage::with_nodes_of(release, 1).await;
     stage.nodes[0].set_manner(Manner::HandOver);
     let mut client = stage.open("ann").await;
     let mut node = stage.nodes[0].connection().await;
@@ -183,9 +200,8 @@ async fn a_client_that_does_not_read_stops_its_node_and_nobody_else() {
     flood.await.unwrap();
 }
 
-#[tokio::test]
-async fn the_last_words_pass_after_one_side_has_ended() {
-    let stage = Stage::with_nodes(1).await;
+async fn the_last_words_pass_after_one_side_has_ended(release: Release) {
+    let stage = Stage::with_nodes_of(release, 1).await;
     stage.nodes[0].set_manner(Manner::HandOver);
     let mut client = stage.open("ann").await;
     let mut node = stage.nodes[0].connection().await;
@@ -209,9 +225,27 @@ async fn the_last_words_pass_after_one_side_has_ended() {
 }
 
 #[tokio::test]
-async fn a_session_goes_to_the_next_node_when_one_fails() {
-    let stage = Stage::with_nodes(3).await;
-    stage.set_manners("ann", &[Manner::Status(503), Manner::WrongAccept, Manner::Echo]).await;
+async fn the_last_words_reach_a_player_who_goes_on_talking() {
+    let stage = Stage::with_nodes(1).await;
+    stage.nodes[0].set_manner(Manner::HandOver);
+    let mut client = stage.open("ann").await;
+    let mut node = stage.nodes[0].connection().await;
+    node.write_all(b"farewell").await.unwrap();
+    drop(node);
+    for _ in 0..200 {
+        client.write_all(&[0; 10_000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    client.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"farewell");
+    stage.until_metric("mlms_broker_tunnels_ended_total", "node", 1.0).await;
+}
+
+async fn a_session_goes_to_the_next_node_when_one_fails(release: Release) {
+    let stage = Stage::with_nodes_of(release, 3).await;
+    stage.set_manners("ann", &[Manner::Status(503), Manner::Broken, Manner::Echo]).await;
     let mut client = stage.open("ann").await;
     client.write_all(b"hello").await.unwrap();
     client.read_exact(&mut [0; 5]).await.unwrap();
@@ -224,9 +258,8 @@ async fn a_session_goes_to_the_next_node_when_one_fails() {
     assert_eq!(stage.metric("mlms_broker_handshakes_total", "accepted"), 1.0);
 }
 
-#[tokio::test]
-async fn a_node_that_is_not_there_is_passed_over() {
-    let stage = Stage::with_nodes(2).await;
+async fn a_node_that_is_not_there_is_passed_over(release: Release) {
+    let stage = Stage::with_nodes_of(release, 2).await;
     // Taken, so that nobody else gets it meanwhile, and nobody listens.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -239,18 +272,16 @@ async fn a_node_that_is_not_there_is_passed_over() {
     assert_eq!(stage.nodes[1 - index].seen().len(), 1);
 }
 
-#[tokio::test]
-async fn a_frozen_node_is_passed_over() {
-    let stage = Stage::with_nodes(2).await;
+async fn a_frozen_node_is_passed_over(release: Release) {
+    let stage = Stage::with_nodes_of(release, 2).await;
     stage.set_manners("ann", &[Manner::Frozen, Manner::Echo]).await;
     drop(stage.open("ann").await);
     assert_eq!(stage.metric("mlms_broker_node_failures_total", "answer_timeout"), 1.0);
     assert_eq!(stage.order("ann", None)[1].seen().len(), 1);
 }
 
-#[tokio::test]
-async fn what_nodes_say_decides_what_the_client_hears() {
-    let stage = Stage::with_nodes(4).await;
+async fn what_nodes_say_decides_what_the_client_hears(release: Release) {
+    let stage = Stage::with_nodes_of(release, 4).await;
     let hear = async |manners: &[Manner]| {
         stage.set_manners("ann", manners).await;
         let answer = stage.handshake("/ws", &[("authorization", &stage.bearer("ann"))]).await;

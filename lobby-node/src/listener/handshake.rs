@@ -21,10 +21,15 @@ pub(super) enum Subprotocol {
 
 /// Whether a request wants to become a WebSocket (RFC 6455, section 4.2.1). A body would be taken for its first bytes.
 pub(super) fn is_upgrade<B>(request: &Request<B>) -> bool {
+    asks_for(request, "websocket")
+}
+
+/// Whether a request wants its connection to become this (RFC 9110, section 7.8).
+pub(super) fn asks_for<B>(request: &Request<B>, protocol: &str) -> bool {
     let headers = request.headers();
     request.version() == Version::HTTP_11
         && has_token(headers, &header::CONNECTION, "upgrade")
-        && has_token(headers, &header::UPGRADE, "websocket")
+        && has_token(headers, &header::UPGRADE, protocol)
         && !headers.contains_key(header::TRANSFER_ENCODING)
         && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
 }

@@ -13,6 +13,7 @@ use mlms_protocol::ticket::Ticket;
 use mlms_protocol::{
     CloseCode, Encoding, Event, LobbyId, Millis, NoticeCode, Reconnect, Role, SessionId, TraceParent, UserId,
 };
+use tokio::runtime::Handle;
 
 use super::Node;
 use crate::connection::{Connection, Socket};
@@ -116,7 +117,7 @@ impl Node {
     }
 
     /// Takes in a connection that may come in, and runs its session on the worker that it talks to most.
-    pub(crate) async fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
         socket: Socket,
         read_already: Bytes,
@@ -128,10 +129,15 @@ impl Node {
             Some(lobby) => usize::from(shard_of(lobby).0),
             None => usize::try_from(self.next_session.load(Ordering::Relaxed)).unwrap_or(0),
         };
-        let runtime = self.workers[worker % self.workers.len()].runtime.clone();
+        let runtime = self.worker_runtime(worker);
         let node = Arc::clone(self);
         let arrival = Box::new(Arrival { socket, read_already, encoding, passenger, held });
         self.running.spawn_on(node.run_session(arrival), &runtime);
+    }
+
+    /// The event loop of a worker; numbers beyond the last begin anew.
+    pub(crate) fn worker_runtime(&self, number: usize) -> Handle {
+        self.workers[number % self.workers.len()].runtime.clone()
     }
 
     /// A session's whole life. What runs once is boxed: its room would otherwise be part of every session for as long as

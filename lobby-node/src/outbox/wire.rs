@@ -1,4 +1,4 @@
-//! Where a connection's bytes go and come from: its socket, or a pipe in tests. Writes what fits now; the outbox keeps
+//! Where a connection's bytes go and come from: its socket, a broker's trunk, or a pipe in tests. Writes what fits now; the outbox keeps
 //! the rest.
 
 use std::io;
@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
+use mlms_process::trunk::Stream;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,6 +15,7 @@ use tokio::net::TcpStream;
 /// Where the bytes go.
 pub(crate) enum Wire {
     Tcp(Line),
+    Trunk(Stream),
     /// An in-memory pipe, for tests under a paused clock.
     Pipe(Mutex<DuplexStream>),
 }
@@ -66,9 +69,10 @@ impl Drop for Line {
 
 impl Wire {
     /// Writes what fits now.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn try_write(&self, bytes: &Bytes) -> io::Result<usize> {
         match self {
             Wire::Tcp(line) => line.write(bytes),
+            Wire::Trunk(stream) => stream.write(bytes),
             Wire::Pipe(pipe) => match poll_pipe(pipe, bytes, &mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(written) => written,
                 Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -88,17 +92,18 @@ impl Wire {
                     return Ok(outcome);
                 }
             },
-            Wire::Pipe(_) => Ok(std::future::poll_fn(write).await),
+            Wire::Trunk(_) | Wire::Pipe(_) => Ok(std::future::poll_fn(write).await),
         }
     }
 
-    /// Writes what fits now; where nothing does, a pipe wakes the context's task when it is worth another try.
-    pub(super) fn poll_write(&self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Writes what fits now; where nothing does, a trunk or a pipe wakes the context's task when it is worth another try.
+    pub(super) fn poll_write(&self, bytes: &Bytes, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
             Wire::Tcp(line) => match line.0.try_io(Interest::WRITABLE, || line.write(bytes)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 outcome => Poll::Ready(outcome),
             },
+            Wire::Trunk(stream) => stream.poll_write(cx, bytes),
             Wire::Pipe(pipe) => poll_pipe(pipe, bytes, cx),
         }
     }
@@ -107,6 +112,7 @@ impl Wire {
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Wire::Tcp(line) => line.poll_read(cx, buf),
+            Wire::Trunk(stream) => stream.poll_read(cx, buf).map(Ok),
             Wire::Pipe(pipe) => Pin::new(&mut *lock(pipe)).poll_read(cx, buf),
         }
     }

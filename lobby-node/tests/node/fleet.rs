@@ -287,7 +287,7 @@ impl Fleet {
             lobby: entrance.lobby,
             trace: None,
         };
-        handle.admit(Socket::Pipe(theirs), entrance.encoding, passenger).await;
+        handle.admit(Socket::Pipe(theirs), entrance.encoding, passenger);
         drop(handle);
         Some(Line::new(ours, entrance.encoding).await)
     }

@@ -25,3 +25,4 @@ mod races;
 mod simulation;
 mod stories;
 mod trimming;
+mod trunk;

@@ -1,0 +1,102 @@
+//! The trunks of one thread of the carriers': one connection to each node for all players whose tunnels run there. Made
+//! when the first of them comes, and shared by who comes meanwhile. A node of a release without trunks has none: its
+//! players get a connection each.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use mlms_process::trunk::Trunk;
+use mlms_protocol::ticket::ClusterKeys;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::node::{self, NodeRefusal, TrunkAnswer};
+
+/// How long a node that has no trunks is not asked for one again: it may be replaced by a newer release.
+const WITHOUT: Duration = Duration::from_secs(10);
+
+/// A trunk that is being made; all who need it wait for the same attempt.
+type Making = Shared<BoxFuture<'static, Result<Made, NodeRefusal>>>;
+
+/// What came of making a trunk.
+#[derive(Clone)]
+enum Made {
+    Trunk(Trunk),
+    /// The node knows of no trunks.
+    Without(Instant),
+}
+
+/// The trunks of one thread, by the nodes' addresses.
+pub(crate) struct Trunks {
+    runtime: Handle,
+    by_node: Mutex<HashMap<String, Making>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+impl Trunks {
+    pub(crate) fn new(runtime: Handle, metrics: &Metrics, stop: CancellationToken) -> Trunks {
+        Trunks { runtime, by_node: Mutex::default(), metrics: metrics.clone(), stop }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Making>> {
+        self.by_node.lock().expect("no holder of the trunks panics")
+    }
+
+    /// The trunk to a node; it is made if there is none. `None`: the node knows of no trunks.
+    ///
+    /// # Errors
+    /// When the node cannot be reached, or refuses.
+    pub(crate) async fn to(&self, node: &str, keys: &ClusterKeys) -> Result<Option<Trunk>, NodeRefusal> {
+        let making = {
+            let mut by_node = self.lock();
+            by_node.retain(|_, making| is_good(making));
+            let making = by_node.entry(node.to_owned()).or_insert_with(|| self.make(node, keys));
+            making.clone()
+        };
+        match making.await? {
+            Made::Trunk(trunk) => Ok(Some(trunk)),
+            Made::Without(_) => Ok(None),
+        }
+    }
+
+    /// Begins to make a trunk. It goes on whoever stops waiting for it.
+    fn make(&self, node: &str, keys: &ClusterKeys) -> Making {
+        let (address, keys) = (node.to_owned(), keys.clone());
+        let (metrics, stop) = (self.metrics.clone(), self.stop.clone());
+        let made = self.runtime.spawn(async move {
+            let end = match node::open_trunk(&address, &keys).await? {
+                TrunkAnswer::Taken(end) => end,
+                TrunkAnswer::Unknown => return Ok(Made::Without(Instant::now() + WITHOUT)),
+            };
+            let trunk = Trunk::new(Some(metrics.bytes_to_client.clone()));
+            let running = trunk.clone();
+            tokio::spawn(async move {
+                let _open = metrics.trunk_opened();
+                // A node opens no streams.
+                let run = running.run(end.stream, end.early, drop, stop).await;
+                match run {
+                    Ok(()) => tracing::debug!(node = address, "a trunk has ended"),
+                    Err(broken) => tracing::error!(node = address, %broken, "a trunk is broken"),
+                }
+            });
+            Ok(Made::Trunk(trunk))
+        });
+        made.map(|made| made.unwrap_or(Err(NodeRefusal::Broken("the broker is stopping")))).boxed().shared()
+    }
+}
+
+/// Whether an attempt is under way, or came to something that still holds.
+fn is_good(making: &Making) -> bool {
+    match making.peek() {
+        None => true,
+        Some(Ok(Made::Trunk(trunk))) => !trunk.is_over(),
+        Some(Ok(Made::Without(until))) => Instant::now() < *until,
+        Some(Err(_)) => false,
+    }
+}
