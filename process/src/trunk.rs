@@ -283,6 +283,8 @@ impl Inner {
         }
     }
 
+    /// Writes what is gathered, until that fails. After the last it waits for the other side's end: a connection that is
+    /// closed over unread bytes is reset, and what was said last may be lost with it.
     async fn write(&self, mut to: OwnedWriteHalf) {
         let mut frames = Vec::new();
         while std::future::poll_fn(|cx| self.outgoing.poll_take(cx, &mut frames)).await {
@@ -290,6 +292,9 @@ impl Inner {
                 return;
             }
             frames.clear();
+        }
+        if to.shutdown().await.is_ok() {
+            std::future::pending::<()>().await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -74,7 +75,7 @@ impl Pair {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, empty).await.expect("both sides forget what is closed");
+        timeout(PATIENCE, empty).await.expect("both sides forget what is closed");
     }
 }
 
@@ -96,7 +97,7 @@ async fn read(stream: &Stream, most: usize) -> Vec<u8> {
 async fn read_to_end(stream: &Stream) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
-        let part = tokio::time::timeout(PATIENCE, read(stream, 3_000)).await.expect("something comes");
+        let part = timeout(PATIENCE, read(stream, 3_000)).await.expect("something comes");
         if part.is_empty() {
             return all;
         }
@@ -209,7 +210,7 @@ async fn the_same_bytes_for_many_reach_all_their_sockets() {
     for (stream, mut player) in members {
         drop(stream);
         let mut heard = Vec::new();
-        tokio::time::timeout(PATIENCE, player.read_to_end(&mut heard)).await.expect("all comes").unwrap();
+        timeout(PATIENCE, player.read_to_end(&mut heard)).await.expect("all comes").unwrap();
         assert!(heard == expected, "{} bytes", heard.len());
     }
     for carried in carried {
@@ -306,13 +307,43 @@ async fn a_side_that_stops_says_what_it_had_to_say() {
     assert_eq!((ours_run.await.unwrap(), theirs_run.await.unwrap()), (Ok(()), Ok(())));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_words_arrive_though_the_other_side_goes_on_talking() {
+    let (mut peer, theirs) = connection().await;
+    // Some of the words still wait on the side that says them.
+    SockRef::from(&peer).set_recv_buffer_size(64 * 1024).unwrap();
+    let (_, mut accepted, run, stop) = accepting(theirs);
+    let openings: Vec<_> = (0..20).map(|number| (Kind::Open, number, &b"yes"[..])).collect();
+    peer.write_all(&frames(&openings)).await.unwrap();
+    for number in 0..20 {
+        let stream = accepted.recv().await.unwrap();
+        write_all(&stream, noise(50_000, number)).await.unwrap();
+    }
+    stop.cancel();
+    // Of players who have heard their end; long enough that a side which does not listen to the end has gone.
+    for _ in 0..40 {
+        let _ = peer.write_all(&frames(&[(Kind::Close, 0, b"")])).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).await.unwrap();
+    let (mut said, mut rest) = (0, &heard[..]);
+    while let Some((frame, length)) = Frame::read(rest).unwrap() {
+        said += frame.payload.len();
+        rest = &rest[length..];
+    }
+    assert_eq!((said, rest.len()), (20 * 50_000, 0));
+    drop(peer);
+    assert_eq!(run.await.unwrap(), Ok(()));
+}
+
 /// What becomes of a side that is told these bytes.
 async fn told(bytes: &[u8]) -> Result<(), Broken> {
     let (mut ours, theirs) = connection().await;
     let (_, _accepted, run, _) = accepting(theirs);
     ours.write_all(bytes).await.unwrap();
     ours.shutdown().await.unwrap();
-    tokio::time::timeout(PATIENCE, run).await.expect("it ends").unwrap()
+    timeout(PATIENCE, run).await.expect("it ends").unwrap()
 }
 
 fn frames(all: &[(Kind, u32, &[u8])]) -> Vec<u8> {
