@@ -181,6 +181,10 @@ pub(crate) async fn open_trunk(address: &str, keys: &ClusterKeys) -> Result<Trun
         match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => {}
             StatusCode::NOT_FOUND | StatusCode::UPGRADE_REQUIRED => return Ok(TrunkAnswer::Unknown),
+            // Of the broker's own signature: no ticket was shown yet.
+            StatusCode::UNAUTHORIZED => {
+                return Err(NodeRefusal::Broken("it does not take the broker's signature"));
+            }
             other => return Err(NodeRefusal::of_status(other)),
         }
         let upgrade = hyper::upgrade::on(response);

@@ -91,8 +91,10 @@ impl Trunks {
     }
 }
 
-/// Whether an attempt is under way, or came to something that still holds.
+/// Whether an attempt is under way, or came to something that still holds. It is looked at here: whoever waited for it
+/// may have gone, and then nobody has seen what became of it.
 fn is_good(making: &Making) -> bool {
+    let _ = making.clone().now_or_never();
     match making.peek() {
         None => true,
         Some(Ok(Made::Trunk(trunk))) => !trunk.is_over(),

@@ -41,6 +41,9 @@ const STREAMS_MAX: usize = 1 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 128 * 1024;
 
+/// Room that a buffer keeps for what is gathered next; more is given back.
+const KEPT_BYTES: usize = 256 * 1024;
+
 /// Deliveries in one go: then others on the same thread have their turn.
 const TURN: usize = 1_024;
 
@@ -283,19 +286,22 @@ impl Inner {
         }
     }
 
-    /// Writes what is gathered, until that fails. After the last it waits for the other side's end: a connection that is
-    /// closed over unread bytes is reset, and what was said last may be lost with it.
+    /// Writes what is gathered, for as long as that goes. The end is for the reader to find, behind all that has come: a
+    /// connection that is closed over unread bytes is reset, and what either side said last may be lost with it.
     async fn write(&self, mut to: OwnedWriteHalf) {
         let mut frames = Vec::new();
         while std::future::poll_fn(|cx| self.outgoing.poll_take(cx, &mut frames)).await {
             if to.write_all(&frames).await.is_err() {
-                return;
+                break;
             }
             frames.clear();
+            if frames.capacity() > KEPT_BYTES {
+                frames = Vec::new();
+            }
         }
-        if to.shutdown().await.is_ok() {
-            std::future::pending::<()>().await;
-        }
+        // What has failed has nothing left to end.
+        let _ = to.shutdown().await;
+        std::future::pending().await
     }
 
     async fn read(
@@ -306,8 +312,8 @@ impl Inner {
     ) -> Result<(), Broken> {
         let mut bytes = BytesMut::with_capacity(READ_BYTES);
         bytes.extend_from_slice(early);
+        let mut turn = 0;
         loop {
-            let mut turn = 0;
             let mut done = 0;
             while let Some((frame, length)) = Frame::read(&bytes[done..])? {
                 turn += if frame.kind == Kind::Open { OPENING } else { frame.streams().len() };

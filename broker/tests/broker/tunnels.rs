@@ -280,6 +280,26 @@ async fn a_frozen_node_is_passed_over(release: Release) {
     assert_eq!(stage.order("ann", None)[1].seen().len(), 1);
 }
 
+#[tokio::test]
+async fn an_attempt_that_nobody_waited_for_stands_in_nobodys_way() {
+    let stage = Stage::with_nodes(1).await;
+    stage.nodes[0].set_manner(Manner::Frozen);
+    // On every thread of the broker's, so that each has begun to make a trunk.
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let bearer = stage.bearer("ann");
+    for _ in 0..threads {
+        let credentials = [("authorization", bearer.as_str())];
+        let leaving = stage.handshake("/ws", &credentials);
+        assert!(tokio::time::timeout(Duration::from_millis(200), leaving).await.is_err());
+    }
+    // Longer than a node may take to answer.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stage.nodes[0].set_manner(Manner::Echo);
+    for _ in 0..threads {
+        drop(stage.open("ann").await);
+    }
+}
+
 async fn what_nodes_say_decides_what_the_client_hears(release: Release) {
     let stage = Stage::with_nodes_of(release, 4).await;
     let hear = async |manners: &[Manner]| {

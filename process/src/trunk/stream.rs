@@ -142,16 +142,20 @@ impl Stream {
         }
     }
 
-    /// Reads what has come. Nothing read: the other side has ended.
-    pub fn poll_read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
+    /// Reads what has come. Nothing read: the other side has ended. Like a socket it gives others their turn after many
+    /// reads: what comes may be endless, and come as fast as it is read.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
+        let turn = ready!(tokio::task::coop::poll_proceed(cx));
         let mut state = self.0.lock();
         if state.inbox.is_empty() {
             if state.peer != Peer::Open {
+                turn.made_progress();
                 return Poll::Ready(());
             }
             note(&mut state.reader, cx);
             return Poll::Pending;
         }
+        turn.made_progress();
         let length = state.inbox.len().min(buf.remaining());
         buf.put_slice(&state.inbox[..length]);
         state.take_inbox(length);

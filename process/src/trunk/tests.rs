@@ -1,7 +1,8 @@
 //! Two sides of a trunk, on real connections.
 
+use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -81,7 +82,7 @@ impl Pair {
 
 async fn write_all(stream: &Stream, mut bytes: Bytes) -> io::Result<()> {
     while !bytes.is_empty() {
-        let written = std::future::poll_fn(|cx| stream.poll_write(cx, &bytes)).await?;
+        let written = poll_fn(|cx| stream.poll_write(cx, &bytes)).await?;
         bytes.advance(written);
     }
     Ok(())
@@ -90,7 +91,7 @@ async fn write_all(stream: &Stream, mut bytes: Bytes) -> io::Result<()> {
 async fn read(stream: &Stream, most: usize) -> Vec<u8> {
     let mut space = vec![0; most];
     let mut buf = tokio::io::ReadBuf::new(&mut space);
-    std::future::poll_fn(|cx| stream.poll_read(cx, &mut buf)).await;
+    poll_fn(|cx| stream.poll_read(cx, &mut buf)).await;
     buf.filled().to_vec()
 }
 
@@ -162,6 +163,23 @@ async fn who_does_not_read_gets_a_window_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn who_reads_without_end_gives_others_their_turn() {
+    let mut pair = Pair::new().await;
+    let (ours, theirs) = pair.stream().await;
+    ours.write_slice(&[1; 10_000]).unwrap();
+    read(&theirs, 1).await;
+    let reads = poll_fn(move |cx| {
+        let reads = (0..10_000).take_while(|_| {
+            let mut space = [0];
+            theirs.poll_read(cx, &mut tokio::io::ReadBuf::new(&mut space)).is_ready()
+        });
+        Poll::Ready(reads.count())
+    });
+    let reads = tokio::spawn(reads).await.unwrap();
+    assert!((1..1_000).contains(&reads), "{reads}");
+}
+
+#[tokio::test]
 async fn what_was_said_before_a_close_arrives_and_what_comes_back_is_refused() {
     let mut pair = Pair::new().await;
     let (ours, theirs) = pair.stream().await;
@@ -194,7 +212,7 @@ async fn the_same_bytes_for_many_reach_all_their_sockets() {
         carried.push(tokio::spawn(async move {
             let (from, to) = socket.into_split();
             ours.deliver_to(to);
-            let outcome = std::future::poll_fn(|cx| ours.poll_delivered(cx)).await;
+            let outcome = poll_fn(|cx| ours.poll_delivered(cx)).await;
             drop(from);
             outcome
         }));
@@ -233,7 +251,7 @@ async fn a_socket_that_does_not_take_all_gets_the_rest_in_order() {
         write_all(&theirs, much.clone()).await.unwrap();
         drop(theirs);
     };
-    let delivering = std::future::poll_fn(|cx| ours.poll_delivered(cx));
+    let delivering = poll_fn(|cx| ours.poll_delivered(cx));
     let mut heard = Vec::new();
     let ((), delivered, heard_all) = tokio::join!(writing, delivering, player.read_to_end(&mut heard));
     delivered.unwrap();
@@ -250,7 +268,7 @@ async fn a_socket_that_is_gone_ends_its_stream_alone() {
     drop(player);
     let (_from, to) = socket.into_split();
     ours.deliver_to(to);
-    let failing = tokio::spawn(async move { std::future::poll_fn(|cx| ours.poll_delivered(cx)).await });
+    let failing = tokio::spawn(async move { poll_fn(|cx| ours.poll_delivered(cx)).await });
     // The first write may still go out before the kernel knows.
     while write_all(&theirs, noise(1_000, 4)).await.is_ok() {
         tokio::task::yield_now().await;
