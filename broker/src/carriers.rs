@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::trunks::Trunks;
@@ -43,12 +44,17 @@ impl Carriers {
         let (mut loops, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let trunks = Trunks::new(runtime.handle().clone(), metrics, stop.clone());
+            let running = TaskTracker::new();
+            let trunks = Trunks::new(runtime.handle().clone(), metrics, stop.clone(), running.clone());
             loops.push(Carrier { runtime: runtime.handle().clone(), trunks });
             let stopped = stop.clone();
             let thread = std::thread::Builder::new().name(format!("tunnels-{number}"));
             threads.push(thread.spawn(move || {
-                runtime.block_on(stopped.cancelled());
+                runtime.block_on(async {
+                    stopped.cancelled().await;
+                    running.close();
+                    running.wait().await;
+                });
                 // What outlives the broker's drain ends here.
                 runtime.shutdown_background();
             })?);

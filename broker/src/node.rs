@@ -11,12 +11,12 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use mlms_process::tcp;
 use mlms_process::trunk::{self, Stream, Trunk};
 use mlms_protocol::ticket::{Boarding, ClusterKeys};
 use mlms_protocol::trace::TRACEPARENT;
 use mlms_protocol::{CloseCode, SessionId};
 use serde::Serialize;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::handshake::{self, Handshake, Subprotocol};
@@ -31,9 +31,6 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(1_500);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node may take to take a batch of leaving sessions.
 const BYE_PATIENCE: Duration = Duration::from_secs(5);
-/// A node whose machine is gone sends no FIN. Without these its tunnels would stand until their players give up.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a broker's signature is good: a node's clock may be some seconds behind or ahead.
 const SIGNATURE_TTL_S: u64 = 60;
 /// Bytes of an answer's head.
@@ -309,10 +306,7 @@ pub(crate) async fn announce_leaving(
 async fn connect(address: &str) -> Result<TcpStream, NodeRefusal> {
     let connected = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
     let stream = connected.map_err(|_| NodeRefusal::ConnectTimeout)?.map_err(NodeRefusal::connect)?;
-    stream.set_nodelay(true).map_err(NodeRefusal::connect)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(NodeRefusal::connect)?;
+    tcp::watch(&stream);
     Ok(stream)
 }
 

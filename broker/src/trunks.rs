@@ -13,6 +13,7 @@ use mlms_protocol::ticket::ClusterKeys;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::node::{self, NodeRefusal, TrunkAnswer};
@@ -37,11 +38,18 @@ pub(crate) struct Trunks {
     by_node: Mutex<HashMap<String, Making>>,
     metrics: Metrics,
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl Trunks {
-    pub(crate) fn new(runtime: Handle, metrics: &Metrics, stop: CancellationToken) -> Trunks {
-        Trunks { runtime, by_node: Mutex::default(), metrics: metrics.clone(), stop }
+    /// They end at `stop`, when what was said on them is out, and each is among `running` until then.
+    pub(crate) fn new(
+        runtime: Handle,
+        metrics: &Metrics,
+        stop: CancellationToken,
+        running: TaskTracker,
+    ) -> Trunks {
+        Trunks { runtime, by_node: Mutex::default(), metrics: metrics.clone(), stop, running }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Making>> {
@@ -68,18 +76,18 @@ impl Trunks {
     /// Begins to make a trunk. It goes on whoever stops waiting for it.
     fn make(&self, node: &str, keys: &ClusterKeys) -> Making {
         let (address, keys) = (node.to_owned(), keys.clone());
-        let (metrics, stop) = (self.metrics.clone(), self.stop.clone());
+        let (metrics, stop, running) = (self.metrics.clone(), self.stop.clone(), self.running.clone());
         let made = self.runtime.spawn(async move {
             let end = match node::open_trunk(&address, &keys).await? {
                 TrunkAnswer::Taken(end) => end,
                 TrunkAnswer::Unknown => return Ok(Made::Without(Instant::now() + WITHOUT)),
             };
             let trunk = Trunk::new(Some(metrics.bytes_to_client.clone()));
-            let running = trunk.clone();
-            tokio::spawn(async move {
+            let side = trunk.clone();
+            running.spawn(async move {
                 let _open = metrics.trunk_opened();
                 // A node opens no streams.
-                let run = running.run(end.stream, end.early, drop, stop).await;
+                let run = side.run(end.stream, end.early, drop, stop).await;
                 match run {
                     Ok(()) => tracing::debug!(node = address, "a trunk has ended"),
                     Err(broken) => tracing::error!(node = address, %broken, "a trunk is broken"),
@@ -100,5 +108,32 @@ fn is_good(making: &Making) -> bool {
         Some(Ok(Made::Trunk(trunk))) => !trunk.is_over(),
         Some(Ok(Made::Without(until))) => Instant::now() < *until,
         Some(Err(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn came_to(made: Result<Made, NodeRefusal>) -> Making {
+        std::future::ready(made).boxed().shared()
+    }
+
+    #[tokio::test]
+    async fn what_holds_no_longer_is_made_again() {
+        assert!(is_good(&std::future::pending().boxed().shared()), "an attempt is waited for");
+        assert!(!is_good(&came_to(Err(NodeRefusal::AnswerTimeout))));
+        assert!(is_good(&came_to(Ok(Made::Without(Instant::now() + WITHOUT)))));
+        assert!(!is_good(&came_to(Ok(Made::Without(Instant::now())))), "the node may have been replaced");
+
+        let trunk = Trunk::new(None);
+        let making = came_to(Ok(Made::Trunk(trunk.clone())));
+        assert!(is_good(&making));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ours, theirs) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        drop(theirs);
+        trunk.run(ours.unwrap(), bytes::Bytes::new(), drop, CancellationToken::new()).await.unwrap();
+        assert!(!is_good(&making));
     }
 }

@@ -14,6 +14,7 @@ pub mod problem;
 pub mod saturation;
 pub mod shutdown;
 pub mod statsd;
+pub mod tcp;
 pub mod trace;
 pub mod trunk;
 mod web;

@@ -11,20 +11,21 @@ mod stream;
 mod tests;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use prometheus::IntCounter;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::tcp;
 use frame::{Frame, Kind, PAYLOAD_MAX};
-use outgoing::Outgoing;
+use outgoing::{Gathered, Outgoing};
 use stream::Shared;
 
 pub use stream::Stream;
@@ -55,11 +56,6 @@ const TOGETHER: usize = 16;
 
 /// How long what is gathered may take to leave when the trunk ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// A peer whose machine is gone sends no FIN, and whoever has something to say to it waits long for its silence.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const UNHEARD: Duration = Duration::from_secs(30);
 
 /// The other side does not keep to the format; nothing of what it says can be trusted any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -114,8 +110,8 @@ impl std::fmt::Debug for Answering {
     }
 }
 
-/// The status of an opening that was dropped.
-const DROPPED: u16 = 503;
+/// The status of an opening that was dropped, or is one too many.
+const UNAVAILABLE: u16 = 503;
 /// The status of a request that is too long for a frame.
 const TOO_LONG: u16 = 413;
 
@@ -138,7 +134,7 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            stream.refuse(DROPPED);
+            stream.refuse(UNAVAILABLE);
         }
     }
 }
@@ -164,10 +160,14 @@ impl Trunk {
         if request.len() > PAYLOAD_MAX {
             return Err(Unopened::Refused(TOO_LONG));
         }
+        let mut asked = None;
+        if std::future::poll_fn(|cx| self.0.outgoing.poll_room(cx, &mut asked)).await == Gathered::Over {
+            return Err(Unopened::Over);
+        }
         let (asking, answer) = oneshot::channel();
         let stream = {
             let mut streams = self.0.lock();
-            let shared = streams.begin(&self.0).ok_or(Unopened::Over)?;
+            let shared = streams.begin(&self.0)?;
             streams.asking.insert(shared.number, asking);
             self.0.outgoing.tell(Kind::Open, shared.number, request);
             Stream::new(shared)
@@ -205,7 +205,7 @@ impl Trunk {
     ) -> Result<(), Broken> {
         // Dropped in the middle, the streams end all the same.
         let _end = End(&self.0);
-        watch(&socket);
+        tcp::watch(&socket);
         let (from, to) = socket.into_split();
         let stopping = async {
             stop.cancelled().await;
@@ -214,20 +214,11 @@ impl Trunk {
         };
         tokio::select! {
             outcome = self.0.read(from, &early, opened) => outcome,
-            () = self.0.write(to) => Ok(()),
+            never = self.0.write(to) => match never {},
+            () = self.0.outgoing.flooded() => Err(Broken("the other side asks and does not hear the answers")),
             () = stopping => Ok(()),
         }
     }
-}
-
-/// Lets the kernel find out that a peer is gone. What it cannot do it does not do: then that is found out later.
-fn watch(socket: &TcpStream) {
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-    let socket = SockRef::from(socket);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(UNHEARD));
 }
 
 /// Ends all streams when the connection has ended.
@@ -247,10 +238,13 @@ impl Drop for End<'_> {
 }
 
 impl Streams {
-    /// A new stream with a number that is free. `None`: the trunk has ended, or has all that it can have.
-    fn begin(&mut self, inner: &Arc<Inner>) -> Option<Arc<Shared>> {
-        if self.is_over || self.by_number.len() >= STREAMS_MAX {
-            return None;
+    /// A new stream with a number that is free.
+    fn begin(&mut self, inner: &Arc<Inner>) -> Result<Arc<Shared>, Unopened> {
+        if self.is_over {
+            return Err(Unopened::Over);
+        }
+        if self.by_number.len() >= STREAMS_MAX {
+            return Err(Unopened::Refused(UNAVAILABLE));
         }
         while self.by_number.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
@@ -258,7 +252,7 @@ impl Streams {
         let shared = Shared::new(self.next, Arc::clone(inner));
         self.by_number.insert(self.next, Arc::clone(&shared));
         self.next = self.next.wrapping_add(1);
-        Some(shared)
+        Ok(shared)
     }
 }
 
@@ -288,7 +282,7 @@ impl Inner {
 
     /// Writes what is gathered, for as long as that goes. The end is for the reader to find, behind all that has come: a
     /// connection that is closed over unread bytes is reset, and what either side said last may be lost with it.
-    async fn write(&self, mut to: OwnedWriteHalf) {
+    async fn write(&self, mut to: OwnedWriteHalf) -> Infallible {
         let mut frames = Vec::new();
         while std::future::poll_fn(|cx| self.outgoing.poll_take(cx, &mut frames)).await {
             if to.write_all(&frames).await.is_err() {

@@ -23,6 +23,7 @@ on_nodes_of_both_releases!(
     a_session_goes_to_the_next_node_when_one_fails,
     a_node_that_is_not_there_is_passed_over,
     a_frozen_node_is_passed_over,
+    a_node_that_freezes_later_is_passed_over,
     what_nodes_say_decides_what_the_client_hears,
 );
 
@@ -280,14 +281,57 @@ async fn a_frozen_node_is_passed_over(release: Release) {
     assert_eq!(stage.order("ann", None)[1].seen().len(), 1);
 }
 
+async fn a_node_that_freezes_later_is_passed_over(release: Release) {
+    let stage = Stage::with_nodes_of(release, 2).await;
+    let on_each_thread = threads();
+    for _ in 0..on_each_thread {
+        drop(stage.open("ann").await);
+    }
+    let order = stage.order("ann", None);
+    assert_eq!((order[0].seen().len(), order[1].seen().len()), (on_each_thread, 0));
+    stage.set_manners("ann", &[Manner::Frozen, Manner::Echo]).await;
+    drop(stage.open("ann").await);
+    assert_eq!(stage.metric("mlms_broker_node_failures_total", "answer_timeout"), 1.0);
+    assert_eq!(order[1].seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_trunk_that_has_ended_is_made_again() {
+    let stage = Stage::with_nodes(1).await;
+    let mut before = Vec::new();
+    for _ in 0..threads() {
+        before.push(stage.open("ann").await);
+    }
+    stage.until_metric("mlms_broker_trunks", "", threads() as f64).await;
+    stage.nodes[0].set_manner(Manner::Broken);
+    for _ in 0..threads() {
+        let answer = stage.handshake("/ws", &[("authorization", &stage.bearer("ann"))]).await;
+        assert_eq!(answer.status, 503);
+    }
+    for client in &mut before {
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "its players hear the end");
+    }
+    stage.nodes[0].set_manner(Manner::Echo);
+    for _ in 0..threads() {
+        let mut client = stage.open("ann").await;
+        client.write_all(b"hello").await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+    }
+    stage.until_metric("mlms_broker_trunks", "", threads() as f64).await;
+}
+
+/// Threads of a broker's that carry tunnels, each with trunks of its own.
+fn threads() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
 #[tokio::test]
 async fn an_attempt_that_nobody_waited_for_stands_in_nobodys_way() {
     let stage = Stage::with_nodes(1).await;
     stage.nodes[0].set_manner(Manner::Frozen);
     // On every thread of the broker's, so that each has begun to make a trunk.
-    let threads = std::thread::available_parallelism().unwrap().get();
     let bearer = stage.bearer("ann");
-    for _ in 0..threads {
+    for _ in 0..threads() {
         let credentials = [("authorization", bearer.as_str())];
         let leaving = stage.handshake("/ws", &credentials);
         assert!(tokio::time::timeout(Duration::from_millis(200), leaving).await.is_err());
@@ -295,7 +339,7 @@ async fn an_attempt_that_nobody_waited_for_stands_in_nobodys_way() {
     // Longer than a node may take to answer.
     tokio::time::sleep(Duration::from_secs(4)).await;
     stage.nodes[0].set_manner(Manner::Echo);
-    for _ in 0..threads {
+    for _ in 0..threads() {
         drop(stage.open("ann").await);
     }
 }

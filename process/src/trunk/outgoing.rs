@@ -5,14 +5,22 @@ use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Kind, STREAMS_MAX};
 
-/// Bytes that may be gathered while the connection takes nothing. Beyond them no stream may add data.
+/// Bytes that may be gathered while the connection takes nothing. Beyond them no stream may add data, and none is opened.
 const ROOM: usize = 1024 * 1024;
 
+/// Bytes that may be gathered at all. What is about a stream needs no room, for each stream has little of it; but a peer
+/// that opens one after the other and hears none of the answers has no end of them.
+const BYTES_MAX: usize = 8 * ROOM;
+
 #[derive(Default)]
-pub(super) struct Outgoing(Mutex<State>);
+pub(super) struct Outgoing {
+    state: Mutex<State>,
+    flooded: CancellationToken,
+}
 
 #[derive(Default)]
 struct State {
@@ -38,6 +46,12 @@ struct Last {
     streams: usize,
 }
 
+/// Who waits for room, and since which turn.
+pub(super) struct Asked {
+    turn: u64,
+    by: Waker,
+}
+
 /// What became of data.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gathered {
@@ -48,10 +62,10 @@ pub(super) enum Gathered {
 
 impl Outgoing {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no holder of a trunk's frames panics")
+        self.state.lock().expect("no holder of a trunk's frames panics")
     }
 
-    /// Appends what is about a stream. There is always room: each stream says little of this kind.
+    /// Appends what is about a stream.
     pub(super) fn tell(&self, kind: Kind, stream: u32, payload: &[u8]) {
         let mut state = self.lock();
         if state.is_over {
@@ -60,6 +74,9 @@ impl Outgoing {
         state.last = None;
         frame::append(&mut state.gathered, kind, stream, payload);
         state.wake_writer();
+        if state.gathered.len() > BYTES_MAX {
+            self.flooded.cancel();
+        }
     }
 
     /// Appends data for a stream.
@@ -102,14 +119,16 @@ impl Outgoing {
         }
     }
 
-    /// Whether data would be taken; if not, the task is woken when it may be. `asked` is the caller's own, to know when it
+    /// Whether data would be taken; if not, the task is woken when it may be. `asked` is the caller's own, to know what it
     /// asked last.
-    pub(super) fn poll_room(&self, cx: &Context<'_>, asked: &mut Option<u64>) -> Poll<Gathered> {
+    pub(super) fn poll_room(&self, cx: &Context<'_>, asked: &mut Option<Asked>) -> Poll<Gathered> {
         let mut state = self.lock();
         match state.room() {
             Gathered::Full => {
-                if asked.replace(state.turns) != Some(state.turns) {
+                let turn = state.turns;
+                if !asked.as_ref().is_some_and(|asked| asked.turn == turn && asked.by.will_wake(cx.waker())) {
                     state.waiting.push(cx.waker().clone());
+                    *asked = Some(Asked { turn, by: cx.waker().clone() });
                 }
                 Poll::Pending
             }
@@ -136,6 +155,11 @@ impl Outgoing {
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
         Poll::Ready(true)
+    }
+
+    /// Waits until more is gathered than may be.
+    pub(super) async fn flooded(&self) {
+        self.flooded.cancelled().await;
     }
 
     /// What is gathered is the last.
@@ -226,10 +250,11 @@ mod tests {
         assert!(frames.iter().flat_map(|(_, _, streams)| streams).copied().eq(0..1_000));
     }
 
-    #[test]
-    fn data_waits_for_room_and_words_do_not() {
+    #[tokio::test]
+    async fn data_waits_for_room_and_words_do_not() {
         let outgoing = Outgoing::default();
-        let cx = Context::from_waker(Waker::noop());
+        let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        let cx = Context::from_waker(&waker);
         let block = vec![0; 64 * 1024];
         let taken = (0..100).take_while(|_| outgoing.data(1, &block) == Gathered::Taken).count();
         assert_eq!(taken, 16, "up to the bound, and the one that reaches it");
@@ -242,6 +267,7 @@ mod tests {
         outgoing.tell(Kind::Close, 1, &[]);
         assert_eq!(take(&outgoing).len(), 17);
         assert_eq!(outgoing.poll_room(&cx, &mut asked), Poll::Ready(Gathered::Taken));
+        assert!(!outgoing.flooded.is_cancelled());
         outgoing.finish();
         outgoing.data(1, b"last");
         let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame::Kind;
-use super::outgoing::Gathered;
+use super::outgoing::{Asked, Gathered};
 use super::{Broken, Inner, WINDOW};
 
 /// Bytes that were taken before the other side is told: few words for many bytes.
@@ -41,7 +41,7 @@ struct State {
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// When it last waited for room on the trunk.
-    asked: Option<u64>,
+    asked: Option<Asked>,
 }
 
 enum Outlet {
@@ -214,7 +214,7 @@ impl Stream {
     pub fn end(&self) {
         let mut state = self.0.lock();
         if !std::mem::replace(&mut state.has_ended, true) && state.peer != Peer::Closed {
-            self.0.inner.outgoing.tell(Kind::End, self.0.number, &[]);
+            self.0.tell(Kind::End, &[]);
         }
     }
 
@@ -231,15 +231,13 @@ impl Drop for Stream {
         state.dropped = Some(None);
         state.inbox = BytesMut::new();
         state.outlet = Outlet::None;
+        // Under the lock: once the other side's word is in, too, the number may be another stream's.
+        match refused {
+            Some(status) => self.0.tell(Kind::Refuse, &u32::from(status).to_be_bytes()),
+            None => self.0.tell(Kind::Close, &[]),
+        }
         let is_last = state.peer == Peer::Closed || refused.is_some();
         drop(state);
-        match refused {
-            Some(status) => {
-                let status = u32::from(status).to_be_bytes();
-                self.0.inner.outgoing.tell(Kind::Refuse, self.0.number, &status);
-            }
-            None => self.0.inner.outgoing.tell(Kind::Close, self.0.number, &[]),
-        }
         if is_last {
             self.0.inner.forget(self.0.number);
         }
@@ -265,6 +263,10 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of a stream panics")
+    }
+
+    fn tell(&self, kind: Kind, payload: &[u8]) {
+        self.inner.outgoing.tell(kind, self.number, payload);
     }
 
     /// Takes in bytes that have come, and tells how many of them are out already.
@@ -339,7 +341,7 @@ impl Shared {
     fn give_back(&self, state: &mut State) {
         if state.taken >= TELL && state.peer == Peer::Open {
             let taken = std::mem::take(&mut state.taken);
-            self.inner.outgoing.tell(Kind::Window, self.number, &taken.to_be_bytes());
+            self.tell(Kind::Window, &taken.to_be_bytes());
         }
     }
 }

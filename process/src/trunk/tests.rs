@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -284,7 +285,7 @@ async fn a_socket_that_is_gone_ends_its_stream_alone() {
 async fn openings_are_refused_with_a_status_and_may_be_given_up() {
     let mut pair = Pair::new().await;
     assert_eq!(pair.opener.open(b"no").await.unwrap_err(), Unopened::Refused(403));
-    assert_eq!(pair.opener.open(b"forget").await.unwrap_err(), Unopened::Refused(DROPPED));
+    assert_eq!(pair.opener.open(b"forget").await.unwrap_err(), Unopened::Refused(UNAVAILABLE));
     pair.until_empty().await;
 
     let mut given_up = Box::pin(pair.opener.open(b"yes"));
@@ -353,6 +354,28 @@ async fn last_words_arrive_though_the_other_side_goes_on_talking() {
     assert_eq!((said, rest.len()), (20 * 50_000, 0));
     drop(peer);
     assert_eq!(run.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_without_end_and_hears_nothing_is_not_waited_for() {
+    let (mut ours, theirs) = connection().await;
+    let (_trunk, _accepted, run, _) = accepting(theirs);
+    // Each is refused with a frame of its own, and none of those is read.
+    let asking = frames(&[(Kind::Open, 1, b"no")]).repeat(1_000);
+    while ours.write_all(&asking).await.is_ok() {}
+    run.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn an_opening_waits_for_room_as_data_does() {
+    let pair = Pair::new().await;
+    let block = vec![0; WINDOW as usize];
+    // Nothing else runs meanwhile. What is said is for a stream that there is not.
+    while pair.opener.0.outgoing.data(99, &block) == Gathered::Taken {}
+    let mut waiting = Box::pin(pair.opener.open(b"yes"));
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert_eq!(pair.opener.streams(), 0, "nobody is asked yet");
+    drop(timeout(PATIENCE, waiting).await.expect("there is room again").unwrap());
 }
 
 /// What becomes of a side that is told these bytes.
