@@ -65,6 +65,11 @@ impl Chain {
         self.state == State::Live
     }
 
+    /// True between the ok of a resume and its `caught_up`.
+    pub fn is_catching_up(&self) -> bool {
+        matches!(self.state, State::CatchingUp { .. })
+    }
+
     /// Takes the position of a `joined` or a `snapshot`.
     ///
     /// # Errors

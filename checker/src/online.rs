@@ -165,6 +165,11 @@ impl LobbyRules {
         self.sent.values().filter(|sent| sent.seen.is_none()).filter_map(|sent| sent.acked).min()
     }
 
+    /// The seqs from `from` on, up to `to`, that got their ok.
+    pub fn acked_between(&self, from: u64, to: u64) -> impl Iterator<Item = u64> {
+        self.sent.values().filter_map(|sent| sent.acked).filter(move |seq| (from..=to).contains(seq))
+    }
+
     /// The highest seq that anybody knows: what every member must reach in the end.
     pub fn head(&self) -> u64 {
         self.known
@@ -277,6 +282,11 @@ impl MemberRules {
         self.chain.position()
     }
 
+    /// Whether missed events are still to come.
+    pub fn is_catching_up(&self) -> bool {
+        self.chain.is_catching_up()
+    }
+
     /// Takes a `joined` or `snapshot`; a removal before it no longer counts.
     ///
     /// # Errors
@@ -342,12 +352,15 @@ impl MemberRules {
     /// Call at the end, with the lobby's head when the session is still in the lobby.
     pub fn finish(&mut self, head: Option<u64>) -> Vec<Fault> {
         let reached = self.chain.position().map_or(0, |position| position.seq);
-        let is_in = self.chain.is_in();
+        let (is_in, is_catching_up) = (self.chain.is_in(), self.chain.is_catching_up());
         self.chain.detached();
         let mut faults: Vec<Fault> = self.chain.take_gaps().into_iter().map(Hole::fault).collect();
         if let Some(head) = head.filter(|head| is_in && reached < *head) {
             let text = format!("ended at seq {reached} of {head}");
             faults.push(Fault::new(Rule::Incomplete, text));
+        }
+        if is_catching_up && head.is_some() {
+            faults.push(Fault::new(Rule::CaughtUp, "caught_up never came".to_owned()));
         }
         faults
     }

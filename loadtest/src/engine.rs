@@ -36,7 +36,7 @@ use self::timers::{Tick, Timer, Timers};
 use crate::measure::{Measure, PhaseMeasure, Second};
 use crate::plan::{self, Micros, Plan, Step, micros};
 use crate::rng::Rng;
-use crate::scenario::{Generator, Scenario, To};
+use crate::scenario::{Class, Generator, Scenario, Sender, To};
 use crate::target::{Sources, Target};
 use crate::token::Credential;
 
@@ -48,6 +48,12 @@ const READY_MAX: usize = 262_144;
 
 /// The generator looks at its own punctuality this often.
 const PROBE: Micros = 10_000;
+
+/// A turn lasts no longer than a probe, if the generator does not stand still.
+const STANDSTILL: Micros = 10 * PROBE;
+
+/// Who stops a run waits no longer than this for what is under way.
+const STOP_SECONDS: f64 = 3.0;
 
 /// What a client's dice are for, beside its streams.
 const LEAVES: u16 = 0x100;
@@ -101,13 +107,15 @@ pub(crate) struct PartResult {
     pub(crate) achievements: u64,
     pub(crate) achievements_missing: u64,
     pub(crate) games_finished: u64,
-    /// Losses of connections: when it was lost, when the client was back, in microseconds of the run.
+    /// Losses of connections that no plan wanted: when it was lost, when the client was back, in microseconds of the run.
     pub(crate) outages: Vec<(Micros, Option<Micros>)>,
     /// Silences of lobbies longer than a second while something was due: their begin and end.
     pub(crate) silences: Vec<(Micros, Micros)>,
     pub(crate) ever_connected: u64,
     /// Clients that were to be in their lobbies at the end, and were not.
     pub(crate) missing: u64,
+    /// Durable messages that were due and never got their ok, of clients who were there to say them.
+    pub(crate) unaccepted: u64,
     /// The first reason for which a connection failed.
     pub(crate) first_failure: Option<String>,
     pub(crate) cpu_seconds: f64,
@@ -152,6 +160,12 @@ pub(crate) struct Engine {
     /// No new messages: the phases are over.
     is_over: bool,
     last_arrival: Micros,
+    /// When the part last looked whether everything has arrived.
+    settling_at: Micros,
+    /// When the last turn began.
+    turned_at: Micros,
+    /// More than one of a client's streams may tell the order in which it spoke.
+    compares_streams: bool,
     /// Memory that is used again and again.
     text: Vec<u8>,
     frame: Vec<u8>,
@@ -188,6 +202,10 @@ impl Engine {
             lobbies.push(lobby);
         }
         let end = plan.end();
+        let classes: Vec<Class> = scenario.senders.iter().map(Sender::class).collect();
+        let sequenced = classes.iter().filter(|class| **class == Class::Durable).count();
+        let spoken = classes.iter().filter(|class| **class != Class::Ephemeral).count();
+        let compares_streams = sequenced > 0 || spoken + usize::from(scenario.game.is_some()) > 1;
         let steps: Vec<(Micros, usize, Step)> = plan
             .steps
             .iter()
@@ -226,6 +244,9 @@ impl Engine {
             now: 0,
             is_over: false,
             last_arrival: 0,
+            settling_at: 0,
+            turned_at: 0,
+            compares_streams,
             text: Vec::new(),
             frame: Vec::new(),
             unpacked: Vec::new(),
@@ -250,8 +271,10 @@ impl Engine {
         }
         let end = self.phases.last().map_or(0, |phase| phase.to);
         let mut give_up = None;
+        let mut is_stopped = false;
         loop {
             self.now = self.clock();
+            self.note_standstill(&mut give_up);
             self.run_timers();
             self.turn_phase();
             if !self.is_over && (self.now >= end || self.shared.stop.load(Ordering::Relaxed)) {
@@ -259,12 +282,11 @@ impl Engine {
                 self.measure.over();
                 self.result.over_at = self.now;
                 self.shared.settling.fetch_add(1, Ordering::Relaxed);
-                let patience = if self.now >= end {
-                    self.generator.settle_seconds
-                } else {
-                    self.generator.settle_seconds.min(3.0)
-                };
-                give_up = Some(self.now + micros(patience));
+                give_up = Some(self.now + micros(self.generator.settle_seconds));
+            }
+            if self.is_over && !is_stopped && self.shared.stop.load(Ordering::Relaxed) {
+                is_stopped = true;
+                give_up = give_up.map(|at| at.min(self.now + micros(STOP_SECONDS)));
             }
             if let Some(give_up) = give_up
                 && (self.now >= give_up || self.is_settled())
@@ -296,6 +318,15 @@ impl Engine {
             }
         }
         self.finish(begun_cpu)
+    }
+
+    /// A part that has stood still has not seen what came meanwhile: what it waits for has as much more time.
+    fn note_standstill(&mut self, give_up: &mut Option<Micros>) {
+        let turn = self.now.saturating_sub(std::mem::replace(&mut self.turned_at, self.now));
+        if turn > STANDSTILL {
+            *give_up = give_up.map(|at| at + turn);
+            self.last_arrival = self.now;
+        }
     }
 
     fn clock(&self) -> Micros {

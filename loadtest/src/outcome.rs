@@ -46,6 +46,9 @@ pub(crate) struct Outcome {
     /// Clients that were to be in their lobbies at the end, and were not.
     #[serde(default)]
     pub(crate) clients_missing: u64,
+    /// Durable messages that were due and never got their ok.
+    #[serde(default)]
+    pub(crate) unaccepted: u64,
     pub(crate) chaos: Vec<Recovery>,
     pub(crate) server: Option<Server>,
     pub(crate) generator: Load,
@@ -266,7 +269,8 @@ impl Outcome {
             seconds: ended as f64 / 1e6,
             targets,
             scenario: scenario.clone(),
-            interrupted,
+            // Whose phases were over has brought what it was to bring.
+            interrupted: interrupted && over < plan.end(),
             verdict: Verdict::default(),
             series: seconds
                 .iter()
@@ -279,6 +283,7 @@ impl Outcome {
             achievements: sum(|part| part.achievements),
             achievements_missing: sum(|part| part.achievements_missing),
             clients_missing: sum(|part| part.missing),
+            unaccepted: sum(|part| part.unaccepted),
             chaos: recoveries(&chaos, &parts),
             server: server(&looks, chaos.first().map_or(Micros::MAX, |done| (done.at * 1e6) as Micros), each),
             generator: Load {

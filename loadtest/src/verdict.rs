@@ -50,13 +50,8 @@ impl Verdict {
     pub(crate) fn of(outcome: &Outcome) -> Verdict {
         let mut tested = vec![rules(outcome)];
         tested.extend(outcome.scenario.thresholds.iter().map(|threshold| test(threshold, outcome)));
-        if outcome.clients_missing > 0 && !outcome.interrupted {
-            tested.push(Tested {
-                name: "everybody is in a lobby at the end".to_owned(),
-                value: Some(outcome.clients_missing as f64),
-                passed: false,
-                text: format!("{} clients are not", outcome.clients_missing),
-            });
+        if !outcome.interrupted {
+            tested.extend(missing(outcome));
         }
         for recovery in outcome.chaos.iter().filter(|recovery| recovery.done.error.is_some()) {
             let error = recovery.done.error.clone().unwrap_or_default();
@@ -64,9 +59,8 @@ impl Verdict {
             tested.push(Tested { name, value: None, passed: false, text: error });
         }
         let void = void(outcome);
-        let rules_broken = outcome.faults.total() > 0;
-        let decision = if rules_broken {
-            // What was delivered wrong is wrong however slowly it was looked at.
+        // What was delivered wrong is wrong however slowly it was looked at; what was missed may only not have been seen.
+        let decision = if outcome.faults.delivered_wrong() > 0 {
             Decision::Failed
         } else if !void.is_empty() {
             Decision::Void
@@ -77,6 +71,23 @@ impl Verdict {
         };
         Verdict { decision, exit_code: decision.exit_code(), void, tested }
     }
+}
+
+/// What every run is to bring by its end, whatever its thresholds are; those that it did not.
+fn missing(outcome: &Outcome) -> impl Iterator<Item = Tested> {
+    let counts = &outcome.total.counts;
+    let nothing_accepted = if counts.ok == 0 { counts.sent } else { 0 };
+    let bounds = [
+        ("everybody is in a lobby at the end", outcome.clients_missing, "clients are not"),
+        ("every durable message is accepted in the end", outcome.unaccepted, "are not"),
+        ("messages are accepted", nothing_accepted, "were sent, and none was"),
+    ];
+    bounds.into_iter().filter(|(_, count, _)| *count > 0).map(|(name, count, what)| Tested {
+        name: name.to_owned(),
+        value: Some(count as f64),
+        passed: false,
+        text: format!("{count} {what}"),
+    })
 }
 
 fn rules(outcome: &Outcome) -> Tested {

@@ -99,3 +99,18 @@ fn a_member_reports_what_breaks_its_rules() {
     let rules: Vec<Rule> = member.finish(Some(20)).into_iter().map(|fault| fault.rule).collect();
     assert_eq!(rules, [Rule::Gap, Rule::Incomplete]);
 }
+
+#[test]
+fn a_resume_that_never_ends() {
+    for (head, expected) in [(Some(16), &[Rule::CaughtUp][..]), (None, &[])] {
+        let mut member = MemberRules::default();
+        member.entered(at(14)).unwrap();
+        member.chain().detached();
+        member.chain().resumed(at(14), 2, None).unwrap();
+        member.delivered(1, 15, 0).unwrap();
+        member.delivered(1, 16, 0).unwrap();
+        assert!(member.is_catching_up());
+        let rules: Vec<Rule> = member.finish(head).into_iter().map(|fault| fault.rule).collect();
+        assert_eq!(rules, expected, "who is not there at the end may have lost it with the connection");
+    }
+}

@@ -29,9 +29,17 @@ pub(crate) struct Heard {
 }
 
 impl Agreement {
-    /// Takes a message that a member got; false: somebody got it in another order.
-    pub(crate) fn heard(&mut self, member: u32, heard: &mut Heard, message: u64) -> bool {
-        if *self.reader.get_or_insert(member) == member {
+    /// Whose order counts.
+    pub(crate) fn reader(&self) -> Option<u32> {
+        self.reader
+    }
+
+    /// Takes a message that a member got; false: somebody got it in another order. `may_read`: its order may count.
+    pub(crate) fn heard(&mut self, member: u32, heard: &mut Heard, message: u64, may_read: bool) -> bool {
+        if may_read {
+            self.reader.get_or_insert(member);
+        }
+        if self.reader == Some(member) {
             self.place(message);
             return true;
         }
@@ -84,7 +92,8 @@ mod tests {
     /// Members get messages in turn, `(member, message)`; gives who got something in another order.
     fn differing(got: &[(u32, u64)]) -> Vec<u32> {
         let (mut agreement, mut heard) = (Agreement::default(), HashMap::<u32, Heard>::new());
-        let differs = |(member, message)| !agreement.heard(member, heard.entry(member).or_default(), message);
+        let differs =
+            |(member, message)| !agreement.heard(member, heard.entry(member).or_default(), message, true);
         let mut differs = differs;
         got.iter().filter(|it| differs(**it)).map(|(member, _)| *member).collect()
     }
@@ -107,24 +116,30 @@ mod tests {
     #[test]
     fn what_a_new_reader_has_not_heard_is_compared_with_nothing() {
         let (mut agreement, mut second) = (Agreement::default(), Heard::default());
-        assert!(agreement.heard(1, &mut Heard::default(), 10) && agreement.heard(2, &mut second, 11));
+        assert!(
+            agreement.heard(1, &mut Heard::default(), 10, true) && agreement.heard(2, &mut second, 11, true)
+        );
         agreement.gone(2);
         agreement.gone(1);
-        assert!(agreement.heard(3, &mut Heard::default(), 12) && agreement.heard(2, &mut second, 12));
-        assert!(agreement.heard(3, &mut Heard::default(), 13) && agreement.heard(2, &mut second, 13));
-        assert!(!agreement.heard(2, &mut second, 12));
+        assert!(
+            agreement.heard(3, &mut Heard::default(), 12, true) && agreement.heard(2, &mut second, 12, true)
+        );
+        assert!(
+            agreement.heard(3, &mut Heard::default(), 13, true) && agreement.heard(2, &mut second, 13, true)
+        );
+        assert!(!agreement.heard(2, &mut second, 12, true));
     }
 
     #[test]
     fn memory_is_bounded() {
         let (mut agreement, mut other) = (Agreement::default(), Heard::default());
-        agreement.heard(1, &mut Heard::default(), u64::MAX);
+        agreement.heard(1, &mut Heard::default(), u64::MAX, true);
         for message in 0..10_000 {
-            assert!(agreement.heard(2, &mut other, message));
+            assert!(agreement.heard(2, &mut other, message, true));
         }
         assert_eq!(other.waiting.len(), WAITING_MAX);
         for message in 0..10_000 {
-            agreement.heard(1, &mut Heard::default(), message);
+            agreement.heard(1, &mut Heard::default(), message, true);
         }
         assert_eq!((agreement.places.len(), agreement.remembered.len()), (PLACES_MAX, PLACES_MAX));
     }

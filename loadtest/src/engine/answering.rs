@@ -10,6 +10,9 @@ use super::{Engine, Tick, sending};
 use crate::json::{Frame, number};
 use crate::scenario::{Class, Latency};
 
+/// Messages that a snapshot holds, the last ones. That many seqs hold no more of them.
+const STATE_MESSAGES: u64 = 50;
+
 impl Engine {
     pub(super) fn reply(&mut self, place: usize, id: u32, frame: &Frame<'_>) {
         let Some(pending) = self.clients[place].take_pending(id) else {
@@ -83,6 +86,9 @@ impl Engine {
             };
         }
         let status = answer["status"].as_str().unwrap_or("?").to_owned();
+        if status == "snapshot" {
+            self.measure.reason("a resume ended as a snapshot".to_owned());
+        }
         if self.position(place, answer, &status) {
             self.note_host(place, answer);
             self.entered(place, Some(begun));
@@ -172,8 +178,24 @@ impl Engine {
         }
         if let Some(messages) = value["state"]["messages"].as_array() {
             self.observe(place, messages);
+            self.held_back(place, seq, messages);
         }
         true
+    }
+
+    /// What got its ok is in every reading after it: a snapshot has the lobby's last messages.
+    fn held_back(&mut self, place: usize, seq: u64, messages: &[Value]) {
+        let client = &self.clients[place];
+        let lobby = &self.lobbies[client.lobby];
+        let acked = lobby.rules.acked_between((seq + 1).saturating_sub(STATE_MESSAGES), seq);
+        let missing: Vec<u64> =
+            acked.filter(|seq| !messages.iter().any(|message| message["seq"] == *seq)).collect();
+        if let Some(first) = missing.iter().min() {
+            let (number, count) = (client.number, missing.len());
+            self.result.faults.add("stale_read", count as u64, || {
+                format!("client {number}: the snapshot at seq {seq} lacks {count} acknowledged messages, seq {first} first")
+            });
+        }
     }
 
     /// A join got an error. It is tried again when that can help, and now and then when not.

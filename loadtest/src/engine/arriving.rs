@@ -72,6 +72,23 @@ impl Engine {
         {
             self.result.silences.push((since, self.now));
         }
+        let sender_at = self.places.get(&message.sender).copied();
+        // Who resumes gets the missed ones late, and what was said again has no certain place.
+        if self.compares_streams
+            && class != Class::Ephemeral
+            && is_live
+            && !client.member.spoken(message.sender, message.place)
+            && sender_at.is_some_and(|at| message.place > self.clients[at].unordered_to)
+        {
+            let number = self.clients[place].number;
+            self.result.faults.add("sender_order", 1, || {
+                format!(
+                    "client {number} got a message of client {} behind one that was said later",
+                    message.sender
+                )
+            });
+        }
+        let client = &self.clients[place];
         let is_mine = message.sender == client.number;
         let counts = &mut self.measure.counts;
         if is_live {
@@ -88,10 +105,11 @@ impl Engine {
             None => self.body_bytes(message.stream),
         };
         self.result.checked_bytes += body.len() as u64;
-        let sender_at = self.places.get(&message.sender).copied();
+        let kind = stream.map_or(sending::GAME_KIND, |sender| &sender.kind);
         let is_whole = message.is_whole(body, padding_at, bytes)
             && sender_at.is_some_and(|at| self.clients[at].user_text == from)
-            && (frame.seq.is_some() == (class == Class::Durable));
+            && (frame.seq.is_some() == (class == Class::Durable))
+            && frame.kind.and_then(unquoted) == Some(kind.as_bytes());
         let number = message.sender;
         if !is_whole {
             self.result
@@ -199,6 +217,9 @@ impl Engine {
         let value: Value = serde_json::from_slice(payload).unwrap_or_default();
         self.note_host(place, &value);
         let begun = self.clients[place].begun;
+        if self.clients[place].stage.is_in() {
+            self.measure.reason("a snapshot took the place of events".to_owned());
+        }
         if self.position(place, &value, "snapshot") {
             self.entered(place, Some(begun));
         }

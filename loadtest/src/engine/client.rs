@@ -112,6 +112,8 @@ pub(crate) struct Client {
     pub(crate) begun: Micros,
     pub(crate) attempts: u32,
     pub(crate) lost_at: Option<Micros>,
+    /// It was lost by plan.
+    pub(crate) is_lost_by_plan: bool,
     /// When the first of its joins that were refused began, until one is not.
     pub(crate) entering_since: Option<Micros>,
     /// When its leave got its ok: what was under way then may still come, what was sent later may not.
@@ -129,6 +131,10 @@ pub(crate) struct Client {
     /// Refused ones, with the time of the next attempt.
     pub(crate) retries: Vec<(Micros, Message)>,
     pub(crate) streams: Vec<Stream>,
+    /// Durable and ordered messages so far.
+    pub(crate) said: u64,
+    /// Up to this one they may have lost their order among themselves: one was said again, or the connection was lost.
+    pub(crate) unordered_to: u64,
     pub(crate) member: Member,
     /// Moves of a game that must be said (again) once it is in.
     pub(crate) moves: Vec<Move>,

@@ -52,7 +52,7 @@ impl Engine {
         let client = &mut self.clients[place];
         client.attempts = 0;
         if was_in {
-            client.lost_at = Some(at);
+            (client.lost_at, client.is_lost_by_plan) = (Some(at), true);
         }
         self.begin(place, at);
     }
@@ -285,6 +285,7 @@ impl Engine {
         lobby.gone(&mut client.member, client.number);
         client.connection += 1;
         client.left_at = None;
+        client.unordered_to = client.said;
         // Unanswered messages: the durable ones are sent again, the others may or may not have happened.
         let mut again: Vec<_> = client.retries.drain(..).map(|(_, message)| message).collect();
         for pending in client.pending.drain(..) {
@@ -386,7 +387,9 @@ impl Engine {
         }
         if let Some(lost_at) = client.lost_at.take() {
             self.measure.time(Latency::Outage, lost_at, self.now);
-            self.result.outages.push((lost_at, Some(self.now)));
+            if !std::mem::take(&mut client.is_lost_by_plan) {
+                self.result.outages.push((lost_at, Some(self.now)));
+            }
         }
         let first = !std::mem::replace(&mut client.has_come, true);
         if client.is_slow {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Breaches that are told in full.
 const TOLD_MAX: usize = 50;
 
+/// Something had not come when the run ended.
+const ABSENT: [&str; 4] = ["no_reply", "incomplete", "ordered_lost", "acked_lost"];
+
 /// Breaches by rule, the first ones in full.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Faults {
@@ -18,6 +21,12 @@ pub(crate) struct Faults {
 impl Faults {
     pub(crate) fn total(&self) -> u64 {
         self.counts.values().sum()
+    }
+
+    /// Those that no delay of the generator's explains.
+    pub(crate) fn delivered_wrong(&self) -> u64 {
+        let certain = self.counts.iter().filter(|(rule, _)| !ABSENT.contains(&rule.as_str()));
+        certain.map(|(_, count)| count).sum()
     }
 
     pub(crate) fn add(&mut self, rule: &str, count: u64, text: impl FnOnce() -> String) {

@@ -1,7 +1,7 @@
 //! One lobby under the checker's rules, with what they leave to the caller: which unsequenced messages were owed to
 //! whom. Single-threaded: all members of a lobby live in one part.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mlms_checker::Fault;
 use mlms_checker::online::{LobbyRules, MemberRules};
@@ -30,6 +30,18 @@ pub(crate) struct Member {
     entered_at: u64,
     /// Of this connection: ordered messages, for their order among all senders'.
     heard: Heard,
+    /// Of this connection: the latest place among all that a sender said.
+    places: HashMap<u32, u64>,
+}
+
+impl Member {
+    /// Takes a message by its place among all of its sender's. False: one that was said later was here before.
+    pub(crate) fn spoken(&mut self, sender: u32, place: u64) -> bool {
+        let latest = self.places.entry(sender).or_default();
+        let is_in_order = place >= *latest;
+        *latest = place.max(*latest);
+        is_in_order
+    }
 }
 
 /// An ordered message that was passed over: a later one of its sender came.
@@ -72,6 +84,8 @@ pub(crate) struct Lobby {
     /// Losses that are explained, and have made room.
     excused: u64,
     agreement: Agreement,
+    /// Members who do not hear all that they send: their order counts only where there are no others.
+    deaf: HashSet<u32>,
     /// Ordered messages that a member got in another order than others: when, and who.
     disorders: Vec<(Micros, u32)>,
 }
@@ -94,6 +108,7 @@ impl Lobby {
             roomy_at: 0,
             excused: 0,
             agreement: Agreement::default(),
+            deaf: HashSet::new(),
             disorders: Vec::new(),
         }
     }
@@ -132,6 +147,9 @@ impl Lobby {
         let track = self.tracks.entry(key).or_default();
         (track.sender, track.to_others) = (sender, to_others);
         track.sent(index, self.ordinal, now);
+        if to_others && self.deaf.insert(sender) && self.agreement.reader() == Some(sender) {
+            self.agreement.begin_anew();
+        }
     }
 
     pub(crate) fn ordered_ok(&mut self, key: u64, index: u64) {
@@ -154,6 +172,7 @@ impl Lobby {
         let _ = member.loose.entered(mlms_checker::Position { epoch: 0, seq: 0 });
         member.entered_at = self.ordinal;
         member.heard = Heard::default();
+        member.places = HashMap::new();
     }
 
     pub(crate) fn gone(&mut self, member: &mut Member, number: u32) {
@@ -177,9 +196,18 @@ impl Lobby {
         if !is_ordered {
             return Ok(());
         }
-        let is_for_all = self.tracks.get(&key).is_some_and(|track| !track.to_others);
-        if is_for_all
-            && !self.agreement.heard(number, &mut member.heard, mix(key ^ index.rotate_left(32)))
+        // Whose order counts does not get what it sends to the others.
+        let is_compared = self
+            .tracks
+            .get(&key)
+            .is_some_and(|track| !track.to_others || self.agreement.reader() != Some(track.sender));
+        if is_compared
+            && !self.agreement.heard(
+                number,
+                &mut member.heard,
+                mix(key ^ index.rotate_left(32)),
+                !self.deaf.contains(&number) || self.deaf.len() >= self.members.len(),
+            )
             && self.disorders.len() < LOSSES_MAX
         {
             self.disorders.push((now, number));
@@ -255,19 +283,38 @@ impl Lobby {
             }
         }
         for (key, track) in &self.tracks {
-            let Some(last) = track.last_ok else { continue };
             for (member, number) in live {
-                if track.to_others && track.sender == *number {
-                    continue;
+                if let Some((from, to)) = track.tail(*key, member, *number) {
+                    judge(*number, track, &mut track.pieces(from, to), now);
                 }
-                let from = match member.loose.heard(*key) {
-                    Some(next) => next,
-                    None => track.first_owed(member.entered_at, last + 1),
-                };
-                judge(*number, track, &mut track.pieces(from, last + 1), now);
             }
         }
         excused
+    }
+
+    /// Whether something that was acknowledged may still come to a member, and nothing excuses that it has not.
+    pub(crate) fn owes_ordered(&self, live: &[(&Member, u32)], degraded: &Degraded, now: Micros) -> bool {
+        let is_owed = |track: &Track, piece: &Piece| {
+            let is_excused =
+                self.owners.explains(piece.sent_at, now) || degraded.explains(piece.sent_at, now);
+            !is_excused && track.owed(piece.from, piece.to) > 0
+        };
+        self.tracks.iter().any(|(key, track)| {
+            let tails = live.iter().filter_map(|(member, number)| track.tail(*key, member, *number));
+            tails.into_iter().any(|(from, to)| track.pieces(from, to).any(|piece| is_owed(track, &piece)))
+        })
+    }
+}
+
+impl Track {
+    /// The acknowledged messages behind the last one that a member has heard.
+    fn tail(&self, key: u64, member: &Member, number: u32) -> Option<(u64, u64)> {
+        let end = self.last_ok? + 1;
+        if self.to_others && self.sender == number {
+            return None;
+        }
+        let from = member.loose.heard(key).unwrap_or_else(|| self.first_owed(member.entered_at, end));
+        (from < end).then_some((from, end))
     }
 }
 
@@ -388,6 +435,63 @@ mod tests {
         assert_eq!(lobby.silent_since(), Some(6_000));
         assert_eq!(lobby.broke_silence(8_000), Some(6_000));
         assert_eq!(lobby.silent_since(), None);
+    }
+
+    #[test]
+    fn what_may_still_come_is_waited_for() {
+        let (mut lobby, mut member) = talked(3);
+        let owes = |lobby: &Lobby, member: &Member, degraded: &Degraded| {
+            lobby.owes_ordered(&[(member, 9)], degraded, 9_000_000)
+        };
+        let healthy = Degraded::default();
+        assert!(owes(&lobby, &member, &healthy));
+        let mut degraded = Degraded::default();
+        degraded.begin(0);
+        assert!(!owes(&lobby, &member, &degraded));
+        lobby.heard(&mut member, 9, 7, 2, true, 0).unwrap();
+        assert!(owes(&lobby, &member, &healthy), "the third one");
+        lobby.ordered_not_ok(7, 3);
+        assert!(!owes(&lobby, &member, &healthy));
+        lobby.ordered_sent(7, 1, 4, false, 8_000_000);
+        assert!(!owes(&lobby, &member, &healthy), "nobody said that it would come");
+    }
+
+    #[test]
+    fn messages_to_the_others_have_one_order_too() {
+        let mut lobby = Lobby::new("l".to_owned(), 64);
+        lobby.members = vec![0, 1, 2, 3];
+        let mut members: [Member; 4] = Default::default();
+        members.iter_mut().for_each(|member| lobby.entered(member));
+        let mut hear = |lobby: &mut Lobby, who: usize, key: u64, index: u64| {
+            lobby.heard(&mut members[who], who as u32, key, index, true, 0).unwrap();
+        };
+        // The first two send; one of them is the first to hear anything.
+        lobby.ordered_sent(10, 0, 0, true, 0);
+        hear(&mut lobby, 1, 10, 0);
+        for index in 0..2 {
+            lobby.ordered_sent(11, 1, index, true, 0);
+            lobby.ordered_sent(10, 0, index + 1, true, 0);
+            [0, 2, 3].into_iter().for_each(|who| hear(&mut lobby, who, 11, index));
+            [1, 2, 3].into_iter().for_each(|who| hear(&mut lobby, who, 10, index + 1));
+        }
+        let disordered = |lobby: &Lobby| lobby.disordered(&Degraded::default()).count();
+        assert_eq!(disordered(&lobby), 0);
+        lobby.ordered_sent(11, 1, 2, true, 0);
+        lobby.ordered_sent(10, 0, 3, true, 0);
+        for (who, key, index) in [(2, 11, 2), (2, 10, 3), (3, 10, 3), (3, 11, 2)] {
+            hear(&mut lobby, who, key, index);
+        }
+        assert_eq!(disordered(&lobby), 1);
+    }
+
+    #[test]
+    fn a_sender_is_heard_in_the_order_in_which_it_spoke() {
+        let mut member = Member::default();
+        assert!([(1, 1), (1, 2), (2, 1), (1, 2), (1, 5)].into_iter().all(|(of, at)| member.spoken(of, at)));
+        assert!(!member.spoken(1, 4));
+        assert!(member.spoken(1, 5) && member.spoken(2, 2));
+        Lobby::new("l".to_owned(), 64).entered(&mut member);
+        assert!(member.spoken(1, 1));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Message {
     pub(crate) stream: u8,
     /// Of this sender and stream, from 0.
     pub(crate) index: u64,
+    /// Among all durable and ordered messages of this sender, from 1.
+    pub(crate) place: u64,
     /// When it was to be sent.
     pub(crate) intended: Micros,
 }
@@ -34,15 +36,15 @@ impl Message {
     /// Writes the body's text, about as long as the range says.
     pub(crate) fn write_body(&self, out: &mut Vec<u8>, run: &str, bytes: (u32, u32)) {
         let begin = out.len();
-        let Message { sender, stream, index, intended } = self;
-        write!(out, "lt {run} {sender} {stream} {index} {intended} ").expect("memory takes it");
-        let (length, mut place) = self.padding(bytes);
+        let Message { sender, stream, index, place, intended } = self;
+        write!(out, "lt {run} {sender} {stream} {index} {place} {intended} ").expect("memory takes it");
+        let (length, mut from) = self.padding(bytes);
         let mut missing = (length as usize).saturating_sub(out.len() - begin);
         while missing > 0 {
-            let part = missing.min(PADDING.len() - place);
-            out.extend_from_slice(&PADDING[place..place + part]);
+            let part = missing.min(PADDING.len() - from);
+            out.extend_from_slice(&PADDING[from..from + part]);
             missing -= part;
-            place = 0;
+            from = 0;
         }
     }
 
@@ -57,7 +59,7 @@ impl Message {
     pub(crate) fn read(body: &[u8], run: &str) -> Option<(Message, usize)> {
         let rest = body.strip_prefix(b"lt ")?.strip_prefix(run.as_bytes())?.strip_prefix(b" ")?;
         let mut at = 0;
-        let mut numbers = [0u64; 4];
+        let mut numbers = [0u64; 5];
         for number in &mut numbers {
             let begin = at;
             while let Some(digit) =
@@ -71,9 +73,9 @@ impl Message {
             }
             at += 1;
         }
-        let [sender, stream, index, intended] = numbers;
-        let message =
-            Message { sender: sender.try_into().ok()?, stream: stream.try_into().ok()?, index, intended };
+        let [sender, stream, index, place, intended] = numbers;
+        let (sender, stream) = (sender.try_into().ok()?, stream.try_into().ok()?);
+        let message = Message { sender, stream, index, place, intended };
         Some((message, body.len() - rest.len() + at))
     }
 
@@ -107,7 +109,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_whole() {
         for (index, bytes) in [(0, (0, 0)), (7, (100, 100)), (123_456, (200, 5_000)), (9, (60, 61))] {
-            let message = Message { sender: 41, stream: 2, index, intended: 99_000_123 };
+            let message = Message { sender: 41, stream: 2, index, place: 3, intended: 99_000_123 };
             let mut body = Vec::new();
             message.write_body(&mut body, "r1", bytes);
             let (read, at) = Message::read(&body, "r1").unwrap();
@@ -127,11 +129,11 @@ mod tests {
             "",
             "lt",
             "lt r1 ",
-            "lt r1 1 2 3",
             "lt r1 1 2 3 4",
-            "lt r2 1 2 3 4 x",
-            "lt r1 1 999 3 4 x",
-            "lt r1 a 2 3 4 ",
+            "lt r1 1 2 3 4 5",
+            "lt r2 1 2 3 4 5 x",
+            "lt r1 1 999 3 4 5 x",
+            "lt r1 a 2 3 4 5 ",
         ] {
             assert_eq!(Message::read(body.as_bytes(), "r1"), None, "{body}");
         }

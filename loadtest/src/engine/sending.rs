@@ -20,6 +20,7 @@ const BACKLOG_MAX: usize = 10_000;
 
 /// Actions of a game come from a stream of their own.
 pub(super) const GAME_STREAM: u8 = u8::MAX;
+pub(super) const GAME_KIND: &str = "game";
 
 /// The class of a stream's messages.
 pub(super) fn class(scenario: &Scenario, stream: u8) -> Class {
@@ -178,25 +179,31 @@ impl Engine {
 
     /// Sends the next message of a stream, or keeps it for the client's return.
     pub(super) fn send_next(&mut self, place: usize, number: u8, intended: Micros) {
+        let class = class(&self.scenario, number);
         let client = &mut self.clients[place];
-        self.lobbies[client.lobby].owes(intended);
         let is_in = matches!(client.stage, Stage::In)
             && client.socket.as_ref().is_some_and(|socket| socket.waiting() < OUTBOX_BYTES_MAX);
-        let durable = class(&self.scenario, number) == Class::Durable;
         let is_expected = client.has_come && client.is_wanted && !client.is_away;
-        let is_kept = durable && is_expected;
+        if is_expected {
+            self.lobbies[client.lobby].owes(intended);
+        }
+        let is_kept = class == Class::Durable && is_expected && client.backlog.len() < BACKLOG_MAX;
         if !is_in && !is_kept {
             // Who was to be there could not send it: no latency tells of it, so it is counted.
             self.measure.counts.unsent += u64::from(is_expected);
             return;
         }
         let Some(stream) = client.streams.iter_mut().find(|stream| stream.sender == number) else { return };
-        let message = Message { sender: client.number, stream: number, index: stream.next, intended };
+        client.said += u64::from(class != Class::Ephemeral);
+        let said = client.said;
+        let message =
+            Message { sender: client.number, stream: number, index: stream.next, place: said, intended };
         stream.next += 1;
+        // Once for each message, however often it is said.
+        self.measure.counts.sent += 1;
+        client.backlog.push_back(message);
         if is_in {
-            self.send(place, message);
-        } else if client.backlog.len() < BACKLOG_MAX {
-            client.backlog.push_back(message);
+            self.flush_backlog(place);
         }
     }
 
@@ -211,7 +218,7 @@ impl Engine {
         let client = &self.clients[place];
         let lobby = &mut self.lobbies[client.lobby];
         let sender = self.scenario.senders.get(usize::from(number));
-        let kind = sender.map_or("game", |sender| &sender.kind);
+        let kind = sender.map_or(GAME_KIND, |sender| &sender.kind);
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         write!(
@@ -260,7 +267,6 @@ impl Engine {
             self.fault(place, &fault);
         }
         self.clients[place].pending.push_back(Pending { id, what: What::Send(message), begun: self.now });
-        self.measure.counts.sent += 1;
         // When the connection breaks now, the message is among what was not answered.
         self.transmit(place, &text);
         self.text = text;
@@ -295,6 +301,8 @@ impl Engine {
         let client = &mut self.clients[place];
         let due = self.now + wait;
         client.retries.push((due, message));
+        // What was said behind it may come before it now.
+        client.unordered_to = client.said;
         let connection = client.connection;
         self.arm(due, place, Tick::Retry { connection });
     }

@@ -1,12 +1,16 @@
 //! The end of a part: waiting until everything that was said has arrived, and the last judgements.
 
 use super::arriving::{SILENCE_MIN, SILENCES_MAX};
-use super::client::{Pending, Stage, What};
+use super::client::{Client, Pending, Stage, What};
+use super::lobby::{Lobby, Member};
 use super::{Engine, PartResult, thread_cpu};
 use crate::plan::Micros;
 
 /// Nothing has come for so long: nothing more is under way.
 const QUIET: Micros = 500_000;
+
+/// It is looked so often whether everything is there: the look goes through all clients.
+const LOOK: Micros = 50_000;
 
 impl Engine {
     /// Whether all replies are there, everybody is back, and everybody has reached the head of its lobby.
@@ -15,8 +19,13 @@ impl Engine {
         if self.result.ever_connected == 0 {
             return true;
         }
-        if self.now.saturating_sub(self.last_arrival) < QUIET {
+        let is_soon = self.now.saturating_sub(self.settling_at) < LOOK;
+        if is_soon || self.now.saturating_sub(self.last_arrival) < QUIET {
             return false;
+        }
+        self.settling_at = self.now;
+        for place in 0..self.clients.len() {
+            self.flush_backlog(place);
         }
         for client in self.clients.iter().filter(|client| client.is_wanted && !client.is_refused) {
             let lobby = &self.lobbies[client.lobby];
@@ -28,7 +37,13 @@ impl Engine {
                 return false;
             }
             let reached = client.member.chain.position().map_or(0, |position| position.seq);
-            if !client.is_slow && reached < lobby.rules.head() {
+            let is_behind = reached < lobby.rules.head() || client.member.chain.is_catching_up();
+            if !client.is_slow && is_behind {
+                return false;
+            }
+        }
+        for lobby in &self.lobbies {
+            if lobby.owes_ordered(&live(&self.clients, lobby), &self.degraded, self.now) {
                 return false;
             }
         }
@@ -63,7 +78,10 @@ impl Engine {
             let client = &self.clients[place];
             let is_expected = client.is_wanted && !client.is_away && !client.is_slow;
             self.result.missing += u64::from(is_expected && !client.stage.is_in());
-            if let Some(lost_at) = client.lost_at {
+            if is_expected {
+                self.result.unaccepted += (client.retries.len() + client.backlog.len()) as u64;
+            }
+            if let Some(lost_at) = client.lost_at.filter(|_| !client.is_lost_by_plan) {
                 self.result.outages.push((lost_at, None));
             }
             if !client.stage.is_in() {
@@ -120,13 +138,7 @@ impl Engine {
                 self.result.faults.fault(&lobby.name, &who, &fault);
             }
         }
-        let live: Vec<_> = lobby
-            .members
-            .iter()
-            .map(|place| &self.clients[*place])
-            .filter(|client| client.stage.is_in() && !client.is_slow)
-            .map(|client| (&client.member, client.number))
-            .collect();
+        let live = live(&self.clients, lobby);
         let faults = &mut self.result.faults;
         for member in lobby.disordered(&self.degraded) {
             faults.add("total_order", 1, || {
@@ -141,6 +153,13 @@ impl Engine {
         });
         self.result.lost_excused += excused;
     }
+}
+
+/// A lobby's members who are there and read, with their numbers.
+fn live<'a>(clients: &'a [Client], lobby: &Lobby) -> Vec<(&'a Member, u32)> {
+    let members = lobby.members.iter().map(|place| &clients[*place]);
+    let there = members.filter(|client| client.stage.is_in() && !client.is_slow);
+    there.map(|client| (&client.member, client.number)).collect()
 }
 
 /// Not said just now.

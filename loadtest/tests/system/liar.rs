@@ -2,8 +2,9 @@
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -36,13 +37,30 @@ pub(crate) enum Lie {
     Invent,
     /// The last members get nothing from then on.
     Deaf,
+    /// One member gets it as another kind.
+    Kind,
+    /// It comes behind the next one of its sender.
+    Overtake,
+    /// One member gets an empty snapshot in its place.
+    Snapshot,
+    /// Every message is refused, and may be sent again.
+    RefuseAll,
+    /// Every message is refused for good.
+    ForbidAll,
+    /// No lie: the last member hears everything from then on three seconds later.
+    Late,
 }
+
+/// How much later.
+const LATER: Duration = Duration::from_secs(3);
 
 struct Member {
     stream: TcpStream,
     /// An event that is sent after the next one.
     late: Option<Value>,
     is_deaf: bool,
+    /// What is sent later, with its time.
+    later: Option<mpsc::Sender<(Instant, Value)>>,
 }
 
 struct Lobby {
@@ -51,13 +69,15 @@ struct Lobby {
     seq: u64,
     messages: u64,
     members: Vec<Member>,
+    /// A command that waits until its sender's next one is done.
+    waiting: Option<(Value, String)>,
 }
 
 /// Serves until the test ends; gives its URL.
 pub(crate) fn serve(lie: Lie) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
-    let lobby = Lobby { lie, name: String::new(), seq: 0, messages: 0, members: Vec::new() };
+    let lobby = Lobby { lie, name: String::new(), seq: 0, messages: 0, members: Vec::new(), waiting: None };
     let lobby = Arc::new(Mutex::new(lobby));
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -97,7 +117,12 @@ fn session(stream: TcpStream, lobby: &Mutex<Lobby>) {
             &mut own,
             &json!({"ev": "snapshot", "lobby": lobby.name, "epoch": 1, "seq": lobby.seq, "state": state}),
         );
-        lobby.members.push(Member { stream: own.try_clone().unwrap(), late: None, is_deaf: false });
+        lobby.members.push(Member {
+            stream: own.try_clone().unwrap(),
+            late: None,
+            is_deaf: false,
+            later: None,
+        });
     }
     while let Ok(message) = socket.read() {
         let Message::Text(text) = message else { continue };
@@ -118,7 +143,28 @@ impl Lobby {
 
     fn send(&mut self, command: &Value, own: &mut TcpStream) {
         self.messages += 1;
-        let lie = if self.messages == 20 { self.lie } else { Lie::None };
+        let is_time = self.messages == 20;
+        let refusal = match self.lie {
+            Lie::RefuseAll => Some(json!({"code": "overloaded", "message": "no", "retry_ms": 200})),
+            Lie::ForbidAll => Some(json!({"code": "forbidden", "message": "no"})),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            return put(own, &json!({"id": command["id"], "err": refusal}));
+        }
+        let body = command["body"].as_str().unwrap();
+        let sender = body.split(' ').nth(2).unwrap().to_owned();
+        if is_time && self.lie == Lie::Overtake {
+            self.waiting = Some((command.clone(), sender));
+            return;
+        }
+        self.carry_out(command, own, if is_time { self.lie } else { Lie::None });
+        if let Some((waiting, _)) = self.waiting.take_if(|(_, of)| *of == sender) {
+            self.carry_out(&waiting, own, Lie::None);
+        }
+    }
+
+    fn carry_out(&mut self, command: &Value, own: &mut TcpStream, lie: Lie) {
         let is_durable = command["class"] == "durable";
         // `lt RUN SENDER …`: users are called RUN-SENDER.
         let body = command["body"].as_str().unwrap().to_owned();
@@ -150,7 +196,29 @@ impl Lobby {
             if member.is_deaf {
                 continue;
             }
+            if lie == Lie::Late && place == last {
+                member.later = Some(later(member.stream.try_clone().unwrap()));
+            }
+            if let Some(later) = &member.later {
+                later.send((Instant::now() + LATER, event.clone())).unwrap();
+                continue;
+            }
             match lie {
+                Lie::Kind if place == last => {
+                    let mut altered = event.clone();
+                    altered["kind"] = json!("other");
+                    put(&mut member.stream, &altered);
+                    continue;
+                }
+                Lie::Snapshot if place == last => {
+                    let state = json!({"host": null, "messages": []});
+                    let (name, seq) = (&self.name, self.seq);
+                    put(
+                        &mut member.stream,
+                        &json!({"ev": "snapshot", "lobby": name, "epoch": 1, "seq": seq, "state": state}),
+                    );
+                    continue;
+                }
                 Lie::Drop if place == last => continue,
                 Lie::Reorder if place == last => {
                     member.late = Some(event.clone());
@@ -179,6 +247,20 @@ impl Lobby {
             self.members.iter_mut().for_each(|member| put(&mut member.stream, &event));
         }
     }
+}
+
+/// Sends each event at its time.
+fn later(mut stream: TcpStream) -> mpsc::Sender<(Instant, Value)> {
+    let (give, given) = mpsc::channel::<(Instant, Value)>();
+    thread::spawn(move || {
+        for (at, event) in given {
+            while let Some(early) = at.checked_duration_since(Instant::now()) {
+                thread::park_timeout(early);
+            }
+            put(&mut stream, &event);
+        }
+    });
+    give
 }
 
 /// One text frame, unmasked as a server's are. A client that is gone does not matter.

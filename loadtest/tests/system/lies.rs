@@ -9,6 +9,11 @@ use crate::liar::{Lie, serve};
 
 /// Four members in one lobby, all of whom send.
 fn told(lie: Lie, class: &str) -> Ran {
+    told_within(lie, class, 2)
+}
+
+/// `patience`: seconds for what is under way at the end.
+fn told_within(lie: Lie, class: &str, patience: u64) -> Ran {
     let folder = Folder::new("loadtest");
     let mut scenario = String::from("name = 'lies'\nclients.count = 4\nlobbies.sizes = [{ members = 4 }]\n");
     write!(
@@ -20,7 +25,7 @@ fn told(lie: Lie, class: &str) -> Ran {
     scenario.push_str(
         "[[phases]]\nname = 'come'\nseconds = 0.4\nload = 0\n[[phases]]\nname = 'talk'\nseconds = 1\n",
     );
-    scenario.push_str("[generator]\nsettle_seconds = 2\nlag_p99_ms = 10000\n");
+    write!(scenario, "[generator]\nsettle_seconds = {patience}\nlag_p99_ms = 10000\n").unwrap();
     let file = folder.path().join("lies.toml");
     std::fs::write(&file, scenario).unwrap();
     run(file.to_str().unwrap(), &serve(lie), &[])
@@ -124,6 +129,43 @@ fn an_ordered_message_that_comes_twice() {
 #[test]
 fn an_ordered_message_that_is_altered() {
     caught(Lie::Alter, "ordered", "altered");
+}
+
+#[test]
+fn a_message_of_another_kind() {
+    caught(Lie::Kind, "durable", "altered");
+    caught(Lie::Kind, "ordered", "altered");
+}
+
+#[test]
+fn a_senders_messages_in_another_order_for_all() {
+    caught(Lie::Overtake, "durable", "sender_order");
+    caught(Lie::Overtake, "ordered", "sender_order");
+}
+
+#[test]
+fn a_snapshot_that_hides_what_was_acknowledged() {
+    caught(Lie::Snapshot, "durable", "stale_read");
+}
+
+#[test]
+fn a_service_that_takes_nothing() {
+    for (lie, class) in
+        [(Lie::RefuseAll, "durable"), (Lie::ForbidAll, "durable"), (Lie::ForbidAll, "ordered")]
+    {
+        let ran = told(lie, class);
+        ran.expect(2);
+        assert!(ran.broken().is_empty() && ran.text.contains("MISSED"), "{lie:?}: {}", ran.text);
+        let counts = &ran.result["total"]["counts"];
+        assert!(counts["sent"].as_u64() < Some(200), "a message counts once: {counts}");
+    }
+}
+
+#[test]
+fn what_is_late_is_waited_for() {
+    for class in ["durable", "ordered"] {
+        told_within(Lie::Late, class, 60).expect(0);
+    }
 }
 
 #[test]
