@@ -138,7 +138,11 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         writeln!(
             out,
             "{} {}: {}",
-            if tested.passed { "ok    " } else { "MISSED" },
+            match (tested.passed, tested.is_void) {
+                (true, _) => "ok    ",
+                (false, true) => "VOID  ",
+                (false, false) => "MISSED",
+            },
             tested.name,
             tested.text
         )?;

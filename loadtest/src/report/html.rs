@@ -6,7 +6,7 @@ use super::date::date_time;
 use super::plot::{Line, Plot, short};
 use crate::outcome::{Outcome, Phase, Point};
 use crate::scenario::Latency;
-use crate::verdict::Decision;
+use crate::verdict::{Decision, Tested};
 
 /// Points of a line; longer runs are thinned out.
 const POINTS_MAX: usize = 600;
@@ -93,7 +93,7 @@ fn checks(outcome: &Outcome) -> Markup {
                 tbody {
                     @for tested in &outcome.verdict.tested {
                         tr {
-                            td { span class={ "badge " (if tested.passed { "passed" } else { "failed" }) } { (if tested.passed { "ok" } else { "missed" }) } }
+                            td { (badge(tested)) }
                             td { (tested.name) }
                             td { (tested.text) }
                         }
@@ -108,6 +108,15 @@ fn checks(outcome: &Outcome) -> Markup {
             }
         }
     }
+}
+
+fn badge(tested: &Tested) -> Markup {
+    let (class, word) = match (tested.passed, tested.is_void) {
+        (true, _) => ("passed", "ok"),
+        (false, true) => ("void", "void"),
+        (false, false) => ("failed", "missed"),
+    };
+    html! { span class={ "badge " (class) } { (word) } }
 }
 
 fn thinned(series: &[Point]) -> impl Iterator<Item = &Point> {
