@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use mlms_test_servers::Folder;
 
-use crate::bench::{Run, loadtest, run};
+use crate::bench::{Run, SECRET, loadtest, run};
 use crate::service::Service;
 
 /// A few clients who chat, play and come and go, in three seconds.
@@ -136,6 +136,23 @@ fn a_generator_that_stood_still_for_a_second_ends_with_3() {
     ran.expect(3);
     assert!(ran.result["generator"]["lag_max_ms"].as_f64() > Some(1_000.0), "{}", ran.text);
     assert!(ran.broken().is_empty() && ran.text.contains("VOID   phase stay"), "{}", ran.text);
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_lines() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (program, file) = (env!("CARGO_BIN_EXE_loadtest"), scenario(&folder, STAY));
+    let command = format!("{program} run {file} --target {} --seconds 1", service.url());
+    // A terminal of its own.
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env("TERM", "dumb").env("LOADTEST_SECRET", SECRET);
+    let output = script.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains(" s  stay: 24 in a lobby, 24 connected, of 24; "),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
 }
 
 #[test]
