@@ -315,6 +315,14 @@ fn workers_merge_into_one_report_and_two_reports_are_compared() {
         std::fs::write(&file, other.to_string()).unwrap();
         assert_eq!(compare(&before, &file).0, Some(ends_with), "{decision}");
     }
+    let mut interrupted = ran.result.clone();
+    (interrupted["interrupted"], interrupted["total"]["to"]) = (true.into(), 1.5.into());
+    let file = folder.path().join("interrupted.json");
+    std::fs::write(&file, interrupted.to_string()).unwrap();
+    let (code, text) = compare(&file, &before);
+    // Its rate is another one now.
+    assert!(code == Some(2) && text.contains("The run before was interrupted after 2 of 4 s"), "{text}");
     let (code, text) = compare(&before, &after);
+    assert!(!text.contains("interrupted"), "{text}");
     assert!(code == Some(2) && text.contains("all: delivery p99, ms") && text.contains("WORSE"), "{text}");
 }
