@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 use crate::outcome::{FORMAT, Outcome, Phase};
+use crate::report::plain;
 use crate::scenario::Latency;
 use crate::verdict::Decision;
 
@@ -50,7 +51,7 @@ pub(crate) fn run(before: &Path, after: &Path, fail_above: Option<f64>) -> anyho
     ensure!(!rows.is_empty(), "the two runs have no phase and nothing measured in common");
     let (text, missed) = compared(&before, &after, &rows, fail_above);
     // Whoever closed it does not read it; the answer is the exit code all the same.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(plain(&text).as_bytes());
     let is_void = [&before, &after].iter().any(|run| run.verdict.decision == Decision::Void);
     Ok(match fail_above {
         None => 0,

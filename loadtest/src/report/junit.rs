@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::date::date_time;
+use super::plain;
 use crate::outcome::Outcome;
 use crate::verdict::Decision;
 
@@ -55,14 +56,12 @@ pub(super) fn page(outcome: &Outcome) -> String {
 
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in plain(text).chars() {
         match character {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // Not allowed in XML 1.0, however it is written.
-            control if control.is_control() && !matches!(control, '\n' | '\t') => out.push(' '),
             other => out.push(other),
         }
     }
@@ -75,6 +74,6 @@ mod tests {
 
     #[test]
     fn a_text_does_no_harm() {
-        assert_eq!(escaped("a<b>&\"\u{1b}[0m\n"), "a&lt;b&gt;&amp;&quot; [0m\n");
+        assert_eq!(escaped("a<b>&\"\u{1b}[0m\u{ffff}\n"), "a&lt;b&gt;&amp;&quot; [0m \n");
     }
 }
