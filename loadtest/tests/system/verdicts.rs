@@ -194,6 +194,11 @@ fn usage_and_target_errors_end_with_1() {
     );
     ran.expect(1);
     assert!(ran.text.contains("no client got in: http 401"), "{}", ran.text);
+    // A token with {"sub":"ann"}: it is not sent, as it is everybody's.
+    let ran =
+        run("chat", &service.url(), &["--token-command", "echo x.eyJzdWIiOiJhbm4ifQ.y", "--clients", "4"]);
+    ran.expect(1);
+    assert!(ran.text.contains(" have the same user, \"ann\""), "{}", ran.text);
 }
 
 #[test]
