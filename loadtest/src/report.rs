@@ -142,7 +142,11 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
                 Some(silence) => format!("longest silence of a lobby {silence:.0} ms"),
                 None => "no lobby silent for a second".to_owned(),
             },
-            recovery.done.error.as_ref().map_or(String::new(), |error| format!("; FAILED: {error}"))
+            match &recovery.done.error {
+                Some(why) if recovery.done.is_interrupted() => format!("; {why}"),
+                Some(error) => format!("; FAILED: {error}"),
+                None => String::new(),
+            }
         )?;
     }
     writeln!(out)?;

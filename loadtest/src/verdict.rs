@@ -67,7 +67,8 @@ impl Verdict {
         for recovery in outcome.chaos.iter().filter(|recovery| recovery.done.error.is_some()) {
             let error = recovery.done.error.clone().unwrap_or_default();
             let name = format!("chaos: {} {}", recovery.done.action, recovery.done.whom);
-            tested.push(Tested::missed(name, None, error));
+            let passed = recovery.done.is_interrupted();
+            tested.push(Tested { passed, ..Tested::missed(name, None, error) });
         }
         let void = void(outcome);
         let rules_broken = outcome.faults.total() > 0;
