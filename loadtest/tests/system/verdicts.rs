@@ -1,6 +1,7 @@
 //! Each exit code, against a real service.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -283,6 +284,38 @@ fn a_worker_that_dies_makes_the_run_void_and_the_others_are_reported() {
     assert!(ran.text.contains(&format!("a part of the run was lost: worker {second}")), "{}", ran.text);
     let total = &ran.result["total"]["counts"];
     assert!(total["joins"].as_u64() >= Some(8) && total["deliveries"].as_u64() > Some(0), "{}", ran.text);
+}
+
+#[test]
+fn a_worker_that_stands_still_does_not_hold_up_an_interrupted_run() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (mut worker, address) = worker();
+    let more = ["--worker", &address, "--worker-key", "k", "--seconds", "600"];
+    let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
+    until_there(&service);
+    assert!(Command::new("kill").args(["-STOP", &worker.id().to_string()]).status().unwrap().success());
+    let begun = std::time::Instant::now();
+    run.signal("INT");
+    let ran = run.finish();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    ran.expect(1);
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    let told = format!("worker {address}: silent for 5 s after it was told to stop");
+    assert!(ran.text.contains(&told), "{}", ran.text);
+}
+
+#[test]
+fn connections_that_say_nothing_do_not_shut_a_worker() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (mut worker, address) = worker();
+    let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let more = ["--worker", &address, "--worker-key", "k"];
+    let ran = run(&scenario(&folder, STAY), &service.url(), &[&more[..], &["--seconds", "1"]].concat());
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    drop(idle);
+    ran.expect(0);
 }
 
 #[test]
