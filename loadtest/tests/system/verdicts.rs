@@ -140,6 +140,27 @@ fn a_generator_that_stood_still_for_a_second_ends_with_3() {
 }
 
 #[test]
+fn a_generator_that_stood_still_for_less_than_a_hundredth_is_not_blamed_on_the_service() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let more =
+        ["--seconds", "12", "--set", "generator.lag_p99_ms=50", "--threshold", "talk: delivery.max_ms < 50"];
+    let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
+    until_there(&service);
+    std::thread::park_timeout(std::time::Duration::from_secs(2));
+    run.signal("STOP");
+    std::thread::park_timeout(std::time::Duration::from_millis(100));
+    run.signal("CONT");
+    let ran = run.finish();
+    ran.expect(3);
+    assert!(ran.text.contains("VOID   talk: delivery.max_ms < 50: measured "), "{}", ran.text);
+    assert!(
+        ran.junit.contains("<error message=\"measured ") && ran.junit.contains("failures=\"0\""),
+        "{}",
+        ran.junit
+    );
+}
+
+#[test]
 fn a_dumb_terminal_gets_plain_lines() {
     let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let (program, file) = (env!("CARGO_BIN_EXE_loadtest"), scenario(&folder, STAY));
