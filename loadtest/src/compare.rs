@@ -5,8 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use serde::Deserialize;
 
 use crate::outcome::{FORMAT, Outcome, Phase};
+use crate::report::plain;
 use crate::scenario::Latency;
 use crate::verdict::Decision;
 
@@ -49,7 +51,7 @@ pub(crate) fn run(before: &Path, after: &Path, fail_above: Option<f64>) -> anyho
     ensure!(!rows.is_empty(), "the two runs have no phase and nothing measured in common");
     let (text, missed) = compared(&before, &after, &rows, fail_above);
     // Whoever closed it does not read it; the answer is the exit code all the same.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().write_all(plain(&text).as_bytes());
     let is_void = [&before, &after].iter().any(|run| run.verdict.decision == Decision::Void);
     Ok(match fail_above {
         None => 0,
@@ -71,15 +73,24 @@ pub(crate) fn bound(text: &str) -> Result<f64, String> {
 
 fn read(path: &Path) -> anyhow::Result<Outcome> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let outcome: Outcome =
-        serde_json::from_str(&text).with_context(|| format!("{} is no result", path.display()))?;
+    parsed(&text).with_context(|| path.display().to_string())
+}
+
+fn parsed(text: &str) -> anyhow::Result<Outcome> {
+    /// What every version has; the other fields are those of its own.
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+        version: Option<String>,
+    }
+    let Versioned { format, version } = serde_json::from_str(text).context("no result of a run")?;
+    let version = version.map_or(String::new(), |version| format!(" (of loadtest {version})"));
     ensure!(
-        outcome.format == FORMAT,
-        "{} has format {}, this program reads {FORMAT}",
-        path.display(),
-        outcome.format
+        format == FORMAT,
+        "a result of format {format}{version}, and this loadtest {} reads format {FORMAT}",
+        env!("CARGO_PKG_VERSION")
     );
-    Ok(outcome)
+    serde_json::from_str(text).context("no result of a run")
 }
 
 fn rows(before: &Outcome, after: &Outcome) -> Vec<Row> {
@@ -187,6 +198,14 @@ fn compared(before: &Outcome, after: &Outcome, rows: &[Row], fail_above: Option<
         if decision != 0 {
             let _ = writeln!(out, "\nThe run {name} had not passed (exit code {decision}).");
         }
+        if outcome.interrupted {
+            let planned = outcome.scenario.seconds();
+            let _ = writeln!(
+                out,
+                "\nThe run {name} was interrupted after {:.0} of {planned:.0} s: its numbers are of that time.",
+                outcome.total.to
+            );
+        }
     }
     (out, missed)
 }
@@ -208,6 +227,24 @@ mod tests {
         assert_eq!(bound("12.5"), Ok(12.5));
         for text in ["", "nan", "inf", "-1", "20%"] {
             assert!(bound(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_result_of_another_version_is_told_as_such() {
+        for (text, told) in [
+            (
+                "{\"format\":7,\"version\":\"9.1.0\",\"new\":1}",
+                "format 7 (of loadtest 9.1.0), and this loadtest ",
+            ),
+            ("{\"format\":0}", "a result of format 0, and this loadtest "),
+            ("{\"format\":1}", "missing field"),
+            ("{}", "no result of a run: missing field `format`"),
+            ("chat", "no result of a run"),
+        ] {
+            let error = format!("{:#}", parsed(text).unwrap_err());
+            assert!(error.contains(told), "{text}: {error}");
+            assert_eq!(error.contains("missing field"), told.contains("missing field"), "{text}: {error}");
         }
     }
 

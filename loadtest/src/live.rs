@@ -1,6 +1,6 @@
 //! What a run shows while it goes on: bars, rates and times on a terminal, a plain line now and then elsewhere.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -57,8 +57,12 @@ struct Bars {
 }
 
 impl Bars {
-    fn new(seconds: f64, clients: u64) -> Bars {
+    /// `None`: nothing can be drawn. Standard error is no terminal, or a dumb one (`TERM`).
+    fn new(seconds: f64, clients: u64) -> Option<Bars> {
         let all = MultiProgress::new();
+        if all.is_hidden() {
+            return None;
+        }
         let line = |length: u64, template: &str| {
             let bar = all.add(ProgressBar::new(length));
             let style =
@@ -66,11 +70,11 @@ impl Bars {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
             bar
         };
-        Bars {
+        Some(Bars {
             time: line((seconds * 10.0) as u64, "time    {bar:40.cyan/blue} {percent:>3}%  {msg}"),
             clients: line(clients, "clients {bar:40.green/blue} {msg}"),
             rates: line(1, "        {msg}"),
-        }
+        })
     }
 }
 
@@ -87,8 +91,7 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(scenario: &Scenario, is_quiet: bool) -> Live {
         let (seconds, clients) = (scenario.seconds(), scenario.clients.count);
-        let is_terminal = std::io::stderr().is_terminal() && !is_quiet;
-        let bars = is_terminal.then(|| Bars::new(seconds, u64::from(clients)));
+        let bars = if is_quiet { None } else { Bars::new(seconds, u64::from(clients)) };
         let before = (Instant::now(), Totals::default());
         Live { bars, seconds, clients, before, rates: (0.0, 0.0), last_line: None, is_quiet }
     }

@@ -201,7 +201,7 @@ fn execute(command: Command) -> anyhow::Result<u8> {
 
 #[expect(clippy::print_stdout, reason = "the output of a command line tool")]
 fn forecast(scenario: &Scenario) -> anyhow::Result<u8> {
-    print!("{}", forecast::text(scenario));
+    print!("{}", report::plain(&forecast::text(scenario)));
     Ok(0)
 }
 

@@ -18,7 +18,19 @@ use crate::verdict::Decision;
 /// Prints the summary.
 pub(crate) fn print(outcome: &Outcome) {
     // Whoever closed it does not read it; the verdict is the exit code all the same.
-    let _ = std::io::stdout().write_all(summary(outcome).as_bytes());
+    let _ = std::io::stdout().write_all(plain(&summary(outcome)).as_bytes());
+}
+
+/// A text without what a terminal would obey and XML 1.0 does not allow, however it is written: the service's words and
+/// those of a tester's command stand in it. Line breaks and tabs stay.
+pub(crate) fn plain(text: &str) -> String {
+    let one = |character: char| match character {
+        '\n' | '\t' => character,
+        '\u{fffe}' | '\u{ffff}' => ' ',
+        control if control.is_control() => ' ',
+        other => other,
+    };
+    text.chars().map(one).collect()
 }
 
 /// Makes the folder of the reports, before a long run.
@@ -35,7 +47,7 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
 /// A line for the tester.
 pub(crate) fn note(text: &str) {
     // Nobody reads it any more: no reason to stop.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }
 
 /// Writes all reports into a folder.
@@ -130,7 +142,11 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
                 Some(silence) => format!("longest silence of a lobby {silence:.0} ms"),
                 None => "no lobby silent for a second".to_owned(),
             },
-            recovery.done.error.as_ref().map_or(String::new(), |error| format!("; FAILED: {error}"))
+            match &recovery.done.error {
+                Some(why) if recovery.done.is_interrupted() => format!("; {why}"),
+                Some(error) => format!("; FAILED: {error}"),
+                None => String::new(),
+            }
         )?;
     }
     writeln!(out)?;
@@ -138,7 +154,11 @@ fn write_summary(out: &mut String, outcome: &Outcome) -> std::fmt::Result {
         writeln!(
             out,
             "{} {}: {}",
-            if tested.passed { "ok    " } else { "MISSED" },
+            match (tested.passed, tested.is_void) {
+                (true, _) => "ok    ",
+                (false, true) => "VOID  ",
+                (false, false) => "MISSED",
+            },
             tested.name,
             tested.text
         )?;
@@ -201,7 +221,27 @@ fn write_phase(out: &mut String, phase: &Phase) -> std::fmt::Result {
     }
     let told: Vec<String> = phase.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     if !told.is_empty() {
-        writeln!(out, "  {}", told.join(", "))?;
+        // Codes are the service's words: one with a line break would begin a line that looks like ours.
+        writeln!(out, "  {}", told.join(", ").replace('\n', " "))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_nothing_that_it_obeys() {
+        let told = "\u{1b}[31m red\u{9b}2J \r\u{7}\u{8}\u{7f}\0\ttab\nline, „Ä“ µ ⚡";
+        assert_eq!(plain(told), " [31m red 2J      \ttab\nline, „Ä“ µ ⚡");
+    }
+
+    #[test]
+    fn a_code_of_the_services_begins_no_line() {
+        let reasons = [("error x\npassed".to_owned(), 2)].into();
+        let mut text = String::new();
+        write_phase(&mut text, &Phase { reasons, ..Phase::default() }).unwrap();
+        assert!(text.ends_with("  error x passed 2\n"), "{text}");
+    }
 }

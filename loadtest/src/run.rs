@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use rustls::ClientConfig;
 
-use crate::chaos::{self, Done};
+use crate::chaos::{self, Done, Stage};
 use crate::live::{Live, Totals};
 use crate::outcome::{Gathered, Look, Outcome};
 use crate::part::{Common, Running};
@@ -209,7 +209,7 @@ async fn watch(
     waiting.sort_by(|one, other| one.at.total_cmp(&other.at));
     let mut waiting = waiting.into_iter().peekable();
     let mut under_way = tokio::task::JoinSet::new();
-    let (over, is_over) = tokio::sync::watch::channel(false);
+    let (stage, told_stage) = tokio::sync::watch::channel(Stage::Running);
     let mut interrupted = false;
     let mut looks = Looks::new(servers, first_look);
     let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -228,7 +228,7 @@ async fn watch(
             _ = interval.tick() => {}
             () = fault => {
                 if let Some(chaos) = waiting.next_if(|_| !interrupted) {
-                    under_way.spawn(chaos::inflict(chaos, start.elapsed().as_secs_f64(), is_over.clone()));
+                    under_way.spawn(chaos::inflict(chaos, start.elapsed().as_secs_f64(), told_stage.clone()));
                 }
                 continue;
             }
@@ -241,6 +241,7 @@ async fn watch(
         if interrupted {
             running.iter().for_each(Running::stop);
             waiting = Vec::new().into_iter().peekable();
+            stage.send_replace(Stage::Interrupted);
         }
         let totals = Totals::of(&running);
         let at = start.elapsed();
@@ -250,7 +251,7 @@ async fn watch(
     live.finish();
     let looks = looks.finish(start.elapsed()).await?;
     let mut chaos = Vec::new();
-    let patience = tokio::time::sleep(if interrupted { Duration::ZERO } else { FAULT_PATIENCE });
+    let patience = tokio::time::sleep(FAULT_PATIENCE);
     tokio::pin!(patience);
     loop {
         tokio::select! {
@@ -258,9 +259,9 @@ async fn watch(
                 Some(done) => chaos.push(done.context("a fault")?),
                 None => break,
             },
-            () = &mut patience, if !*over.borrow() => drop(over.send_replace(true)),
-            _ = interrupts.recv() => drop(over.send_replace(true)),
-            _ = terminations.recv() => drop(over.send_replace(true)),
+            () = &mut patience, if *stage.borrow() == Stage::Running => drop(stage.send_replace(Stage::Over)),
+            _ = interrupts.recv() => drop(stage.send_replace(Stage::Interrupted)),
+            _ = terminations.recv() => drop(stage.send_replace(Stage::Interrupted)),
         }
     }
     chaos.sort_by(|one: &Done, other| one.at.total_cmp(&other.at));

@@ -328,7 +328,8 @@ impl Action {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Generator {
-    /// The run is void when the 99th percentile of the generator's own lag in a phase is above this.
+    /// The run is void when the 99th percentile of the generator's own lag in a phase is above this, or its lag at the
+    /// percentile of a time that missed its threshold for that.
     pub(crate) lag_p99_ms: f64,
     /// Connections that may be under way at once.
     pub(crate) connects_in_flight: u32,

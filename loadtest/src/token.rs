@@ -1,6 +1,7 @@
 //! Tokens of the clients: signed with a secret, read from a file, printed by a command of the tester's, or asked from
 //! the service's guests endpoint.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -41,8 +42,25 @@ pub(crate) enum TokenSource {
 }
 
 impl TokenSource {
-    /// Tokens for clients 0 to `count`, of users `{run}-{number}` where the source lets us choose.
+    /// Tokens for clients 0 to `count`, each of another user; of users `{run}-{number}` where the source lets us choose.
+    ///
+    /// # Errors
+    /// There are too few, one cannot be read, or two are of the same user: the service closes the oldest of a user's
+    /// sessions for a further one, and a message's sender is known by its user.
     pub(crate) fn credentials(
+        &self,
+        target: &Target,
+        tls: &Arc<ClientConfig>,
+        run: &str,
+        count: u32,
+        ttl: Duration,
+    ) -> anyhow::Result<Vec<Credential>> {
+        let credentials = self.issued(target, tls, run, count, ttl)?;
+        differ(&credentials)?;
+        Ok(credentials)
+    }
+
+    fn issued(
         &self,
         target: &Target,
         tls: &Arc<ClientConfig>,
@@ -71,6 +89,16 @@ impl TokenSource {
             TokenSource::Guests => guests(target, tls, run, count),
         }
     }
+}
+
+fn differ(credentials: &[Credential]) -> anyhow::Result<()> {
+    let mut clients = HashMap::new();
+    for (client, Credential { user, .. }) in credentials.iter().enumerate() {
+        if let Some(other) = clients.insert(&**user, client) {
+            bail!("clients {other} and {client} have the same user, {user:?}: give each a token of its own");
+        }
+    }
+    Ok(())
 }
 
 fn minted(key: &hmac::Key, user: String, number: u32, expiry: u64) -> Credential {
@@ -212,16 +240,38 @@ mod tests {
         assert_eq!(credential(&made[1].token).unwrap(), made[1]);
     }
 
+    fn made(source: &TokenSource, count: u32) -> anyhow::Result<Vec<Credential>> {
+        let target = Target::resolve("ws://127.0.0.1:1").unwrap();
+        source.credentials(&target, &tls(), "r1", count, Duration::from_secs(60))
+    }
+
     #[test]
     fn a_command_prints_a_token() {
-        let target = Target::resolve("ws://127.0.0.1:1").unwrap();
-        let claims = URL_SAFE_NO_PAD.encode(br#"{"sub":"ann"}"#);
-        let source = TokenSource::Command(format!("echo x.{claims}.{{user}}"));
-        let made = source.credentials(&target, &tls(), "r1", 20, Duration::from_secs(60)).unwrap();
-        let printed =
-            |number| Credential { user: "ann".to_owned(), token: format!("x.{claims}.r1-{number}") };
-        assert_eq!(made, (0..20).map(printed).collect::<Vec<_>>(), "each client has its own");
-        let source = TokenSource::Command("exit 3".to_owned());
-        assert!(source.credentials(&target, &tls(), "r1", 1, Duration::from_secs(60)).is_err());
+        let issue =
+            r#"printf '{"sub":"%s"}' {user} | base64 -w 0 | tr -d = | tr +/ -_ | sed 's/.*/x.&.{user}/'"#;
+        let printed = |number| {
+            let user = format!("r1-{number}");
+            let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"sub":"{user}"}}"#));
+            Credential { token: format!("x.{claims}.{user}"), user }
+        };
+        let each = made(&TokenSource::Command(issue.to_owned()), 20).unwrap();
+        assert_eq!(each, (0..20).map(printed).collect::<Vec<_>>(), "each client has its own");
+        assert!(made(&TokenSource::Command("exit 3".to_owned()), 1).is_err());
+    }
+
+    #[test]
+    fn two_clients_of_one_user_are_refused() {
+        let token = |user: &str| format!("x.{}.y", URL_SAFE_NO_PAD.encode(json!({"sub": user}).to_string()));
+        let same = TokenSource::Command(format!("echo {}", token("ann")));
+        assert_eq!(made(&same, 1).unwrap()[0].user, "ann");
+        let error = made(&same, 2).unwrap_err().to_string();
+        assert!(error.starts_with("clients 0 and 1 have the same user, \"ann\""), "{error}");
+
+        let folder = mlms_test_servers::Folder::new("loadtest-tokens");
+        let path = folder.path().join("tokens");
+        std::fs::write(&path, ["ann", "bob", "eve", "bob"].map(token).join("\n")).unwrap();
+        let file = TokenSource::File(path);
+        assert_eq!(made(&file, 3).unwrap().len(), 3, "the fourth is nobody's");
+        assert!(made(&file, 4).unwrap_err().to_string().starts_with("clients 1 and 3 have the same user"));
     }
 }

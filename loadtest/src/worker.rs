@@ -2,17 +2,21 @@
 //! who speaks, the order, the start once all workers are ready, progress five times a second, `stop` in the other
 //! direction, and the result.
 
+mod lines;
+mod strangers;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
+use self::lines::{Lines, say};
+use self::strangers::{Stranger, Strangers};
 use crate::engine::{PartResult, Shared};
 use crate::part::{Common, Running};
 use crate::preflight;
@@ -34,11 +38,20 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 /// A worker that is silent for so long is lost: it tells of its progress all the time.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Longest first line, before it is known who speaks.
-const HELLO_BYTES_MAX: u64 = 4_096;
+/// The same once it was told to stop, which takes it 3 s at most: the tester waits.
+const STOPPED_SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Connections at once; more are closed.
+/// How soon a worker hears that it is to stop, whether or not it says anything.
+const STOP_WITHIN: Duration = Duration::from_millis(100);
+
+/// Longest first line, before it is known who speaks.
+const HELLO_BYTES_MAX: usize = 4_096;
+
+/// Connections at once of those who have shown the key; more are refused.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Connections at once of those who have not; a further one closes the oldest.
+const STRANGERS_MAX: usize = 64;
 
 /// The first line: who speaks.
 #[derive(Serialize, Deserialize)]
@@ -82,7 +95,7 @@ fn places(shared: &Shared) -> [&AtomicU64; 10] {
 /// A worker that has its order and waits for the start.
 pub(crate) struct Prepared {
     address: String,
-    reader: BufReader<TcpStream>,
+    lines: Lines,
 }
 
 /// Gives each worker its part, and waits until all of them are ready: they begin together, however long an order takes.
@@ -107,9 +120,8 @@ pub(crate) fn prepare(addresses: &[String], key: &str, common: &Common) -> anyho
 }
 
 fn prepare_one(address: &str, key: &str, common: &Common, part: usize) -> anyhow::Result<Prepared> {
-    let mut stream = TcpStream::connect(address)?;
+    let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(READY_WITHIN))?;
     let wanted = Wanted {
         scenario: common.scenario.clone(),
         run: common.run.clone(),
@@ -120,67 +132,71 @@ fn prepare_one(address: &str, key: &str, common: &Common, part: usize) -> anyhow
         sources: common.source_texts.clone(),
         credentials: common.credentials_of(part),
     };
-    say(&mut stream, &Hello { format: FORMAT, key: key.to_owned() })?;
-    let mut reader = BufReader::new(stream);
-    until_ready(&mut reader)?;
-    say(reader.get_mut(), &wanted)?;
-    until_ready(&mut reader)?;
-    reader.get_ref().set_read_timeout(Some(SILENCE_MAX))?;
-    Ok(Prepared { address: address.to_owned(), reader })
+    let mut lines = Lines::new(stream, usize::MAX);
+    lines.say(&Hello { format: FORMAT, key: key.to_owned() })?;
+    until_ready(&mut lines)?;
+    lines.say(&wanted)?;
+    until_ready(&mut lines)?;
+    Ok(Prepared { address: address.to_owned(), lines })
 }
 
 impl Prepared {
     /// Starts it. A thread of this process follows it.
     pub(crate) fn go(self, start: Instant) -> anyhow::Result<Running> {
-        let Prepared { address, mut reader } = self;
+        let Prepared { address, mut lines } = self;
         let start_in_ms = start.saturating_duration_since(Instant::now()).as_millis() as u64;
-        say(reader.get_mut(), &Go { start_in_ms }).with_context(|| format!("worker {address}"))?;
+        lines.say(&Go { start_in_ms }).with_context(|| format!("worker {address}"))?;
         let shared = Arc::new(Shared::default());
         let followed = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name(format!("worker {address}"))
-            .spawn(move || follow(reader, &followed).with_context(|| format!("worker {address}")))
+            .spawn(move || {
+                let silences = (SILENCE_MAX, STOPPED_SILENCE_MAX);
+                follow(lines, &followed, silences).with_context(|| format!("worker {address}"))
+            })
             .context("no thread")?;
         Ok(Running { shared, thread })
     }
 }
 
-fn until_ready(reader: &mut impl BufRead) -> anyhow::Result<()> {
-    match hear(reader)? {
+fn until_ready(lines: &mut Lines) -> anyhow::Result<()> {
+    match lines.hear(READY_WITHIN)? {
         Said::Ready => Ok(()),
         Said::Error(error) => bail!(error),
         Said::Progress(_) | Said::Result(_) => bail!("it speaks out of turn"),
     }
 }
 
-fn hear<T: DeserializeOwned>(reader: &mut impl BufRead) -> anyhow::Result<T> {
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    ensure!(!line.is_empty(), "it closed the connection");
-    serde_json::from_str(&line).context("what it says cannot be read")
-}
-
-fn follow(reader: BufReader<TcpStream>, shared: &Shared) -> anyhow::Result<PartResult> {
-    let mut writer = reader.get_ref().try_clone()?;
-    let mut told_to_stop = false;
-    for line in reader.lines() {
-        match serde_json::from_str(&line?)? {
-            Said::Progress(values) => {
+/// Takes a worker's progress until its result. `silences`: the longest, while it runs and once it was told to stop.
+fn follow(mut lines: Lines, shared: &Shared, silences: (Duration, Duration)) -> anyhow::Result<PartResult> {
+    let mut stopped_at = None;
+    loop {
+        match lines.listen(STOP_WITHIN)? {
+            Some(Said::Progress(values)) => {
                 places(shared)
                     .iter()
                     .zip(values)
                     .for_each(|(place, value)| place.store(value, Ordering::Relaxed));
             }
-            Said::Result(result) => return Ok(*result),
-            Said::Error(error) => bail!(error),
-            Said::Ready => bail!("it speaks out of turn"),
+            Some(Said::Result(result)) => return Ok(*result),
+            Some(Said::Error(error)) => bail!(error),
+            Some(Said::Ready) => bail!("it speaks out of turn"),
+            None => {}
         }
-        if shared.stop.load(Ordering::Relaxed) && !told_to_stop {
-            told_to_stop = true;
-            writer.write_all(b"\"stop\"\n")?;
+        if shared.stop.load(Ordering::Relaxed) && stopped_at.is_none() {
+            stopped_at = Some(Instant::now());
+            lines.say(&"stop")?;
+        }
+        match stopped_at {
+            None if lines.heard_at().elapsed() > silences.0 => {
+                bail!("silent for {} s", silences.0.as_secs_f64())
+            }
+            Some(at) if lines.heard_at().max(at).elapsed() > silences.1 => {
+                bail!("silent for {} s after it was told to stop", silences.1.as_secs_f64())
+            }
+            _ => {}
         }
     }
-    bail!("it ended without a result")
 }
 
 /// Serves for ever, a thread each part.
@@ -192,61 +208,73 @@ pub(crate) fn serve(listen: &str, key: &str) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     ensure!(address.ip().is_loopback() || !key.is_empty(), "beyond loopback a worker needs a --key");
     crate::report::note(&format!("worker on {address}"));
-    let connections = Arc::new(());
+    let strangers = Strangers::new(STRANGERS_MAX);
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let (stream, peer) = listener.accept()?;
-        if Arc::strong_count(&connections) > CONNECTIONS_MAX {
-            crate::report::note(&format!("{peer}: {CONNECTIONS_MAX} connections are enough"));
-            continue;
-        }
-        let (key, held) = (key.to_owned(), Arc::clone(&connections));
-        std::thread::spawn(move || {
-            let mut writer = match stream.try_clone() {
-                Ok(writer) => writer,
-                Err(error) => return crate::report::note(&format!("{peer}: {error}")),
-            };
-            let said = match work(stream, &key) {
-                Ok(result) => Said::Result(Box::new(result)),
-                Err(error) => {
-                    crate::report::note(&format!("{peer}: {error:#}"));
-                    Said::Error(format!("{error:#}"))
-                }
-            };
-            if let Err(error) = say(&mut writer, &said) {
-                crate::report::note(&format!("{peer}: {error}"));
+        match strangers.add(&stream) {
+            Ok(stranger) => {
+                let (key, seats) = (key.to_owned(), Arc::clone(&seats));
+                std::thread::spawn(move || {
+                    if let Err(error) = serve_one(stream, &key, &stranger, &seats) {
+                        crate::report::note(&format!("{peer}: {error:#}"));
+                    }
+                });
             }
-            drop(held);
-        });
+            Err(error) => crate::report::note(&format!("{peer}: {error}")),
+        }
     }
 }
 
-fn work(stream: TcpStream, key: &str) -> anyhow::Result<PartResult> {
+/// # Errors
+/// What came of it, when it was no result; the other side is told it, too.
+fn serve_one(stream: TcpStream, key: &str, stranger: &Stranger, seats: &Semaphore) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HELLO_WITHIN))?;
     let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::new(stream);
-    let hello: Hello = hear(&mut (&mut reader).take(HELLO_BYTES_MAX))?;
+    let mut lines = Lines::new(stream, HELLO_BYTES_MAX);
+    let hello = introduced(&mut lines, key);
+    ensure!(stranger.leave(), "closed for a newer one: {STRANGERS_MAX} others had not shown the key either");
+    let result = hello.and_then(|()| {
+        let _seat = seats.try_acquire().with_context(|| format!("{CONNECTIONS_MAX} parts are enough"))?;
+        work(lines, &mut writer)
+    });
+    match result {
+        Ok(result) => say(&mut writer, &Said::Result(Box::new(result))),
+        Err(error) => {
+            // It may be gone, which is no other error.
+            let _ = say(&mut writer, &Said::Error(format!("{error:#}")));
+            Err(error)
+        }
+    }
+}
+
+/// Hears who speaks.
+fn introduced(lines: &mut Lines, key: &str) -> anyhow::Result<()> {
+    let hello: Hello = lines.hear(HELLO_WITHIN)?;
     ensure!(same(&hello.key, key), "the key is another");
     ensure!(hello.format == FORMAT, "it speaks version {FORMAT}, the order version {}", hello.format);
-    say(&mut writer, &Said::Ready)?;
-    reader.get_ref().set_read_timeout(Some(READY_WITHIN))?;
-    let wanted: Wanted = hear(&mut reader)?;
+    Ok(())
+}
+
+fn work(mut lines: Lines, writer: &mut TcpStream) -> anyhow::Result<PartResult> {
+    say(writer, &Said::Ready)?;
+    lines.unbound();
+    let wanted: Wanted = lines.hear(READY_WITHIN)?;
     let part = wanted.part;
     let common = common(wanted)?;
-    say(&mut writer, &Said::Ready)?;
-    let go: Go = hear(&mut reader)?;
-    reader.get_ref().set_read_timeout(None)?;
+    say(writer, &Said::Ready)?;
+    let go: Go = lines.hear(READY_WITHIN)?;
     let running = Running::here(&common, part, Instant::now() + Duration::from_millis(go.start_in_ms))?;
     let shared = Arc::clone(&running.shared);
     std::thread::spawn(move || {
         // A line, or the end of the connection: either way nobody wants more.
-        let _ = reader.read_line(&mut String::new());
+        lines.until_anything();
         shared.stop.store(true, Ordering::Relaxed);
     });
     while !running.thread.is_finished() {
         std::thread::park_timeout(PROGRESS_EVERY);
         let values = places(&running.shared).map(|place| place.load(Ordering::Relaxed));
-        if say(&mut writer, &Said::Progress(values)).is_err() {
+        if say(writer, &Said::Progress(values)).is_err() {
             running.stop();
         }
     }
@@ -298,8 +326,43 @@ fn same(one: &str, other: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
 }
 
-fn say<T: Serialize>(writer: &mut TcpStream, what: &T) -> anyhow::Result<()> {
-    let mut line = serde_json::to_vec(what)?;
-    line.push(b'\n');
-    Ok(writer.write_all(&line)?)
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(300);
+
+    /// Follows somebody who says `said` and nothing more; gives the error, and what was said to it.
+    fn followed(said: &[u8], is_stopped: bool, silences: (Duration, Duration)) -> (String, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut worker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        worker.write_all(said).unwrap();
+        let lines = Lines::new(listener.accept().unwrap().0, usize::MAX);
+        let shared = Shared::default();
+        shared.stop.store(is_stopped, Ordering::Relaxed);
+        let begun = Instant::now();
+        let error = follow(lines, &shared, silences).unwrap_err().to_string();
+        assert!(begun.elapsed() >= SHORT && begun.elapsed() < LONG);
+        let mut heard = String::new();
+        worker.read_to_string(&mut heard).unwrap();
+        (error, heard)
+    }
+
+    #[test]
+    fn a_silent_worker_is_lost() {
+        let (error, heard) = followed(b"", false, (SHORT, LONG));
+        assert_eq!((&*error, &*heard), ("silent for 0.3 s", ""));
+    }
+
+    #[test]
+    fn a_silent_worker_is_told_to_stop_and_not_waited_for() {
+        // In the middle of a line, too.
+        for said in ["", "{\"Progress\":[1,2,3,4,5,6,7,8,9,10]}\n{\"Prog"] {
+            let (error, heard) = followed(said.as_bytes(), true, (LONG, SHORT));
+            assert_eq!((&*error, &*heard), ("silent for 0.3 s after it was told to stop", "\"stop\"\n"));
+        }
+    }
 }

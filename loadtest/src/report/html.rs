@@ -6,7 +6,7 @@ use super::date::date_time;
 use super::plot::{Line, Plot, short};
 use crate::outcome::{Outcome, Phase, Point};
 use crate::scenario::Latency;
-use crate::verdict::Decision;
+use crate::verdict::{Decision, Tested};
 
 /// Points of a line; longer runs are thinned out.
 const POINTS_MAX: usize = 600;
@@ -93,7 +93,7 @@ fn checks(outcome: &Outcome) -> Markup {
                 tbody {
                     @for tested in &outcome.verdict.tested {
                         tr {
-                            td { span class={ "badge " (if tested.passed { "passed" } else { "failed" }) } { (if tested.passed { "ok" } else { "missed" }) } }
+                            td { (badge(tested)) }
                             td { (tested.name) }
                             td { (tested.text) }
                         }
@@ -108,6 +108,15 @@ fn checks(outcome: &Outcome) -> Markup {
             }
         }
     }
+}
+
+fn badge(tested: &Tested) -> Markup {
+    let (class, word) = match (tested.passed, tested.is_void) {
+        (true, _) => ("passed", "ok"),
+        (false, true) => ("void", "void"),
+        (false, false) => ("failed", "missed"),
+    };
+    html! { span class={ "badge " (class) } { (word) } }
 }
 
 fn thinned(series: &[Point]) -> impl Iterator<Item = &Point> {
@@ -157,8 +166,7 @@ fn drawn(plot: &Plot<'_>) -> Markup {
 
 fn latency_over_time(outcome: &Outcome) -> Markup {
     let line = |name: &str, of: fn(&Point) -> Option<f64>| {
-        let points = thinned(&outcome.series).filter_map(|point| Some((point.second as f64, of(point)?)));
-        Line { name: name.to_owned(), points: points.collect() }
+        Line::new(name, thinned(&outcome.series).map(|point| (point.second as f64, of(point))))
     };
     let lines = vec![
         line("p50", |point| point.p50),
@@ -176,8 +184,8 @@ fn percentiles(outcome: &Outcome) -> Markup {
         let summary = outcome.total.times.get(&latency)?;
         let points = summary.curve.iter().filter(|(percentile, ms)| *percentile < 100.0 && *ms > 0.0);
         // 90, 99, 99.9 … are equally far apart.
-        let points = points.map(|(percentile, ms)| (-(1.0 - percentile / 100.0).log10(), *ms)).collect();
-        Some(Line { name: latency.name().to_owned(), points })
+        let points = points.map(|(percentile, ms)| (-(1.0 - percentile / 100.0).log10(), Some(*ms)));
+        Some(Line::new(latency.name(), points))
     };
     drawn(&Plot {
         x_name: "percentile",
@@ -196,8 +204,8 @@ fn percentiles(outcome: &Outcome) -> Markup {
 
 fn throughput(outcome: &Outcome) -> Markup {
     let line = |name: &str, of: fn(&Point) -> u64| {
-        let points = thinned(&outcome.series).map(|point| (point.second as f64, of(point) as f64));
-        Line { name: name.to_owned(), points: points.collect() }
+        let points = thinned(&outcome.series);
+        Line::new(name, points.map(|point| (point.second as f64, Some(of(point) as f64))))
     };
     let lines = vec![
         line("deliveries a second", |point| point.deliveries),
@@ -208,9 +216,8 @@ fn throughput(outcome: &Outcome) -> Markup {
 }
 
 fn connections(outcome: &Outcome) -> Markup {
-    let points = thinned(&outcome.series).map(|point| (point.second as f64, point.joined as f64));
-    let line = Line { name: "in a lobby".to_owned(), points: points.collect() };
-    over_time(outcome, "sessions", false, true, vec![line])
+    let points = thinned(&outcome.series).map(|point| (point.second as f64, Some(point.joined as f64)));
+    over_time(outcome, "sessions", false, true, vec![Line::new("in a lobby", points)])
 }
 
 fn phases(outcome: &Outcome) -> Markup {

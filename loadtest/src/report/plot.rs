@@ -9,6 +9,9 @@ const SIZE: (u32, u32) = (900, 280);
 /// Room for half of the last label.
 const RIGHT: i32 = 28;
 
+/// Radius of a point without neighbours.
+const DOT: i32 = 2;
+
 /// Rows of words above a plot, for marks that stand close; one more has no word.
 const MARK_ROWS: usize = 3;
 const MARK_ROW_HEIGHT: i32 = 14;
@@ -20,10 +23,29 @@ const MARK: RGBColor = RGBColor(3, 3, 3);
 pub(super) const LINES: [RGBColor; 5] =
     [RGBColor(11, 1, 1), RGBColor(12, 1, 1), RGBColor(13, 1, 1), RGBColor(14, 1, 1), RGBColor(15, 1, 1)];
 
-/// One line: its name, and its points.
+/// One line: its name, and its points, in pieces that nothing joins.
 pub(super) struct Line {
     pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+    pieces: Vec<Vec<(f64, f64)>>,
+}
+
+impl Line {
+    /// Where there is no value the line breaks.
+    pub(super) fn new(name: &str, points: impl IntoIterator<Item = (f64, Option<f64>)>) -> Line {
+        let mut pieces = vec![Vec::new()];
+        for (x, y) in points {
+            match (y, pieces.last_mut()) {
+                (Some(y), Some(piece)) => piece.push((x, y)),
+                _ => pieces.push(Vec::new()),
+            }
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        Line { name: name.to_owned(), pieces }
+    }
+
+    fn points(&self) -> impl Iterator<Item = &(f64, f64)> {
+        self.pieces.iter().flatten()
+    }
 }
 
 pub(super) struct Plot<'a> {
@@ -42,7 +64,7 @@ pub(super) struct Plot<'a> {
 impl Plot<'_> {
     /// `None`: there is nothing to draw.
     pub(super) fn svg(&self) -> Option<String> {
-        let values = || self.lines.iter().flat_map(|line| &line.points).map(|(_, y)| *y);
+        let values = || self.lines.iter().flat_map(Line::points).map(|(_, y)| *y);
         let most = values().fold(0.0, f64::max);
         if values().count() < 2 || most <= 0.0 {
             return None;
@@ -107,10 +129,18 @@ impl Plot<'_> {
         if self.is_filled
             && let Some(line) = self.lines.first()
         {
-            chart.draw_series(AreaSeries::new(line.points.iter().copied(), 0.0, LINES[0].mix(0.15)))?;
+            for piece in &line.pieces {
+                chart.draw_series(AreaSeries::new(piece.iter().copied(), 0.0, LINES[0].mix(0.15)))?;
+            }
         }
         for (line, color) in self.lines.iter().zip(LINES) {
-            chart.draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(2)))?;
+            for piece in &line.pieces {
+                match piece[..] {
+                    // A line of one point is not seen.
+                    [point] => chart.draw_series([Circle::new(point, DOT, color.filled())])?,
+                    _ => chart.draw_series(LineSeries::new(piece.iter().copied(), color.stroke_width(2)))?,
+                };
+            }
         }
         root.present()?;
         Ok(())
@@ -191,19 +221,40 @@ mod tests {
         assert_eq!(plot.rows(), [Some(0), Some(1), Some(2), None, Some(0)]);
     }
 
-    #[test]
-    fn colours_are_the_pages() {
-        let line = Line { name: "a".to_owned(), points: vec![(0.0, 1.0), (1.0, 2.0)] };
-        let mut plot = Plot {
+    fn plot(line: Line, is_logarithmic: bool) -> Plot<'static> {
+        Plot {
             x_name: "x",
             y_name: "y",
-            x_max: 1.0,
+            x_max: line.points().last().map_or(1.0, |(x, _)| *x),
             lines: vec![line],
             marks: vec![(0.5, "here".to_owned())],
             x_label: |value| short(*value),
-            is_logarithmic: true,
-            is_filled: false,
+            is_logarithmic,
+            is_filled: !is_logarithmic,
+        }
+    }
+
+    #[test]
+    fn a_line_breaks_where_there_is_no_value() {
+        let ys =
+            [None, Some(1.0), Some(2.0), None, None, Some(3.0), None, Some(4.0), Some(5.0), Some(6.0), None];
+        let points = || ys.into_iter().enumerate().map(|(x, y)| (x as f64, y));
+        let drawn = |what: &str, line: Line, is_logarithmic| {
+            let svg = plot(line, is_logarithmic).svg().unwrap();
+            svg.lines().filter(|line| line.contains(what) && line.contains("--line-0")).count()
         };
+        for is_logarithmic in [true, false] {
+            assert_eq!(drawn("<polyline", Line::new("a", points()), is_logarithmic), 2);
+            assert_eq!(drawn("<circle", Line::new("a", points()), is_logarithmic), 1);
+            let whole = || points().filter(|(_, y)| y.is_some());
+            assert_eq!(drawn("<polyline", Line::new("a", whole()), is_logarithmic), 1);
+            assert_eq!(drawn("<circle", Line::new("a", whole()), is_logarithmic), 0);
+        }
+    }
+
+    #[test]
+    fn colours_are_the_pages() {
+        let mut plot = plot(Line::new("a", [(0.0, Some(1.0)), (1.0, Some(2.0))]), true);
         let svg = plot.svg().unwrap();
         assert!(svg.contains("var(--line-0)") && svg.contains("var(--ink)") && !svg.contains("#01"), "{svg}");
         plot.lines.clear();

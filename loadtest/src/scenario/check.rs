@@ -86,6 +86,11 @@ impl Scenario {
         mistakes.unless(self.lobbies.settings.is_none() || self.clients.enter == Enter::User, || {
             "lobbies.settings needs clients.enter = \"user\": the other way creates lobbies without settings".into()
         });
+        // Each player reports, once a round at least. Other values are for tokens that may report about everybody.
+        let reports = self.lobbies.settings.as_ref().and_then(|settings| settings.get("reports"));
+        mistakes.unless(self.game.is_none() || reports.is_some(), || {
+            "game: its players report damage, which needs lobbies.settings.reports = \"members\" (and with it clients.enter = \"user\")".into()
+        });
         mistakes.unless(self.senders.len() < SENDERS_MAX, || {
             format!("senders: there are less than {SENDERS_MAX}")
         });

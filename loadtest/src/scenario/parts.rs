@@ -126,10 +126,12 @@ fn readable(table: &Value) -> Option<Scenario> {
     if has_game {
         table.entry("game").or_insert(stand_in("rounds = 1\nseconds = 1")?);
     }
+    // Without a game settings might ask too much of the clients; a game asks for both.
+    let settings = if has_game { "settings = { reports = 'members' }" } else { "" };
     let needed = [
         ("name", Value::String("-".to_owned())),
         ("clients", stand_in("count = 1\nenter = 'user'")?),
-        ("lobbies", stand_in("sizes = [{ members = 1 }]")?),
+        ("lobbies", stand_in(&format!("sizes = [{{ members = 1 }}]\n{settings}"))?),
     ];
     for (key, part) in needed {
         table.entry(key).or_insert(part);

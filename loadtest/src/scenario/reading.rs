@@ -106,9 +106,39 @@ mod tests {
             ("nonsense", "KEY=VALUE"),
             ("senders=[{ rate = 1, kind = 'Shout' }]", "senders.0.kind"),
             ("thresholds=['games_missing <= 0']", "[game]"),
+            ("game={ rounds = 1, seconds = 1 }", "needs lobbies.settings.reports = \"members\""),
+            ("game={ rounds = 1, seconds = 1, reports = 0 }", "needs lobbies.settings.reports = \"members\""),
         ] {
             let error = format!("{:#}", Scenario::parse(LEAST, &[given.to_owned()]).unwrap_err());
             assert!(error.contains(told), "{given}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_game_needs_a_setting_that_lets_its_players_report() {
+        let told = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|given| (*given).to_owned()).collect();
+            Scenario::parse(LEAST, &given).map(drop).map_err(|error| error.to_string())
+        };
+        let game = "game={ rounds = 1, seconds = 1 }";
+        let with = ["clients.enter=user", "lobbies.settings.reports=members"];
+        assert_eq!(told(&[game, with[0], with[1]]), Ok(()));
+        // Tokens of servers may report about everybody: what is said is taken.
+        assert_eq!(told(&[game, with[0], "lobbies.settings.reports=server"]), Ok(()));
+        assert!(
+            told(&[game, with[0], "lobbies.settings.capacity=4"])
+                .unwrap_err()
+                .starts_with("game: its players")
+        );
+        assert!(told(&[game, with[1]]).unwrap_err().starts_with("lobbies.settings needs clients.enter"));
+        // Where the lobbies, the clients or the game cannot be read nothing is made up.
+        for (wrong, place) in [
+            ("lobbies.sizes=3", "lobbies.sizes"),
+            ("clients.count=x", "clients.count"),
+            ("game.rounds=x", "game.rounds"),
+        ] {
+            let error = told(&[game, with[0], with[1], wrong]).unwrap_err();
+            assert!(error.starts_with(place), "{error}");
         }
     }
 

@@ -128,7 +128,9 @@ impl FromStr for Threshold {
             "==" | "=" => Operator::Equal,
             _ => return Err(wrong("the operators are < <= > >= ==")),
         };
-        let number = number.parse().map_err(|_| wrong("that is no number"))?;
+        // Not `nan` or `inf`, which f64 reads too: nothing is at most the one, everything below the other.
+        let number = number.parse().ok().filter(|number: &f64| number.is_finite());
+        let number = number.ok_or_else(|| wrong("that is no number"))?;
         let check = match measure.split_once('.') {
             Some((what, percentile)) => {
                 let latency = Latency::ALL.into_iter().find(|latency| latency.name() == what);
@@ -195,9 +197,20 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused() {
-        for text in
-            ["", "errors", "errors 0", "errors ! 0", "error <= 0", "delivery.p99 < 1", "delivery.p101_ms < 1"]
-        {
+        for text in [
+            "",
+            "errors",
+            "errors 0",
+            "errors ! 0",
+            "error <= 0",
+            "errors <= nan",
+            "errors < inf",
+            "errors > -infinity",
+            "errors < 1e999",
+            "delivery.p99 < 1",
+            "delivery.p101_ms < 1",
+            "delivery.pnan_ms < 1",
+        ] {
             assert!(text.parse::<Threshold>().is_err(), "{text}");
         }
     }

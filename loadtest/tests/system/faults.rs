@@ -1,6 +1,9 @@
 //! Faults on request, slow readers and storms, against a real service.
 
+use std::io::Read as _;
+use std::process::Command;
 use std::thread;
+use std::time::Instant;
 
 use mlms_test_servers::Folder;
 
@@ -118,4 +121,24 @@ fn a_service_that_never_comes_back_does_not_pass() {
     ran.expect(2);
     assert!(ran.text.contains("20 clients are not"), "{}", ran.text);
     assert_eq!(ran.result["chaos"][0]["not_back"], 20, "{}", ran.text);
+}
+
+#[test]
+fn a_command_that_goes_on_ends_with_an_interrupted_run_and_is_not_judged() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let endless = format!("0.5:command:sleep 600 > {}", pipe.display());
+    let more = ["--chaos", &endless, "--chaos", "0.2:command:true", "--seconds", "600"];
+    let run = Run::start(&file(&folder, TALK), &service.url(), &more);
+    // It opens when the command is there, and is read to its end when it is not.
+    let mut pipe = std::fs::File::open(pipe).unwrap();
+    run.signal("INT");
+    let begun = Instant::now();
+    assert_eq!(pipe.read_to_end(&mut Vec::new()).unwrap(), 0);
+    assert!(begun.elapsed().as_secs() < 30, "it ended by itself");
+    let ran = run.finish();
+    ran.expect(0);
+    assert!(ran.text.contains("ok     chaos: command sleep 600 > "), "{}", ran.text);
+    assert!(ran.text.contains("not judged, as the run was interrupted and it with it"), "{}", ran.text);
 }

@@ -1,12 +1,13 @@
 //! Each exit code, against a real service.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
 
 use mlms_test_servers::Folder;
 
-use crate::bench::{Run, loadtest, run};
+use crate::bench::{Run, SECRET, loadtest, run};
 use crate::service::Service;
 
 /// A few clients who chat, play and come and go, in three seconds.
@@ -139,6 +140,44 @@ fn a_generator_that_stood_still_for_a_second_ends_with_3() {
 }
 
 #[test]
+fn a_generator_that_stood_still_for_less_than_a_hundredth_is_not_blamed_on_the_service() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let more =
+        ["--seconds", "12", "--set", "generator.lag_p99_ms=50", "--threshold", "talk: delivery.max_ms < 50"];
+    let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
+    until_there(&service);
+    std::thread::park_timeout(std::time::Duration::from_secs(2));
+    run.signal("STOP");
+    std::thread::park_timeout(std::time::Duration::from_millis(100));
+    run.signal("CONT");
+    let ran = run.finish();
+    ran.expect(3);
+    assert!(ran.text.contains("VOID   talk: delivery.max_ms < 50: measured "), "{}", ran.text);
+    assert!(
+        ran.junit.contains("<error message=\"measured ") && ran.junit.contains("failures=\"0\""),
+        "{}",
+        ran.junit
+    );
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_lines() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (program, file) = (env!("CARGO_BIN_EXE_loadtest"), scenario(&folder, STAY));
+    let command = format!("{program} run {file} --target {} --seconds 1", service.url());
+    // A terminal of its own.
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env("TERM", "dumb").env("LOADTEST_SECRET", SECRET);
+    let output = script.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains(" s  stay: 24 in a lobby, 24 connected, of 24; "),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
 fn reports_and_the_verdict_need_no_reader() {
     let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let more = ["--threshold", "stay: connect.p60_ms < 0"];
@@ -177,6 +216,11 @@ fn usage_and_target_errors_end_with_1() {
     );
     ran.expect(1);
     assert!(ran.text.contains("no client got in: http 401"), "{}", ran.text);
+    // A token with {"sub":"ann"}: it is not sent, as it is everybody's.
+    let ran =
+        run("chat", &service.url(), &["--token-command", "echo x.eyJzdWIiOiJhbm4ifQ.y", "--clients", "4"]);
+    ran.expect(1);
+    assert!(ran.text.contains(" have the same user, \"ann\""), "{}", ran.text);
 }
 
 #[test]
@@ -264,6 +308,38 @@ fn a_worker_that_dies_makes_the_run_void_and_the_others_are_reported() {
 }
 
 #[test]
+fn a_worker_that_stands_still_does_not_hold_up_an_interrupted_run() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (mut worker, address) = worker();
+    let more = ["--worker", &address, "--worker-key", "k", "--seconds", "600"];
+    let run = Run::start(&scenario(&folder, LIVELY), &service.url(), &more);
+    until_there(&service);
+    assert!(Command::new("kill").args(["-STOP", &worker.id().to_string()]).status().unwrap().success());
+    let begun = std::time::Instant::now();
+    run.signal("INT");
+    let ran = run.finish();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    ran.expect(1);
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+    let told = format!("worker {address}: silent for 5 s after it was told to stop");
+    assert!(ran.text.contains(&told), "{}", ran.text);
+}
+
+#[test]
+fn connections_that_say_nothing_do_not_shut_a_worker() {
+    let (service, folder) = (Service::start(), Folder::new("loadtest"));
+    let (mut worker, address) = worker();
+    let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let more = ["--worker", &address, "--worker-key", "k"];
+    let ran = run(&scenario(&folder, STAY), &service.url(), &[&more[..], &["--seconds", "1"]].concat());
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    drop(idle);
+    ran.expect(0);
+}
+
+#[test]
 fn workers_merge_into_one_report_and_two_reports_are_compared() {
     let (service, folder) = (Service::start(), Folder::new("loadtest"));
     let (mut worker, address) = worker();
@@ -298,6 +374,14 @@ fn workers_merge_into_one_report_and_two_reports_are_compared() {
         std::fs::write(&file, other.to_string()).unwrap();
         assert_eq!(compare(&before, &file).0, Some(ends_with), "{decision}");
     }
+    let mut interrupted = ran.result.clone();
+    (interrupted["interrupted"], interrupted["total"]["to"]) = (true.into(), 1.5.into());
+    let file = folder.path().join("interrupted.json");
+    std::fs::write(&file, interrupted.to_string()).unwrap();
+    let (code, text) = compare(&file, &before);
+    // Its rate is another one now.
+    assert!(code == Some(2) && text.contains("The run before was interrupted after 2 of 4 s"), "{text}");
     let (code, text) = compare(&before, &after);
+    assert!(!text.contains("interrupted"), "{text}");
     assert!(code == Some(2) && text.contains("all: delivery p99, ms") && text.contains("WORSE"), "{text}");
 }
