@@ -41,6 +41,8 @@ impl Carriers {
     pub(crate) fn start(metrics: &Metrics) -> io::Result<(Carriers, CarrierThreads)> {
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let stop = CancellationToken::new();
+        // When a later thread cannot be had, those before it end.
+        let failing = stop.clone().drop_guard();
         let (mut loops, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -59,6 +61,7 @@ impl Carriers {
                 runtime.shutdown_background();
             })?);
         }
+        failing.disarm();
         Ok((Carriers { loops, given: AtomicUsize::new(0), stop }, CarrierThreads(threads)))
     }
 

@@ -196,33 +196,38 @@ impl Trunk {
     ///
     /// # Errors
     /// When the other side does not keep to the format.
-    pub async fn run(
+    pub fn run(
         &self,
         socket: TcpStream,
         early: Bytes,
         opened: impl FnMut(Opening),
         stop: CancellationToken,
-    ) -> Result<(), Broken> {
-        // Dropped in the middle, the streams end all the same.
-        let _end = End(&self.0);
-        tcp::watch(&socket);
-        let (from, to) = socket.into_split();
-        let stopping = async {
-            stop.cancelled().await;
-            self.0.outgoing.finish();
-            tokio::time::sleep(LAST_WORDS).await;
-        };
-        tokio::select! {
-            outcome = self.0.read(from, &early, opened) => outcome,
-            never = self.0.write(to) => match never {},
-            () = self.0.outgoing.flooded() => Err(Broken("the other side asks and does not hear the answers")),
-            () = stopping => Ok(()),
+    ) -> impl Future<Output = Result<(), Broken>> {
+        // Dropped in the middle, or before it has begun, the streams end all the same.
+        let end = End(&self.0);
+        async move {
+            let End(inner) = &end;
+            tcp::watch(&socket);
+            let (from, to) = socket.into_split();
+            let stopping = async {
+                stop.cancelled().await;
+                inner.outgoing.finish();
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::select! {
+                outcome = inner.read(from, &early, opened) => outcome,
+                never = inner.write(to) => match never {},
+                () = inner.outgoing.flooded() => {
+                    Err(Broken("the other side asks and does not hear the answers"))
+                }
+                () = stopping => Ok(()),
+            }
         }
     }
 }
 
 /// Ends all streams when the connection has ended.
-struct End<'a>(&'a Inner);
+struct End<'a>(&'a Arc<Inner>);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -265,13 +270,13 @@ impl Inner {
         self.lock().by_number.get(&number).cloned()
     }
 
-    /// Both sides have closed the stream.
-    fn forget(&self, number: u32) {
+    /// Both sides have closed the stream. Its number may be another's by now.
+    fn forget(&self, stream: &Arc<Shared>) {
         let mut streams = self.lock();
-        streams.asking.remove(&number);
-        // Outside of the lock: it may be the last that holds it.
-        let _forgotten = streams.by_number.remove(&number);
-        drop(streams);
+        if streams.by_number.get(&stream.number).is_some_and(|known| Arc::ptr_eq(known, stream)) {
+            streams.by_number.remove(&stream.number);
+            streams.asking.remove(&stream.number);
+        }
     }
 
     fn count(&self, bytes: usize) {
@@ -334,11 +339,16 @@ impl Inner {
                 let opening = self.take_opening(frame)?;
                 opened(opening);
             }
-            Kind::Accept => self.answer(frame.stream(), Ok(())),
+            Kind::Accept => {
+                let asking = self.lock().asking.remove(&frame.stream());
+                if let Some(asking) = asking {
+                    // Whoever asked may have stopped waiting.
+                    let _ = asking.send(Ok(()));
+                }
+            }
             Kind::Refuse => {
                 let status = u16::try_from(frame.number()?).map_err(|_| Broken("a status is no status"))?;
-                self.answer(frame.stream(), Err(status));
-                self.close(frame.stream());
+                self.close(frame.stream(), status);
             }
             Kind::Window => {
                 let bytes = frame.number()?;
@@ -351,37 +361,41 @@ impl Inner {
                     stream.note_end();
                 }
             }
-            Kind::Close => self.close(frame.stream()),
+            Kind::Close => self.close(frame.stream(), UNAVAILABLE),
         }
         Ok(())
     }
 
     fn take_opening(self: &Arc<Self>, frame: &Frame<'_>) -> Result<Opening, Broken> {
-        let mut streams = self.lock();
         let number = frame.stream();
-        if streams.by_number.len() >= STREAMS_MAX || streams.by_number.contains_key(&number) {
+        let shared = Shared::new(number, Arc::clone(self));
+        let mut streams = self.lock();
+        // The last word of the one before may be out before its number is forgotten.
+        let is_taken = streams.by_number.get(&number).is_some_and(|known| !known.is_gone());
+        if is_taken || streams.by_number.len() >= STREAMS_MAX {
             return Err(Broken("a stream is opened that is one already, or one too many"));
         }
-        let shared = Shared::new(number, Arc::clone(self));
-        streams.by_number.insert(number, Arc::clone(&shared));
+        // The lock goes first: whatever is replaced may be held by nobody else.
+        let _gone = streams.by_number.insert(number, Arc::clone(&shared));
+        drop(streams);
         let stream = Some(Stream::new(shared));
         let inner = Answering(Arc::clone(self));
         Ok(Opening { stream, number, inner, request: Bytes::copy_from_slice(frame.payload) })
     }
 
-    fn answer(&self, number: u32, answer: Result<(), u16>) {
-        let asking = self.lock().asking.remove(&number);
+    /// The other side has closed the stream. Whoever still waits for it to be taken hears this status.
+    fn close(&self, number: u32, status: u16) {
+        let (stream, asking) = {
+            let mut streams = self.lock();
+            (streams.by_number.get(&number).cloned(), streams.asking.remove(&number))
+        };
         if let Some(asking) = asking {
-            // Whoever asked may have stopped waiting.
-            let _ = asking.send(answer);
+            let _ = asking.send(Err(status));
         }
-    }
-
-    fn close(&self, number: u32) {
-        if let Some(stream) = self.stream(number)
+        if let Some(stream) = stream
             && stream.note_close()
         {
-            self.forget(number);
+            self.forget(&stream);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf as _, Bytes};
@@ -79,6 +80,7 @@ struct Shared {
     release: Release,
     name: NodeName,
     manner: Mutex<Manner>,
+    is_deaf: watch::Sender<bool>,
     used: Mutex<HashSet<SessionId>>,
     seen: watch::Sender<Vec<Seen>>,
     byes: watch::Sender<Vec<Leaving>>,
@@ -112,6 +114,7 @@ impl Node {
             release,
             name: name.clone(),
             manner: Mutex::new(Manner::Echo),
+            is_deaf: watch::Sender::default(),
             used: Mutex::default(),
             seen: watch::Sender::default(),
             byes: watch::Sender::default(),
@@ -128,6 +131,11 @@ impl Node {
 
     pub(crate) fn set_manner(&self, manner: Manner) {
         *self.shared.manner.lock().unwrap() = manner;
+    }
+
+    /// While it is deaf it reads nothing of its trunks, and writes nothing there.
+    pub(crate) fn set_deaf(&self, is_deaf: bool) {
+        self.shared.is_deaf.send_replace(is_deaf);
     }
 
     /// The handshakes with a good ticket so far.
@@ -250,7 +258,19 @@ fn take_trunk(shared: &Arc<Shared>, token: &str, mut request: Request<Incoming>)
         let breaking = broken.clone();
         let opened = |opening: Opening| take_opening(&shared, opening, &breaking);
         let trunk = Trunk::new(None);
-        let run = trunk.run(parts.io.into_inner(), parts.read_buf, opened, CancellationToken::new());
+        let mut run =
+            pin!(trunk.run(parts.io.into_inner(), parts.read_buf, opened, CancellationToken::new()));
+        let mut is_deaf = shared.is_deaf.subscribe();
+        let run = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = is_deaf.wait_for(|is_deaf| *is_deaf) => {}
+                    outcome = &mut run => return outcome,
+                }
+                let _ = is_deaf.wait_for(|is_deaf| !is_deaf).await;
+            }
+        };
         if let Some(outcome) = broken.run_until_cancelled(run).await {
             outcome.unwrap();
         }

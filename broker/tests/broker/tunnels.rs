@@ -111,7 +111,7 @@ async fn a_token_in_the_query_counts_where_it_is_allowed() {
 }
 
 /// Bytes that differ at every place.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -321,7 +321,7 @@ async fn a_trunk_that_has_ended_is_made_again() {
 }
 
 /// Threads of a broker's that carry tunnels, each with trunks of its own.
-fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().unwrap().get()
 }
 

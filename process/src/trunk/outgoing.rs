@@ -33,8 +33,10 @@ struct State {
     waiting: Vec<Waker>,
     /// How often all was taken, so that each waits in that list once.
     turns: u64,
-    /// No more will be appended: what is gathered is the last.
+    /// The writer ends when it finds nothing gathered; what is appended until then still leaves.
     is_ending: bool,
+    /// Nothing leaves any more: the writer has ended, or the connection is gone.
+    is_silent: bool,
     /// The connection is gone.
     is_over: bool,
 }
@@ -68,7 +70,7 @@ impl Outgoing {
     /// Appends what is about a stream.
     pub(super) fn tell(&self, kind: Kind, stream: u32, payload: &[u8]) {
         let mut state = self.lock();
-        if state.is_over {
+        if state.is_silent {
             return;
         }
         state.last = None;
@@ -140,7 +142,9 @@ impl Outgoing {
     pub(super) fn poll_take(&self, cx: &Context<'_>, buffer: &mut Vec<u8>) -> Poll<bool> {
         let mut state = self.lock();
         if state.gathered.is_empty() {
-            if state.is_ending || state.is_over {
+            if state.is_ending || state.is_silent {
+                // Nobody is to be woken: as long as nothing is gathered nobody waits for room.
+                state.is_silent = true;
                 return Poll::Ready(false);
             }
             if state.writer.as_ref().is_none_or(|writer| !writer.will_wake(cx.waker())) {
@@ -162,7 +166,7 @@ impl Outgoing {
         self.flooded.cancelled().await;
     }
 
-    /// What is gathered is the last.
+    /// Lets the writer end when all that is gathered has left.
     pub(super) fn finish(&self) {
         let mut state = self.lock();
         state.is_ending = true;
@@ -174,7 +178,7 @@ impl Outgoing {
         let mut state = self.lock();
         let writer = state.writer.take();
         let waiting = std::mem::take(&mut state.waiting);
-        *state = State { is_over: true, ..State::default() };
+        *state = State { is_silent: true, is_over: true, ..State::default() };
         drop(state);
         waiting.into_iter().chain(writer).for_each(Waker::wake);
     }
@@ -186,7 +190,7 @@ impl Outgoing {
 
 impl State {
     fn room(&self) -> Gathered {
-        if self.is_over {
+        if self.is_silent {
             Gathered::Over
         } else if self.gathered.len() >= ROOM {
             Gathered::Full
@@ -272,9 +276,20 @@ mod tests {
         outgoing.data(1, b"last");
         let mut bytes = Vec::new();
         assert_eq!(outgoing.poll_take(&cx, &mut bytes), Poll::Ready(true));
+        // While that is written.
+        assert_eq!(outgoing.data(1, b"last of all"), Gathered::Taken);
+        bytes.clear();
+        assert_eq!(outgoing.poll_take(&cx, &mut bytes), Poll::Ready(true));
         bytes.clear();
         assert_eq!(outgoing.poll_take(&cx, &mut bytes), Poll::Ready(false));
-        outgoing.end();
-        assert_eq!(outgoing.data(1, b"late"), Gathered::Over);
+        for is_over in [false, true] {
+            assert_eq!(outgoing.is_over(), is_over);
+            assert_eq!(outgoing.data(1, b"late"), Gathered::Over);
+            assert_eq!(outgoing.shared(1, &Bytes::from_static(b"late")), Gathered::Over);
+            assert_eq!(outgoing.poll_room(&cx, &mut asked), Poll::Ready(Gathered::Over));
+            outgoing.tell(Kind::Close, 1, &[]);
+            assert!(outgoing.lock().gathered.is_empty(), "it would never leave");
+            outgoing.end();
+        }
     }
 }

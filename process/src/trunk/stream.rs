@@ -36,8 +36,8 @@ struct State {
     taken: u32,
     peer: Peer,
     has_ended: bool,
-    /// This side's end is dropped; with a status: it was never taken.
-    dropped: Option<Option<u16>>,
+    /// This side's end is dropped.
+    is_dropped: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// When it last waited for room on the trunk.
@@ -220,26 +220,16 @@ impl Stream {
 
     /// Says that the stream is not taken, and why.
     pub(super) fn refuse(self, status: u16) {
-        self.0.lock().dropped = Some(Some(status));
+        if self.0.leave(Some(status)) {
+            self.0.inner.forget(&self.0);
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        let refused = state.dropped.take().flatten();
-        state.dropped = Some(None);
-        state.inbox = BytesMut::new();
-        state.outlet = Outlet::None;
-        // Under the lock: once the other side's word is in, too, the number may be another stream's.
-        match refused {
-            Some(status) => self.0.tell(Kind::Refuse, &u32::from(status).to_be_bytes()),
-            None => self.0.tell(Kind::Close, &[]),
-        }
-        let is_last = state.peer == Peer::Closed || refused.is_some();
-        drop(state);
-        if is_last {
-            self.0.inner.forget(self.0.number);
+        if self.0.leave(None) {
+            self.0.inner.forget(&self.0);
         }
     }
 }
@@ -253,7 +243,7 @@ impl Shared {
             taken: 0,
             peer: Peer::Open,
             has_ended: false,
-            dropped: None,
+            is_dropped: false,
             reader: None,
             writer: None,
             asked: None,
@@ -269,13 +259,43 @@ impl Shared {
         self.inner.outgoing.tell(kind, self.number, payload);
     }
 
+    /// Says this side's last word: with a status that the stream was never taken. `true`: the other side has no more to
+    /// say, so that the number is free for another stream.
+    pub(super) fn leave(&self, refused: Option<u16>) -> bool {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_dropped, true) {
+            return false;
+        }
+        state.inbox = BytesMut::new();
+        state.outlet = Outlet::None;
+        // Nobody is there to be woken. They go after the lock: what they drop is not known here.
+        let _wakers = (state.reader.take(), state.writer.take(), state.asked.take());
+        // Under the lock: once the other side's word is in, too, the number may be another stream's.
+        match refused {
+            Some(status) => {
+                self.tell(Kind::Refuse, &u32::from(status).to_be_bytes());
+                state.peer = Peer::Closed;
+            }
+            None => self.tell(Kind::Close, &[]),
+        }
+        let is_gone = state.peer == Peer::Closed;
+        drop(state);
+        is_gone
+    }
+
+    /// Whether both sides have said their last word.
+    pub(super) fn is_gone(&self) -> bool {
+        let state = self.lock();
+        state.is_dropped && state.peer == Peer::Closed
+    }
+
     /// Takes in bytes that have come, and tells how many of them are out already.
     ///
     /// # Errors
     /// When they are more than the window lets through.
     pub(super) fn deliver(&self, bytes: &[u8]) -> Result<usize, Broken> {
         let mut state = self.lock();
-        if state.dropped.is_some() || state.peer != Peer::Open || matches!(state.outlet, Outlet::Failed) {
+        if state.is_dropped || state.peer != Peer::Open || matches!(state.outlet, Outlet::Failed) {
             return Ok(0);
         }
         if state.inbox.len() + state.taken as usize + bytes.len() > WINDOW as usize {
@@ -334,7 +354,7 @@ impl Shared {
         state.peer = Peer::Closed;
         wake(&mut state.reader);
         wake(&mut state.writer);
-        state.dropped.is_some()
+        state.is_dropped
     }
 
     /// Tells the other side of what was taken, when it is worth a word.
@@ -371,5 +391,82 @@ fn note(waker: &mut Option<Waker>, cx: &Context<'_>) {
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::super::frame::{self, Frame};
+    use super::super::{Opening, Trunk};
+    use super::*;
+
+    /// Lets a side hear a word about stream 1; gives what that opens.
+    fn hear(trunk: &Trunk, kind: Kind) -> Result<Option<Opening>, Broken> {
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, kind, 1, b"");
+        let (frame, _) = Frame::read(&bytes).unwrap().unwrap();
+        let mut opened = None;
+        trunk.0.take(&frame, &mut |opening| opened = Some(opening))?;
+        Ok(opened)
+    }
+
+    fn open(trunk: &Trunk) -> Opening {
+        hear(trunk, Kind::Open).expect("the number is free").unwrap()
+    }
+
+    #[test]
+    fn a_number_is_free_with_the_last_word_and_not_before() {
+        let trunk = Trunk::new(None);
+        let taken = open(&trunk).accept();
+        hear(&trunk, Kind::Close).unwrap();
+        assert!(hear(&trunk, Kind::Open).is_err(), "this side still speaks");
+        // The other side may hear the last word, and use the number, before the next line runs.
+        assert!(taken.0.leave(None));
+        let mut refused = open(&trunk);
+        trunk.0.forget(&taken.0);
+        assert_eq!(trunk.streams(), 1, "what is forgotten is not the stream that has the number now");
+
+        let refused = refused.stream.take().unwrap();
+        assert!(refused.0.leave(Some(403)));
+        let last = open(&trunk).accept();
+        trunk.0.forget(&refused.0);
+        drop((taken, refused));
+        assert_eq!(trunk.streams(), 1);
+
+        drop(last);
+        assert!(hear(&trunk, Kind::Open).is_err(), "the other side has not closed it");
+        hear(&trunk, Kind::Close).unwrap();
+        assert_eq!(trunk.streams(), 0);
+    }
+
+    struct Sleeper;
+
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_dropped_stream_keeps_nobody_s_waker() {
+        let trunk = Trunk::new(None);
+        let stream = open(&trunk).accept();
+        let sleepers = [(); 3].map(|()| Arc::new(Sleeper));
+        let [asks, writes, reads] = sleepers.each_ref().map(|sleeper| Waker::from(Arc::clone(sleeper)));
+        let held = || sleepers.each_ref().map(Arc::strong_count);
+
+        while trunk.0.outgoing.data(2, &[0; WINDOW as usize]) == Gathered::Taken {}
+        assert!(stream.poll_room(&Context::from_waker(&asks)).is_pending());
+        let _ = trunk.0.outgoing.poll_take(&Context::from_waker(Waker::noop()), &mut Vec::new());
+        assert_eq!(stream.write_slice(&[0; WINDOW as usize]).unwrap(), WINDOW as usize);
+        assert!(stream.poll_room(&Context::from_waker(&writes)).is_pending());
+        let mut space = [0];
+        assert!(
+            stream.poll_read(&mut Context::from_waker(&reads), &mut ReadBuf::new(&mut space)).is_pending()
+        );
+        drop((asks, writes, reads));
+        assert_eq!(held(), [2, 2, 2]);
+        drop(stream);
+        assert_eq!((held(), trunk.streams()), ([1, 1, 1], 1));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use socket2::SockRef;
 use tokio::net::TcpListener;
@@ -376,6 +377,106 @@ async fn an_opening_waits_for_room_as_data_does() {
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert_eq!(pair.opener.streams(), 0, "nobody is asked yet");
     drop(timeout(PATIENCE, waiting).await.expect("there is room again").unwrap());
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn the_end_wakes_those_who_wait_for_room() {
+    let (ours, _theirs) = connection().await;
+    let trunk = Trunk::new(None);
+    let mut run = Box::pin(trunk.run(ours, Bytes::new(), drop, CancellationToken::new()));
+    assert!(run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let stream = Stream::new(trunk.0.lock().begin(&trunk.0).unwrap());
+    let block = vec![0; WINDOW as usize];
+    while trunk.0.outgoing.data(99, &block) == Gathered::Taken {}
+    let woken: [Arc<Woken>; 2] = Default::default();
+    let [opener, writer] = woken.clone().map(Waker::from);
+    let mut opening = Box::pin(trunk.open(b"yes"));
+    assert!(opening.as_mut().poll(&mut Context::from_waker(&opener)).is_pending());
+    assert!(stream.poll_room(&Context::from_waker(&writer)).is_pending());
+
+    drop(run);
+    assert_eq!(woken.map(|woken| woken.0.load(Ordering::Relaxed)), [1, 1]);
+    assert_eq!(opening.await.unwrap_err(), Unopened::Over);
+    let room = poll_fn(|cx| stream.poll_room(cx)).await;
+    assert_eq!(room.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn a_side_that_was_dropped_before_it_ran_is_over() {
+    let (ours, _theirs) = connection().await;
+    let trunk = Trunk::new(None);
+    drop(trunk.run(ours, Bytes::new(), drop, CancellationToken::new()));
+    assert!(trunk.is_over());
+    assert_eq!(trunk.open(b"yes").await.unwrap_err(), Unopened::Over);
+}
+
+#[tokio::test]
+async fn an_opening_that_is_closed_without_an_answer_is_refused() {
+    let (mut peer, socket) = connection().await;
+    let (trunk, _run) = opening(socket);
+    let asking = async {
+        let opened = timeout(PATIENCE, trunk.open(b"yes")).await.expect("it is answered");
+        assert_eq!(opened.unwrap_err(), Unopened::Refused(UNAVAILABLE));
+    };
+    let answering = async {
+        let mut asked = frames(&[(Kind::Open, 0, b"yes")]);
+        peer.read_exact(&mut asked).await.unwrap();
+        peer.write_all(&frames(&[(Kind::Close, 0, b"")])).await.unwrap();
+    };
+    tokio::join!(asking, answering);
+    assert_eq!(trunk.streams(), 0);
+}
+
+/// Openings of each of those who open at the same time.
+const OPENINGS: usize = 2_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn numbers_are_used_again_at_once_by_many() {
+    let (ours, theirs) = connection().await;
+    let (opener, _run) = opening(ours);
+    let acceptor = Trunk::new(None);
+    let side = acceptor.clone();
+    let opened = |opening: Opening| {
+        // The last word is said on another thread than the one that hears the next opening.
+        tokio::spawn(async move {
+            match &opening.request[..] {
+                b"no" => opening.refuse(403),
+                // This side has the last word.
+                _ => assert_eq!(read(&opening.accept(), 1).await, b""),
+            }
+        });
+    };
+    tokio::spawn(async move { side.run(theirs, Bytes::new(), opened, CancellationToken::new()).await });
+    let openers = (0..8).map(|_| {
+        let opener = opener.clone();
+        tokio::spawn(async move {
+            for number in 0..OPENINGS {
+                opener.0.lock().next = 0;
+                let request = if number % 3 == 0 { b"no".as_slice() } else { b"yes" };
+                let opened = timeout(PATIENCE, opener.open(request)).await.expect("an answer comes");
+                assert_eq!(opened.err(), (number % 3 == 0).then_some(Unopened::Refused(403)));
+            }
+        })
+    });
+    for opener in openers.collect::<Vec<_>>() {
+        opener.await.unwrap();
+    }
+    let empty = async {
+        while opener.streams() + acceptor.streams() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, empty).await.expect("both sides forget what is closed");
 }
 
 /// What becomes of a side that is told these bytes.
