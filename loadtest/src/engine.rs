@@ -366,6 +366,7 @@ impl Engine {
             Tick::Send { stream } => self.send_due(due, whose, stream),
             Tick::Retry { connection } => self.retry(whose, connection),
             Tick::Leave => self.churn_leave(due, whose),
+            Tick::LeaveAgain { connection } => self.leave_again(whose, connection),
             Tick::Disconnect => self.churn_disconnect(due, whose),
             Tick::Comeback { connection } => self.come_back(whose, connection),
             Tick::SlowRead { connection } => self.slow_read(whose, connection),

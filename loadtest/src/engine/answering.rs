@@ -41,16 +41,7 @@ impl Engine {
                 }
             }
             (What::Resume, None) => self.resumed(place, &ok["lobbies"][0], begun),
-            (What::Leave, None) => {
-                let client = &mut self.clients[place];
-                client.stage = Stage::Out;
-                client.left_at = Some(self.now);
-                self.joined -= 1;
-                let lobby = &mut self.lobbies[client.lobby];
-                lobby.present -= 1;
-                lobby.gone(&mut client.member, client.number);
-                self.arm_comeback(place);
-            }
+            (What::Leave, None) => self.left(place),
             (What::History, None) => {
                 if let Some(events) = ok["events"].as_array() {
                     self.observe(place, events);
@@ -60,12 +51,31 @@ impl Engine {
             (What::Join | What::Resume, Some(error)) => {
                 self.join_refused(place, begun, &told(&error), error["retry_ms"].as_u64());
             }
+            (What::Leave, Some(error)) if error["code"] == "not_member" => self.left(place),
             (What::Leave, Some(error)) => {
-                self.clients[place].stage = Stage::In;
                 self.refused("leave", &error);
+                match error["retry_ms"].as_u64() {
+                    // It may have happened: nothing is known until it is asked again.
+                    Some(retry_ms) => {
+                        let connection = self.clients[place].connection;
+                        self.arm(self.now + 1_000 * retry_ms.max(1), place, Tick::LeaveAgain { connection });
+                    }
+                    None => self.clients[place].stage = Stage::In,
+                }
             }
             (What::History, Some(error)) => self.refused("history", &error),
         }
+    }
+
+    fn left(&mut self, place: usize) {
+        let client = &mut self.clients[place];
+        client.stage = Stage::Out;
+        client.left_at = Some(self.now);
+        self.joined -= 1;
+        let lobby = &mut self.lobbies[client.lobby];
+        lobby.present -= 1;
+        lobby.gone(&mut client.member, client.number);
+        self.arm_comeback(place);
     }
 
     pub(super) fn refused(&mut self, what: &str, error: &Value) {

@@ -50,9 +50,20 @@ impl Engine {
         if !self.churns(due, place, Tick::Leave) {
             return;
         }
+        self.leave(place);
+    }
+
+    fn leave(&mut self, place: usize) {
         let lobby = self.lobby_name(place);
         if self.command(place, What::Leave, &format!("\"op\":\"leave\",\"lobby\":\"{lobby}\"")) {
             self.clients[place].stage = Stage::Leaving;
+        }
+    }
+
+    pub(super) fn leave_again(&mut self, place: usize, connection: u32) {
+        let client = &self.clients[place];
+        if client.connection == connection && matches!(client.stage, Stage::Leaving) {
+            self.leave(place);
         }
     }
 

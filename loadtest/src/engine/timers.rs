@@ -35,6 +35,9 @@ pub(super) enum Tick {
         connection: u32,
     },
     Leave,
+    LeaveAgain {
+        connection: u32,
+    },
     Disconnect,
     Comeback {
         connection: u32,
